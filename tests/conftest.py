@@ -1,0 +1,40 @@
+"""Fixtures that all tests share; makes `import literal` and `import pico` work from any test."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pico
+import pytest
+import torch
+from transformers.utils import logging as hf_logging
+
+torch.set_num_threads(2)
+hf_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pico model pair on disk with an adapter of the old model and calibration texts."""
+
+    old: Path
+    new: Path
+    adapter: Path
+    texts: Path
+
+
+@pytest.fixture(scope="session")
+def pico_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A pair that differs in width, depth, heads and attention kind; an adapter on all modules."""
+    root = tmp_path_factory.mktemp("pico")
+    sizes = {"hidden": 32, "intermediate": 56, "layers": 3, "heads": 4, "kv_heads": 2}
+    old = pico.make_model(root / "old", seed=1, vocab_words=220, **sizes)
+    sizes = {"hidden": 48, "intermediate": 80, "layers": 4, "heads": 6, "kv_heads": 6}
+    new = pico.make_model(root / "new", seed=2, vocab_words=240, **sizes)
+    adapter = pico.make_adapter(root / "adapter", old, seed=3)
+    return Pair(old, new, adapter, pico.make_texts(root / "texts.txt", 40))
