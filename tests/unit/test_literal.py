@@ -1,5 +1,6 @@
 """Known answers for the oracle itself."""
 
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 import literal
@@ -156,6 +157,18 @@ def test_permuted_heads_are_found():
     assert sorted(literal.assign(S)) == sorted((int(a), b) for b, a in enumerate(order))
 
 
+@pytest.mark.parametrize("equal", ["qk", "vo"])
+def test_both_interactions_tell_heads_apart(equal):
+    """Heads whose queries and keys (or values and outputs) are equal differ by the others."""
+    layer = random_layer(0, d=12, f=16, heads=2, kv_heads=2, h=4)
+    same = {role: np.tile(getattr(layer, role)[:4], (2, 1)) for role in set(equal) - {"o"}}
+    if "o" in equal:
+        same["o"] = np.tile(layer.o[:, :4], (1, 2))
+    old, order = replace(layer, **same), np.array([1, 0])
+    S = literal.head_similarity(old, permuted(old, order), np.eye(12))
+    assert sorted(literal.assign(S)) == [(0, 1), (1, 0)]
+
+
 def test_assignment_may_be_rectangular():
     S = np.array([[0.1, 0.9, 0.2], [0.8, 0.7, 0.3]])
     assert literal.assign(S) == [(0, 1), (1, 0)]
@@ -238,16 +251,28 @@ def test_mlp_settings_agree_for_an_orthogonal_map_and_differ_otherwise():
             )
 
 
-def test_mlp_of_a_rotated_model_projects_onto_the_weights_column_space():
-    """Residual rotated: up gives `U pinv(U) ΔW Q`, down `Qᵀ ΔW pinv(D) D`."""
-    old, Q = random_layer(0, d=12, f=20, heads=2, kv_heads=2, h=6), rotation(1, 12)
-    updates = random_updates(2, old)
-    carried = literal.transfer_layer(old, rotated(old, Q), Q, [(0, 0), (1, 1)], updates)
+def test_a_rotated_new_model_gets_the_rotated_update():
+    """`W_h = Q` takes the update of old = new to new coordinates, for every module."""
+    old, Q = random_layer(0, d=12, f=20, heads=4, kv_heads=2, h=4), rotation(1, 12)
+    updates, matched = random_updates(2, old), [(a, a) for a in range(4)]
+    plain = literal.transfer_layer(old, old, np.eye(12), matched, updates)
+    turned = literal.transfer_layer(old, rotated(old, Q), Q, matched, updates)
+    for role in literal.ROLES:
+        dense = plain[role][0] @ plain[role][1]
+        expected = Q.T @ dense if role in ("o", "down") else dense @ Q
+        assert np.allclose(turned[role][0] @ turned[role][1], expected)
+
+
+def test_mlp_onto_itself_projects_onto_the_weights_column_space():
+    """Old = new: up gives `U pinv(U) ΔW`, down `ΔW pinv(D) D`; neither is the identity."""
+    layer = random_layer(0, d=12, f=20, heads=2, kv_heads=2, h=6)
+    updates = random_updates(2, layer)
+    carried = literal.transfer_layer(layer, layer, np.eye(12), [(0, 0), (1, 1)], updates)
     B, A, s = updates["up"]
-    expected = old.up @ np.linalg.pinv(old.up) @ (s * B @ A) @ Q
+    expected = layer.up @ np.linalg.pinv(layer.up) @ (s * B @ A)
     assert np.allclose(carried["up"][0] @ carried["up"][1], expected)
     B, A, s = updates["down"]
-    expected = Q.T @ (s * B @ A) @ np.linalg.pinv(old.down) @ old.down
+    expected = (s * B @ A) @ np.linalg.pinv(layer.down) @ layer.down
     assert np.allclose(carried["down"][0] @ carried["down"][1], expected)
 
 
