@@ -1,0 +1,52 @@
+"""What a run took and where it ran: kept apart from results, so that results can be compared."""
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "sacrebleu")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of those `packages` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def measured() -> Iterator[dict[str, Any]]:
+    """Give a dict that holds, at the end: seconds, peak memory in MiB, machine, device, threads.
+
+    Peak memory is the process's own since its start (`peak_mib`) and, where a GPU was used, the
+    most that torch held on any one of them during the block (`gpu_peak_mib`).
+    """
+    import torch
+
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    start = time.perf_counter()
+    run: dict[str, Any] = {}
+    try:
+        yield run
+    finally:
+        run["seconds"] = round(time.perf_counter() - start, 3)
+        # kilobytes on Linux, bytes on macOS
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        run["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+        if gpus:
+            peak = max(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+            run["gpu_peak_mib"] = round(peak / 2**20, 1)
+        run["device"] = torch.cuda.get_device_name(0) if gpus else platform.machine()
+        run["host"] = platform.node()
+        run["threads"] = torch.get_num_threads()
