@@ -1,0 +1,24 @@
+# loraport: carry LoRA adapters from one version of a language model to the next.
+#
+#   models ─ spec ─ activations ┐
+#                               ├─ pair: embedding → cka → layers → heads → maps ─┐
+#   models ─ spec ─ activations ┘                                                 ├─ transferred
+#                                                                        adapters ┘
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/pairs.smk"
+include: "rules/adapters.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        everything(),

@@ -1,0 +1,27 @@
+# One adapter through the maps of a pair: seconds, and no base model.
+
+
+rule transferred:
+    input:
+        unpack(transfer_inputs),
+    output:
+        directory(f"{APP}/lora_transferred"),
+    params:
+        transfer=transfer_params,
+        code=code("transferred"),
+    log:
+        f"{PAIR}/logs/{{app}}/transferred.log",
+    resources:
+        mem_mb=memory("transferred"),
+        runtime=minutes("transferred"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/transferred.py"
+
+
+use rule transferred as transferred_by_method with:
+    output:
+        directory(f"{APP}/{{method}}/lora_transferred"),
+    log:
+        f"{PAIR}/logs/{{app}}/{{method}}/transferred.log",

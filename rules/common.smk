@@ -1,0 +1,165 @@
+# Tables, names and look-ups that the rules use; there are no rules here.
+import functools
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from loraport import methods, plan, preflight
+from loraport import config as configuration
+from loraport.errors import LoraportError
+from loraport.provenance import code_hash, versions
+
+BASE = Path(workflow.basedir)
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+PAIR = "artifacts/{pair}"
+VARIANT = "artifacts/{pair}/variants/{method}"
+APP = "artifacts/{pair}/{app}"
+
+
+def told(function):
+    """Turn loraport's errors into Snakemake's, so that they are told without a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except LoraportError as error:
+            raise WorkflowError(str(error)) from None
+
+    return wrapper
+
+
+CONFIG = told(configuration.load)(config, BASE / "workflow" / "schemas")
+
+
+wildcard_constraints:
+    model=NAME,
+    pair=f"(?!models/){NAME}",
+    app=NAME,
+    method=NAME,
+
+
+def code(script, *modules):
+    """Hash of a rule's script, of what it imports, and the versions of what computes."""
+    entries = BASE / "workflow" / "scripts" / f"{script}.py"
+    return {"code": code_hash(entries, *modules), "versions": versions()}
+
+
+@told
+def model_spec(model):
+    """spec.json of a model; its weights need not be there once it is."""
+    spec = f"artifacts/models/{model}/spec.json"
+    if not Path(spec).exists():
+        preflight.check_model(CONFIG.model(model)["source"])
+    return spec
+
+
+def reachable_models():
+    """Pattern of the models whose specs can be made here: their source is on the hub or on disk."""
+    names = [name for name in CONFIG.content["models"] if preflight.is_reachable(CONFIG.model(name))]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def model_files(wildcards):
+    """Files of a local model, so that a change is noticed; none for a model of the hub."""
+    return preflight.local_files(CONFIG.model(wildcards.model)["source"])
+
+
+def pair_specs(pair):
+    """Specs of a pair's models as named inputs."""
+    old, new = told(CONFIG.pair)(pair)
+    return {"old_spec": model_spec(old), "new_spec": model_spec(new)}
+
+
+def activations_of(wildcards):
+    """Specs and features of both models of a pair."""
+    old, new = told(CONFIG.pair)(wildcards.pair)
+    return {
+        "old_activations": f"artifacts/models/{old}/activations.h5",
+        "new_activations": f"artifacts/models/{new}/activations.h5",
+    }
+
+
+def sources(wildcards):
+    """Where the weights of a pair's models are, for the rules that read them."""
+    names = dict(zip(("old", "new"), told(CONFIG.pair)(wildcards.pair)))
+    return {side: CONFIG.model(name)["source"] for side, name in names.items()}
+
+
+def mapping(*keys):
+    """Function of a rule's wildcards: some mapping settings of its method or variant."""
+    return lambda wildcards: {
+        key: CONFIG.mapping(getattr(wildcards, "method", ""))[key] for key in keys
+    }
+
+
+def home(pair, method):
+    """Folder of a pair's mapping, or of a variant's own where it changes mapping settings."""
+    own = CONFIG.content["variants"].get(method, {}).get("mapping")
+    return f"artifacts/{pair}/variants/{method}" if own else f"artifacts/{pair}"
+
+
+@told
+def maps_inputs(wildcards):
+    """What the maps of a method are made from, by its declaration."""
+    folder = home(wildcards.pair, wildcards.method)
+    files = {"embedding": "embedding.h5", "layers": "layers.json", "heads": "heads.h5"}
+    needed = methods.needs(CONFIG.method(wildcards.method))
+    made = {name: f"{folder}/{file}" for name, file in files.items() if name in needed}
+    return {**pair_specs(wildcards.pair), **made}
+
+
+def method_of(wildcards):
+    """The method that a target names, or the configured one."""
+    return getattr(wildcards, "method", CONFIG.content["transfer"]["method"])
+
+
+@told
+def transfer_inputs(wildcards):
+    """Maps, specs and the adapter, which is checked against the old model before any work."""
+    old, _ = CONFIG.pair(wildcards.pair)
+    method = method_of(wildcards)
+    CONFIG.method(method)
+    row = CONFIG.adapter(wildcards.app, old)
+    if row["source"]:
+        preflight.check_adapter(row["source"], CONFIG.model(old)["source"], CONFIG.known_as(old))
+        adapter = preflight.adapter_files(row["source"])
+    else:
+        adapter = f"artifacts/models/{old}/{wildcards.app}/lora_trained"
+    maps = f"artifacts/{wildcards.pair}/maps/{method}.h5"
+    return {**pair_specs(wildcards.pair), "maps": maps, "adapter": adapter}
+
+
+def transfer_params(wildcards):
+    """Settings of a transfer, and how the models are named in what it writes."""
+    old, new = CONFIG.pair(wildcards.pair)
+    entry = CONFIG.model(new)
+    return {
+        "settings": CONFIG.transfer(method_of(wildcards)),
+        "known_as": CONFIG.known_as(old),
+        "base": entry["source"],
+        "revision": entry["revision"],
+    }
+
+
+def memory(rule):
+    """Function of a rule's inputs: the memory to ask for, in MiB, more with each attempt."""
+    return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[0] * attempt
+
+
+def minutes(rule):
+    """Function of a rule's inputs: the wall time to ask for, in minutes."""
+    return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[1] * attempt
+
+
+def gpus(section):
+    """One GPU for rules that may use it, none where the config says cpu."""
+    return 0 if CONFIG.content[section]["device"] == "cpu" else 1
+
+
+def everything():
+    """What a bare `snakemake` builds: every adapter of every pair in `run`."""
+    pairs = [(pair, CONFIG.pair(pair)[0]) for pair in CONFIG.content["run"]]
+    return [
+        f"artifacts/{pair}/{app}/lora_transferred" for pair, old in pairs for app in CONFIG.apps(old)
+    ]

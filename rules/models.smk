@@ -1,0 +1,49 @@
+# One model: what it is, and how its layers see the calibration texts.
+
+
+rule spec:
+    input:
+        model_files,
+    output:
+        "artifacts/models/{model}/spec.json",
+    params:
+        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
+        revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],
+        code=code("spec"),
+    log:
+        "artifacts/models/{model}/logs/spec.log",
+    wildcard_constraints:
+        model=reachable_models(),
+    priority: 100
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/spec.py"
+
+
+rule activations:
+    input:
+        spec=lambda wildcards: model_spec(wildcards.model),
+    output:
+        "artifacts/models/{model}/activations.h5",
+    params:
+        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
+        texts=lambda wildcards: CONFIG.texts(wildcards.model),
+        texts_version=lambda wildcards: preflight.texts_version(CONFIG.texts(wildcards.model)),
+        remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
+        calibration={k: v for k, v in CONFIG.content["calibration"].items() if k != "texts"},
+        code=code("activations"),
+    log:
+        "artifacts/models/{model}/logs/activations.log",
+    threads: 8
+    resources:
+        mem_mb=memory("activations"),
+        runtime=minutes("activations"),
+        gpu=gpus("calibration"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/activations.py"

@@ -1,0 +1,142 @@
+# One model pair: how the old model maps onto the new one. A variant that changes mapping settings
+# has its own twin of each rule but the last, below artifacts/{pair}/variants/.
+
+
+rule embedding:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+    output:
+        f"{PAIR}/embedding.h5",
+    params:
+        sources=sources,
+        settings=mapping("wh", "tokens", "underdetermined", "device"),
+        code=code("embedding"),
+    log:
+        f"{PAIR}/logs/embedding.log",
+    threads: 8
+    resources:
+        mem_mb=memory("embedding"),
+        runtime=minutes("embedding"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/embedding.py"
+
+
+rule cka:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        unpack(activations_of),
+    output:
+        f"{PAIR}/cka.h5",
+    params:
+        settings=mapping("minibatch"),
+        code=code("cka"),
+    log:
+        f"{PAIR}/logs/cka.log",
+    threads: 8
+    resources:
+        mem_mb=memory("cka"),
+        runtime=minutes("cka"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/cka.py"
+
+
+rule layers:
+    input:
+        cka=f"{PAIR}/cka.h5",
+    output:
+        f"{PAIR}/layers.json",
+    params:
+        settings=mapping("layers", "max_offset"),
+        code=code("layers"),
+    log:
+        f"{PAIR}/logs/layers.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/layers.py"
+
+
+rule heads:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        embedding=f"{PAIR}/embedding.h5",
+        layers=f"{PAIR}/layers.json",
+    output:
+        f"{PAIR}/heads.h5",
+    params:
+        sources=sources,
+        settings=mapping("heads", "device"),
+        code=code("heads"),
+    log:
+        f"{PAIR}/logs/heads.log",
+    threads: 8
+    resources:
+        mem_mb=memory("heads"),
+        runtime=minutes("heads"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/heads.py"
+
+
+rule maps:
+    input:
+        unpack(maps_inputs),
+    output:
+        f"{PAIR}/maps/{{method}}.h5",
+    params:
+        sources=sources,
+        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
+        settings=mapping("modules", "wi", "device"),
+        code=lambda wildcards: code("maps", f"methods.{CONFIG.method(wildcards.method)}"),
+    log:
+        f"{PAIR}/logs/maps/{{method}}.log",
+    threads: 8
+    resources:
+        mem_mb=memory("maps"),
+        runtime=minutes("maps"),
+    conda:
+        "../environment.yml"
+    script:
+        "../workflow/scripts/maps.py"
+
+
+use rule embedding as variant_embedding with:
+    output:
+        f"{VARIANT}/embedding.h5",
+    log:
+        f"{VARIANT}/logs/embedding.log",
+
+
+use rule cka as variant_cka with:
+    output:
+        f"{VARIANT}/cka.h5",
+    log:
+        f"{VARIANT}/logs/cka.log",
+
+
+use rule layers as variant_layers with:
+    input:
+        cka=f"{VARIANT}/cka.h5",
+    output:
+        f"{VARIANT}/layers.json",
+    log:
+        f"{VARIANT}/logs/layers.log",
+
+
+use rule heads as variant_heads with:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        embedding=f"{VARIANT}/embedding.h5",
+        layers=f"{VARIANT}/layers.json",
+    output:
+        f"{VARIANT}/heads.h5",
+    log:
+        f"{VARIANT}/logs/heads.log",

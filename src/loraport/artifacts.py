@@ -1,0 +1,217 @@
+"""Artifacts on disk: written whole or not at all, and refused when they do not fit together.
+
+Every artifact carries its kind, the format version, the package version and the identities of the
+artifacts it was made from. The identity of an HDF5 artifact is a digest of its contents, computed
+while it is written and stored in it, so that naming a file of many GiB does not mean reading it;
+each dataset has a Fletcher-32 checksum that HDF5 verifies on reading. The identity of a JSON
+artifact is the SHA-256 of the file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from . import __version__
+from .errors import LoraportError
+
+FORMAT = 1
+CHUNK_BYTES = 4 << 20
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal; O(size) time, 1 MiB of memory."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to write (a file or a folder), renamed when all is well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            _remove(path)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _header(kind: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    return {"kind": kind, "format": FORMAT, "loraport": __version__, "inputs": dict(inputs)}
+
+
+def _check_header(path: str | Path, header: Mapping[str, Any], kind: str) -> None:
+    redo = f"delete {path} and run the workflow again"
+    if header.get("kind") != kind:
+        raise LoraportError(
+            f"{path} is not an artifact of this kind",
+            got=header.get("kind", "no kind at all"),
+            expected=kind,
+            todo=redo,
+        )
+    if header.get("format") != FORMAT:
+        raise LoraportError(
+            f"{path} has another format version",
+            got=header.get("format"),
+            expected=FORMAT,
+            todo=redo,
+        )
+
+
+def write_json(path: str | Path, kind: str, inputs: Mapping[str, str], content: Mapping) -> None:
+    """Write a JSON artifact; NaN and Inf are refused."""
+    document = {**_header(kind, inputs), **content}
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read a JSON artifact and check its kind and format."""
+    try:
+        document = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(document, dict):
+        raise _unreadable(path, "it is not a JSON object")
+    _check_header(path, document, kind)
+    return document
+
+
+class H5Writer:
+    """Writes datasets, attributes and links, and digests them on the way."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def dataset(self, name: str, values: np.ndarray) -> None:
+        """Store an array; floating-point values must be finite."""
+        values = np.ascontiguousarray(values)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise LoraportError(
+                f"dataset {name!r} would hold NaN or Inf",
+                got=f"{int((~np.isfinite(values)).sum())} bad values of {values.size}",
+                expected="finite numbers",
+                todo="check the model's weights and the calibration texts",
+            )
+        self._note(f"{name} {values.dtype.str} {values.shape}")
+        self._digest.update(values.tobytes())
+        if values.size:
+            row = max(1, values[0].nbytes if values.ndim else values.nbytes)
+            chunks = (max(1, min(len(values), CHUNK_BYTES // row)), *values.shape[1:])
+            self._file.create_dataset(name, data=values, chunks=chunks, fletcher32=True)
+        else:
+            self._file.create_dataset(name, data=values)
+
+    def attributes(self, group: str = "/", **values: Any) -> None:
+        """Set attributes of a group (made where missing)."""
+        node = self._file.require_group(group)
+        for key, value in sorted(values.items()):
+            node.attrs[key] = value
+            self._note(f"{group} @{key} {value!r}")
+
+    def link(self, name: str, target: str) -> None:
+        """Let `name` stand for the dataset `target` of the same file."""
+        self._file[name] = h5py.SoftLink(target)
+        self._note(f"{name} -> {target}")
+
+    def _note(self, text: str) -> None:
+        self._digest.update(text.encode())
+
+    def close(self, kind: str, inputs: Mapping[str, str]) -> None:
+        header = _header(kind, inputs)
+        self._note(json.dumps(header, sort_keys=True))
+        self._file.attrs["header"] = json.dumps(header)
+        self._file.attrs["digest"] = self._digest.hexdigest()
+
+
+@contextmanager
+def write_h5(path: str | Path, kind: str, inputs: Mapping[str, str]) -> Iterator[H5Writer]:
+    """Write an HDF5 artifact, put in place when it is complete."""
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        writer = H5Writer(file)
+        yield writer
+        writer.close(kind, inputs)
+
+
+@contextmanager
+def read_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
+    """Open an HDF5 artifact and check its kind and format; a damaged file is an error that names it."""
+    try:
+        with h5py.File(path, "r") as file:
+            _check_header(path, json.loads(file.attrs.get("header", "{}")), kind)
+            yield file
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, reason: object) -> LoraportError:
+    return LoraportError(
+        f"artifact {path} cannot be read: it is missing, truncated or damaged",
+        got=str(reason).splitlines()[0] if str(reason) else type(reason).__name__,
+        expected="a whole artifact of this workflow",
+        todo="delete it and run the workflow again",
+    )
+
+
+def identity(path: str | Path) -> tuple[str, dict[str, str]]:
+    """Identity of an artifact and the identities of what it was made from."""
+    path = Path(path)
+    try:
+        if path.suffix == ".h5":
+            with h5py.File(path, "r") as file:
+                header = json.loads(file.attrs["header"])
+                return str(file.attrs["digest"]), header["inputs"]
+        return sha256(path), json.loads(path.read_text())["inputs"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def identities(inputs: Mapping[str, str | Path]) -> dict[str, str]:
+    """Identities of a rule's inputs, after checking that they belong together.
+
+    Parameters
+    ----------
+    inputs : name -> path. Where an input was itself made from something that is among the inputs
+        (`spec` of `old_activations` is `old_spec`), the two must be the same version of it.
+
+    Raises
+    ------
+    LoraportError
+        If an input was made from another version of one of the others.
+    """
+    known = {name: identity(path) for name, path in inputs.items()}
+    for name, (_, made_from) in known.items():
+        side = name.partition("_")[0]
+        for part, digest in made_from.items():
+            other = part if part in known else f"{side}_{part}"
+            if other in known and known[other][0] != digest:
+                raise LoraportError(
+                    f"{inputs[name]} was made from another {inputs[other]}",
+                    got=f"{digest[:12]}… recorded in it",
+                    expected=f"{known[other][0][:12]}…",
+                    todo=f"delete {inputs[name]} and run the workflow again",
+                )
+    return {name: digest for name, (digest, _) in known.items()}

@@ -1,0 +1,23 @@
+"""The one kind of error that users see: what, got, expected, what to do."""
+
+
+class LoraportError(Exception):
+    """Bad input or a state that the user can mend, told in one paragraph.
+
+    Parameters
+    ----------
+    what : what is wrong, and where (a sentence without its full stop)
+    got, expected : the two sides of the disagreement, where there are two
+    todo : the way on
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, todo: str = ""):
+        self.what, self.got, self.expected, self.todo = what, got, expected, todo
+        parts = [what.rstrip(".")]
+        if got is not None:
+            parts.append(f"Got: {got}")
+        if expected is not None:
+            parts.append(f"Expected: {expected}")
+        if todo:
+            parts.append(f"What to do: {todo.rstrip('.')}")
+        super().__init__(". ".join(parts) + ".")

@@ -1,0 +1,85 @@
+"""The frame around a rule's script: log, progress, threads, time and memory, and errors told once."""
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from .errors import LoraportError
+
+log = logging.getLogger("loraport")
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[logging.Logger]:
+    """Run a rule's script.
+
+    Logs go to the rule's log and, from INFO up, to the terminal; the last line of the log is one
+    JSON object with the wall time and the peak memory. An error of the user's is told in one
+    paragraph; of any other the log keeps the traceback. Either ends the script with status 1.
+    """
+    start = time.monotonic()
+    _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
+    status = "failed"
+    try:
+        with threadpool_limits(snakemake.threads):
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(snakemake.threads)
+            yield log
+        status = "done"
+    except LoraportError as error:
+        log.error("%s", error)
+        sys.exit(1)
+    except Exception as error:
+        log.error("unexpected %s: %s (traceback in %s)", type(error).__name__, error, snakemake.log)
+        log.debug("%s", traceback.format_exc())
+        sys.exit(1)
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        record = {
+            "rule": snakemake.rule,
+            "wildcards": dict(snakemake.wildcards.items()),
+            "status": status,
+            "seconds": round(time.monotonic() - start, 3),
+            "peak_mib": round(peak, 1),
+            "threads": snakemake.threads,
+        }
+        log.debug("%s", json.dumps(record))
+        logging.shutdown()
+
+
+def _set_up_logging(path: Path, rule: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.handlers.clear()
+    log.setLevel(logging.DEBUG)
+    to_file = logging.FileHandler(path, mode="w")
+    to_file.setFormatter(logging.Formatter("%(message)s"))
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setLevel(logging.INFO)
+    to_terminal.setFormatter(logging.Formatter(f"[{rule}] %(message)s"))
+    log.addHandler(to_file)
+    log.addHandler(to_terminal)
+
+
+def last_record(path: str | Path) -> dict[str, Any]:
+    """The JSON line that ends a rule's log; empty where there is none."""
+    try:
+        return json.loads(Path(path).read_text().rstrip().rpartition("\n")[2])
+    except (OSError, ValueError):
+        return {}
+
+
+def progress(total: int, what: str) -> "tqdm[Any]":
+    """A progress bar on the terminal; off it, a line every half minute at the most."""
+    slow = None if sys.stderr.isatty() or os.environ.get("TQDM_MININTERVAL") else 30.0
+    return tqdm(total=total, desc=what, mininterval=slow or 0.5, file=sys.stderr, leave=False)

@@ -1,0 +1,100 @@
+"""Transfer methods: one file each, found by its name.
+
+A method is a module with
+
+`NEEDS` : a tuple of what its maps are made from, out of `models` (base weights), `embedding`,
+    `layers` and `heads`. A literal: the workflow reads it without importing the module.
+`maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LoraportError
+from ..maps import ModuleMap
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..spec import Model
+
+INGREDIENTS = ("models", "embedding", "layers", "heads")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a method may use of a model pair; what it does not declare in NEEDS is empty.
+
+    Attributes
+    ----------
+    settings : the `mapping` section of the config
+    device : where to compute
+    hidden_map : W_h (d_o, d_n) float64, or None for the identity
+    path : (old, new) layers
+    heads : new layer -> its matched heads and their blocks
+    """
+
+    old: "Model"
+    new: "Model"
+    settings: dict[str, Any]
+    device: str
+    hidden_map: "torch.Tensor | None"
+    path: list[tuple[int, int]]
+    heads: "Callable[[int], MatchedHeads]"
+
+
+@dataclass(frozen=True)
+class MatchedHeads:
+    """Matched heads of one layer pair.
+
+    Attributes
+    ----------
+    assignment : (k, 2) of (old, new) query heads
+    blocks : role q, k, v, o -> (k, h_o, h_n): `T = W_o[a] W_h W_n[b]ᵀ` of each matched pair
+    """
+
+    assignment: "np.ndarray"
+    blocks: "dict[str, np.ndarray]"
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All methods, by their files."""
+    found = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
+    return tuple(sorted(name for name in found if name.isidentifier() and name[0] != "_"))
+
+
+@cache
+def needs(name: str) -> tuple[str, ...]:
+    """What a method declares to need, read from its source and not by importing it."""
+    if name not in names():
+        near = get_close_matches(name, names(), 1)
+        raise LoraportError(
+            f"there is no transfer method {name!r}",
+            got=name,
+            expected=f"one of {', '.join(names())}",
+            todo=f"did you mean {near[0]!r}?" if near else "add a file for it to methods/",
+        )
+    tree = ast.parse(files(__package__).joinpath(f"{name}.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NEEDS":
+            declared = tuple(ast.literal_eval(node.value))
+            if set(declared) <= set(INGREDIENTS):
+                return declared
+    raise LoraportError(
+        f"methods/{name}.py does not say what it needs",
+        expected=f"NEEDS = a tuple out of {', '.join(INGREDIENTS)}",
+    )
+
+
+def make_maps(name: str, pair: Pair) -> Iterator[ModuleMap]:
+    """The maps of a method for a pair, one module at a time."""
+    needs(name)  # a wrong name is told before anything is imported
+    return import_module(f"{__package__}.{name}").maps(pair)

@@ -1,0 +1,118 @@
+"""LoRASuite (arXiv 2505.13515): W_h, layer path, head assignment and Eq. 3, in factored form.
+
+Every map is a product of the blocks and thin factors that it is made of; nothing d×d per head.
+Cost per layer pair: the heads' blocks are read from the artifact; gate, up and down take one
+pseudo-inverse each, O(f d²).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from ..linalg import pinv
+from ..maps import Blocks, Dense, Factor, ModuleMap, Term
+from . import MatchedHeads, Pair
+
+NEEDS = ("models", "embedding", "layers", "heads")
+
+
+def maps(pair: Pair) -> Iterator[ModuleMap]:
+    """Yield the map of each role of each matched layer.
+
+    Settings: `modules` limits the roles; `wi` says how the intermediate size is bridged: `code`
+    (the authors' code) uses pinv(W_h) where `paper` uses W_hᵀ.
+    """
+    checkpoints = pair.old.checkpoint(), pair.new.checkpoint()
+    wanted = [role for role in pair.old.architecture.roles if role in pair.settings["modules"]]
+    carried = HiddenMap(pair.hidden_map, pair.settings["wi"])
+    for old_layer, layer in pair.path:
+        heads = pair.heads(layer)
+        for role in wanted:
+            if role not in pair.new.architecture.roles:
+                continue
+            old, new = (
+                torch.from_numpy(model.weight(file, number, role).astype(np.float64)).to(
+                    pair.device
+                )
+                for model, file, number in zip(
+                    (pair.old, pair.new), checkpoints, (old_layer, layer), strict=True
+                )
+            )
+            if role in ("q", "k", "v", "o"):
+                term = _attention(role, heads, pair, carried)
+            else:
+                term = _intermediate(role, old, new, carried)
+            yield ModuleMap(layer, role, old_layer, (term,), float(old.norm()), float(new.norm()))
+
+
+class HiddenMap:
+    """W_h and what stands for its inverse, as factors that all modules share."""
+
+    def __init__(self, matrix: torch.Tensor | None, wi: str):
+        self.matrix = matrix
+        self.back = None if matrix is None else (pinv(matrix) if wi == "code" else matrix.T)
+        self._inverse = Dense(self.back, "hidden_map_pinv")
+        self._wi = wi
+
+    def forward(self) -> tuple[Factor, ...]:
+        """W_h, (d_o, d_n)."""
+        return () if self.matrix is None else (Dense(self.matrix, "hidden_map"),)
+
+    def transposed(self) -> tuple[Factor, ...]:
+        """W_hᵀ, (d_n, d_o)."""
+        return () if self.matrix is None else (Dense(self.matrix, "hidden_map", transposed=True),)
+
+    def backward(self) -> tuple[Factor, ...]:
+        """pinv(W_h) or W_hᵀ, (d_n, d_o)."""
+        if self.matrix is None or self._wi == "paper":
+            return self.transposed()
+        return (self._inverse,)
+
+
+def _attention(role: str, heads: MatchedHeads, pair: Pair, carried: HiddenMap) -> Term:
+    """Eq. 3. q, k, v: `B_n[b] = Tᵀ B_o[a]`, `A_n = A_o W_h`; o the other way round.
+
+    Back to grouped key-value heads: the mean over the group, unmatched zeros counted.
+    """
+    old, new = heads.assignment[:, 0], heads.assignment[:, 1]
+    dims_old, dims_new = pair.old.dims, pair.new.dims
+    blocks = heads.blocks[role]
+    if role == "o":
+        grid = (dims_old.heads, dims_new.heads)
+        return Term(carried.transposed(), (Blocks(old, new, blocks, grid),))
+    turned = blocks.transpose(0, 2, 1)
+    if role == "q":
+        grid = (dims_new.heads, dims_old.heads)
+        return Term((Blocks(new, old, turned, grid),), carried.forward())
+    group_old = dims_old.heads // dims_old.kv_heads
+    group_new = dims_new.heads // dims_new.kv_heads
+    grid = (dims_new.kv_heads, dims_old.kv_heads)
+    grouped = Blocks(new // group_new, old // group_old, turned / group_new, grid)
+    return Term((grouped,), carried.forward())
+
+
+def _intermediate(role: str, old: torch.Tensor, new: torch.Tensor, carried: HiddenMap) -> Term:
+    """gate, up: `B_n = U_n pinv(W_h) pinv(U_o) B_o`; down: `A_n = A_o pinv(D_o) W_h D_n`.
+
+    The inner product goes through the thinner of the two residual streams.
+    """
+    inverse = pinv(old)
+    if role == "down":
+        outer, inner = inverse, new  # (f_o, d_o), (d_n, f_n)
+        if carried.matrix is not None:
+            outer, inner = _absorb(outer, carried.matrix, inner)
+        return Term(carried.backward(), (Dense(outer), Dense(inner)))
+    outer, inner = new, inverse  # (f_n, d_n), (d_o, f_o)
+    if carried.back is not None:
+        outer, inner = _absorb(outer, carried.back, inner)
+    return Term((Dense(outer), Dense(inner)), carried.forward())
+
+
+def _absorb(
+    left: torch.Tensor, middle: torch.Tensor, right: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two factors for three, (a, m)·(m, n)·(n, b), with the thinner waist."""
+    if middle.shape[0] <= middle.shape[1]:
+        return left, middle @ right
+    return left @ middle, right

@@ -1,0 +1,48 @@
+"""The artifacts of a model pair as a method sees them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .artifacts import read_h5, read_json
+from .heads import ROLES
+from .methods import MatchedHeads, Pair
+from .spec import Model
+
+
+def read_hidden_map(path: str | Path, device: str) -> torch.Tensor | None:
+    """W_h (d_o, d_n) in float64, or None where the rule made it the identity."""
+    with read_h5(path, "embedding") as file:
+        if file.attrs["rule"] == "identity":
+            return None
+        return torch.from_numpy(file["W_h"][...]).double().to(device)
+
+
+def read_path(path: str | Path) -> list[tuple[int, int]]:
+    """The (old, new) layers of layers.json."""
+    return [(old, new) for old, new, _ in read_json(path, "layers")["path"]]
+
+
+def read_heads(path: str | Path, layer: int) -> MatchedHeads:
+    """Matched heads of one new layer."""
+    with read_h5(path, "heads") as file:
+        group = file[f"layer_{layer}"]
+        blocks = {role: group[f"blocks_{role}"][...] for role in ROLES}
+        return MatchedHeads(group["assignment"][...], blocks)
+
+
+def open_pair(
+    old: Model, new: Model, inputs: Mapping[str, str], settings: dict[str, Any], device: str
+) -> Pair:
+    """Gather what a method declared to need; `inputs` holds the paths of just those artifacts."""
+    return Pair(
+        old=old,
+        new=new,
+        settings=settings,
+        device=device,
+        hidden_map=read_hidden_map(inputs["embedding"], device) if "embedding" in inputs else None,
+        path=read_path(inputs["layers"]) if "layers" in inputs else [],
+        heads=lambda layer: read_heads(inputs["heads"], layer),
+    )

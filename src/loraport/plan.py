@@ -1,0 +1,95 @@
+"""What each rule will need: memory and time from the models' dimensions, before anything runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .architectures import Dimensions
+
+MIB = 1 << 20
+BASE_MIB = 900  # Python with torch, transformers and h5py imported
+DOUBLE, SINGLE = 8, 4
+FLOPS = 2e10  # float64 a second that a small CPU job can count on
+
+
+def parameters(dims: Dimensions) -> int:
+    """Weights of all linear modules and of both embeddings, a close upper bound."""
+    block = sum(
+        rows * columns
+        for rows, columns in (dims.shape(r) for r in ("q", "k", "v", "o", "gate", "up", "down"))
+    )
+    return dims.layers * block + 2 * dims.vocabulary * dims.hidden
+
+
+def _spec(*models: Dimensions) -> tuple[float, float]:
+    largest = max(max(d.vocabulary, d.intermediate) * d.hidden for d in models)
+    return 2 * SINGLE * largest, sum(parameters(d) for d in models) * SINGLE / 2e8
+
+
+def _activations(*models: Dimensions) -> tuple[float, float]:
+    return sum(parameters(d) for d in models) * SINGLE * 1.3, 600
+
+
+def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    square = old.hidden * (old.hidden + new.hidden) * DOUBLE
+    work = 2 * old.vocabulary * old.hidden * (old.hidden + new.hidden) + 30 * old.hidden**3
+    rows = 4 * 8192 * (old.hidden + new.hidden) * DOUBLE
+    return 6 * square + new.vocabulary * new.hidden * SINGLE + rows, work / FLOPS
+
+
+def _features(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    return 4096 * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE, 120
+
+
+def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    wide = old.heads * old.head_dim, new.heads * new.head_dim
+    held = (
+        4 * wide[0] * (old.hidden + new.hidden) + 4 * wide[1] * new.hidden + 5 * wide[0] * wide[1]
+    )
+    work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * min(old.layers, new.layers)
+    return (held + 2 * old.hidden * new.hidden) * DOUBLE, work / FLOPS
+
+
+def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    waist = old.intermediate * old.hidden + new.intermediate * new.hidden
+    work = 4 * waist * (old.hidden + new.hidden) * 3 * min(old.layers, new.layers)
+    return 6 * waist * DOUBLE, work / FLOPS
+
+
+def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    waist = old.intermediate * old.hidden + new.intermediate * new.hidden
+    return 3 * waist * DOUBLE, 60
+
+
+RULES: dict[str, Callable[..., tuple[float, float]]] = {
+    "spec": _spec,
+    "activations": _activations,
+    "embedding": _embedding,
+    "cka": _features,
+    "layers": lambda *models: (0.0, 10.0),
+    "heads": _heads,
+    "maps": _maps,
+    "transferred": _transferred,
+}
+
+
+def need(rule: str, *models: Dimensions) -> tuple[int, int]:
+    """Memory in MiB and wall time in minutes that a rule may use, generous by a factor of two.
+
+    Parameters
+    ----------
+    models : the one model of a per-model rule, or the old and the new one of a pair's
+    """
+    size, seconds = RULES[rule](*models)
+    return BASE_MIB + int(2 * size / MIB), 5 + int(2 * seconds / 60)
+
+
+def read(inputs: Any) -> list[Dimensions]:
+    """Dimensions from the specs among a rule's named inputs, the old model's first.
+
+    Raises FileNotFoundError while a spec is still to be made: Snakemake then asks again.
+    """
+    names = [name for name in ("spec", "old_spec", "new_spec") if hasattr(inputs, name)]
+    contents = [json.loads(Path(getattr(inputs, name)).read_text()) for name in names]
+    return [Dimensions(**content["dimensions"]) for content in contents]

@@ -1,0 +1,70 @@
+"""Checks that need no work: done while the workflow is planned, before any rule runs."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .adapter import CONFIG, WEIGHTS, audit, read_adapter
+from .artifacts import sha256
+from .errors import LoraportError
+from .spec import check_shapes, is_local, open_model, resolve
+from .weights import weight_files
+
+
+def is_reachable(entry: Mapping[str, Any]) -> bool:
+    """Whether a model's source is on the hub or lies on this disk."""
+    return not is_local(entry["source"]) or Path(entry["source"]).is_dir()
+
+
+@cache
+def local_files(source: str) -> list[str]:
+    """Config, tokenizer and weight files of a local model; none for a hub id or a missing one."""
+    path = Path(source)
+    if not is_local(source) or not path.is_dir():
+        return []
+    return [str(file) for file in (*sorted(path.glob("*.json")), *weight_files(path))]
+
+
+@cache
+def check_model(source: str) -> None:
+    """Refuse a local model that can't be mapped: by its config and the headers of its weights."""
+    if is_local(source):
+        directory, _ = resolve(source)
+        check_shapes(open_model(directory))
+
+
+@cache
+def _audited(directory: str, model: str, known_as: tuple[str, ...]) -> None:
+    adapter = read_adapter(directory)
+    if is_local(model) and Path(model).is_dir():
+        base = open_model(Path(model))
+        audit(adapter, base.architecture, base.dims, known_as)
+
+
+def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
+    """Read an adapter and, where its base is at hand, audit it against the base's dimensions."""
+    _audited(directory, model, tuple(known_as))
+
+
+def adapter_files(directory: str) -> list[str]:
+    """The files of an adapter that a transfer reads."""
+    return [str(Path(directory) / name) for name in (CONFIG, WEIGHTS)]
+
+
+@cache
+def _file_version(path: str) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise LoraportError(
+            f"calibration texts {path!r} cannot be read",
+            got=error,
+            expected="a UTF-8 text file, one text a line",
+            todo="correct calibration.texts",
+        ) from error
+
+
+def texts_version(texts: Any) -> str:
+    """SHA-256 of a text file, or the revision of a data set."""
+    return _file_version(texts) if isinstance(texts, str) else str(texts.get("revision", ""))

@@ -1,0 +1,168 @@
+"""What a model is: where it lies, its family, its dimensions and its weight files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .architectures import Architecture, Dimensions, families, family_of
+from .artifacts import read_json, sha256
+from .errors import LoraportError
+from .weights import Checkpoint, weight_files
+
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.*"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's identity as its spec.json states it; weights are read through `checkpoint`."""
+
+    architecture: Architecture
+    dims: Dimensions
+    directory: Path
+
+    def checkpoint(self) -> Checkpoint:
+        """The weights, one tensor at a time."""
+        return Checkpoint(self.directory)
+
+    def weight(self, checkpoint: Checkpoint, layer: int, role: str) -> np.ndarray:
+        """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module if need be."""
+        family = self.architecture
+        values = checkpoint.read(f"{family.path(layer, family.module_of(role))}.weight")
+        rows = family.rows(role, self.dims)
+        return values if rows is None else values[rows]
+
+
+def is_local(source: str) -> bool:
+    """Whether a config's `source` names a directory rather than a hub id (`owner/name`)."""
+    return Path(source).is_dir() or source.startswith(("/", ".")) or source.count("/") != 1
+
+
+def resolve(source: str, revision: str = "", *, offline: bool = False) -> tuple[Path, str]:
+    """Directory and resolved revision of a model.
+
+    A local directory is used as it is (revision ""). From the hub only safetensors, config and
+    tokenizer files are fetched, into the hub's own cache.
+    """
+    if is_local(source):
+        path = Path(source)
+        if not path.is_dir():
+            raise LoraportError(
+                f"model directory {source!r} is not there",
+                got="no such directory",
+                expected="a local directory, or a hub id of the form owner/name",
+                todo="correct `source` in config.yaml (relative to the working directory)",
+            )
+        return path, ""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        directory = snapshot_download(
+            source,
+            revision=revision or None,
+            allow_patterns=HUB_FILES,
+            local_files_only=offline,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise LoraportError(
+            f"model {source!r} could not be fetched from the hub",
+            got=str(error).splitlines()[0],
+            expected=f"a model at revision {revision or 'newest'}",
+            todo="check the id, the network and, for gated models, your token; "
+            "or give a local directory as `source`",
+        ) from error
+    return Path(directory), Path(directory).name  # a snapshot folder is named by its commit
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a model directory."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LoraportError(
+            f"{path} cannot be read", got=error, expected="the model's config.json"
+        ) from error
+    if not isinstance(config, dict):
+        raise LoraportError(f"{path} is no JSON object", got=type(config).__name__, expected="{…}")
+    return config
+
+
+def open_model(directory: Path) -> Model:
+    """Family and dimensions from config.json; no weight is read."""
+    config = read_config(directory)
+    where = str(directory / "config.json")
+    family = family_of(config, where)
+    return Model(family, family.read_dimensions(config, where), directory)
+
+
+def check_shapes(model: Model) -> None:
+    """Compare every weight that loraport uses with what config.json promises; headers only."""
+    checkpoint = model.checkpoint()
+    family, dims = model.architecture, model.dims
+    wanted: dict[str, tuple[int | None, int]] = {f"{family.embedding}.weight": (None, dims.hidden)}
+    for layer in range(dims.layers):
+        for module in family.modules:
+            wanted[f"{family.path(layer, module)}.weight"] = family.module_shape(module, dims)
+    for name, shape in wanted.items():
+        got = checkpoint.shape(name)
+        if len(got) != 2 or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
+            raise LoraportError(
+                f"{model.directory}: weight {name!r} does not fit config.json",
+                got=got,
+                expected=shape,
+                todo="check that config.json and the weights belong to the same model",
+            )
+
+
+def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
+    """Content of spec.json; reads every weight once (for NaN and Inf) and hashes every file.
+
+    O(bytes of the model) time, one tensor of memory. Holds no local path: it can be shared.
+    """
+    model = open_model(directory)
+    check_shapes(model)
+    checkpoint = model.checkpoint()
+    for name in checkpoint.names():
+        checkpoint.read(name)
+    others = [directory / name for name in ("config.json", "tokenizer.json", "tokenizer.model")]
+    hashed = weight_files(directory) + [path for path in others if path.is_file()]
+    return {
+        "family": model.architecture.name,
+        "dimensions": asdict(model.dims),
+        "attention": model.dims.attention,
+        "hub_id": "" if is_local(source) else source,
+        "revision": revision,
+        "files": {
+            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in hashed
+        },
+    }
+
+
+def load_spec(path: str | Path, source: str = "", revision: str = "") -> Model:
+    """A model by its spec.json; `source` is needed only where its weights will be read."""
+    content = read_json(path, "spec")
+    directory = Path()
+    if source:
+        directory, _ = resolve(source, content["revision"] or revision)
+        _check_unchanged(directory, content["files"], path)
+    return Model(families()[content["family"]], Dimensions(**content["dimensions"]), directory)
+
+
+def _check_unchanged(directory: Path, files: Mapping[str, Any], spec: str | Path) -> None:
+    """Compare the sizes of a model's files, and the text of its small ones, with spec.json."""
+    for name, recorded in files.items():
+        path = directory / name
+        size = path.stat().st_size if path.is_file() else None
+        small = size is not None and not name.endswith(".safetensors")
+        if size != recorded["bytes"] or (small and sha256(path) != recorded["sha256"]):
+            raise LoraportError(
+                f"{path} is not the file that {spec} describes",
+                got=f"{size} bytes" if size is not None else "no such file",
+                expected=f"{recorded['bytes']} bytes, sha256 {recorded['sha256'][:12]}…",
+                todo=f"restore the model, or delete {spec} to map the changed one",
+            )

@@ -1,0 +1,220 @@
+"""safetensors checkpoints, read one tensor at a time with plain file reads.
+
+No memory map, so that the peak memory of a rule is what it really holds, and no framework, so that
+the transfer of an adapter starts fast. A header is checked before anything is believed.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from .artifacts import atomic
+from .errors import LoraportError
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class TensorFile:
+    """One safetensors file: names, shapes and dtypes from its header, data on demand.
+
+    Raises
+    ------
+    LoraportError
+        If the header is not one, or does not fit the file (truncated, overlapping, overlong).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if self.size < 8 or length > min(self.size - 8, MAX_HEADER_BYTES):
+                    raise self._bad(f"a header of {length} bytes in a file of {self.size}")
+                header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._bad(error) from error
+        self.start = 8 + length
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        self.tensors: dict[str, tuple[np.dtype, tuple[int, ...], int]] = {}
+        self._index(header)
+
+    def _index(self, header: Mapping[str, Any]) -> None:
+        end = 0
+        try:
+            spans = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+            for name, entry in spans:
+                shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
+                if entry["dtype"] not in DTYPES:
+                    raise self._bad(f"tensor {name!r} of dtype {entry['dtype']}")
+                dtype = DTYPES[entry["dtype"]]
+                if first != end or last - first != dtype.itemsize * math.prod(shape):
+                    raise self._bad(f"tensor {name!r} at bytes {first}-{last}, shape {shape}")
+                self.tensors[name] = (dtype, shape, first)
+                end = last
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._bad(f"a header entry that is not a tensor ({error})") from error
+        if self.start + end != self.size:
+            raise self._bad(f"{self.size} bytes where the header says {self.start + end}")
+
+    def _bad(self, reason: object) -> LoraportError:
+        return LoraportError(
+            f"{self.path} is not a whole safetensors file",
+            got=reason,
+            expected="a header that describes every byte behind it",
+            todo="download or save the file again; a renamed pickle is never loaded",
+        )
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A tensor in its stored dtype, or a range of its first axis."""
+        dtype, shape, offset = self.tensors[name]
+        if rows is not None:
+            first, last, _ = rows.indices(shape[0])
+            offset += first * dtype.itemsize * math.prod(shape[1:])
+            shape = (max(0, last - first), *shape[1:])
+        values = np.empty(shape, dtype)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start + offset)
+            view = memoryview(values.reshape(-1).view(np.uint8).data)
+            done = 0
+            while done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    raise self._bad(f"the data of {name!r} ends early")
+                done += count
+        return values
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("duplicate keys in the header")
+    return content
+
+
+class Checkpoint:
+    """The safetensors shards of a model directory as one mapping from name to tensor.
+
+    Raises
+    ------
+    LoraportError
+        If there are only pickles, nothing at all, a missing shard, or a tensor held twice.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        self.files = [TensorFile(path) for path in weight_files(self.directory)]
+        self._where: dict[str, TensorFile] = {}
+        for file in self.files:
+            for name in file.tensors:
+                if name in self._where:
+                    raise LoraportError(
+                        f"tensor {name!r} stands in two files of {self.directory}",
+                        got=f"{self._where[name].path.name} and {file.path.name}",
+                        expected="one checkpoint a directory",
+                        todo="remove the files of the other checkpoint",
+                    )
+                self._where[name] = file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def names(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file(name).tensors[name][1]
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._file(name).tensors[name][0]
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A tensor in its stored dtype, or a range of its rows; NaN and Inf are refused."""
+        values = self._file(name).read(name, rows)
+        if not is_finite(values):
+            raise LoraportError(
+                f"tensor {name!r} of {self.directory} holds NaN or Inf",
+                got=f"{int((~np.isfinite(values)).sum())} bad values of {values.size}",
+                expected="finite weights",
+                todo="download the model again, or use a checkpoint that is not broken",
+            )
+        return values
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._where:
+            raise LoraportError(
+                f"{self.directory} holds no tensor {name!r}",
+                got=f"{len(self._where)} others, such as {next(iter(self._where), 'none')!r}",
+                expected="the names that its family's file in architectures/ gives",
+                todo="check that config.json and the weights belong to the same model",
+            )
+        return self._where[name]
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether a tensor of any stored dtype holds no NaN and no Inf."""
+    if values.dtype.kind in "iub":
+        return True
+    if values.dtype == DTYPES["BF16"]:  # all exponent bits set: numpy is slow on this dtype
+        return not bool(((values.view(np.uint16) & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(values).all())
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """The safetensors files of a model directory, in order; an index file must be complete."""
+    directory = Path(directory)
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise LoraportError(f"{index} is not a shard index", got=error) from error
+        missing = [n for n in names if Path(n).name != n or not (directory / n).is_file()]
+        if missing:
+            raise LoraportError(
+                f"{directory} lacks weight shards",
+                got=f"no {', '.join(missing[:3])}",
+                expected=f"the {len(names)} files that {index.name} names",
+                todo="finish the download",
+            )
+        return [directory / name for name in names]
+    files = sorted(directory.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    raise LoraportError(
+        f"{directory} holds no safetensors weights",
+        got=f"pickled weights only ({pickles[0]})" if pickles else "no weight file at all",
+        expected="*.safetensors; pickles can run code and are never loaded",
+        todo="load the model once where you trust it and save_pretrained() it as safetensors"
+        if pickles
+        else "check the path of the model",
+    )
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one safetensors file; the same input gives the same bytes."""
+    content = safetensors.numpy.save(
+        {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, {"format": "pt"}
+    )
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,27 @@
+"""Rule embedding: W_h of a pair, from the tokens that both vocabularies hold."""
+
+from loraport.artifacts import identities, write_h5
+from loraport.device import pick_device
+from loraport.embedding import map_embedding
+from loraport.job import job
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    specs = {"old_spec": snakemake.input.old_spec, "new_spec": snakemake.input.new_spec}
+    sources = snakemake.params.sources
+    old, new = (load_spec(specs[f"{side}_spec"], sources[side]) for side in ("old", "new"))
+    settings = dict(snakemake.params.settings)
+    settings["device"] = pick_device(settings["device"])
+    result = map_embedding(old, new, **settings)
+    with write_h5(snakemake.output[0], "embedding", identities(specs)) as file:
+        file.dataset("W_h", result.hidden_map.cpu().numpy().astype("float32"))
+        file.dataset("token_ids_old", result.token_ids_old)
+        file.dataset("token_ids_new", result.token_ids_new)
+        file.attributes(
+            rule=result.rule,
+            condition=result.condition,
+            residual=result.residual,
+            **result.counts,
+        )
+    log.info("W_h by %s; %s; residual %.3f, condition %.1f",
+             result.rule, result.counts, result.residual, result.condition)  # fmt: skip

@@ -1,0 +1,32 @@
+"""Rule heads: which old attention head serves which new one, in every layer pair of the path."""
+
+from loraport.artifacts import identities, write_h5
+from loraport.device import pick_device
+from loraport.heads import match_layer, read_attention
+from loraport.job import job, progress
+from loraport.pair import read_hidden_map, read_path
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    settings, sources = snakemake.params.settings, snakemake.params.sources
+    device = pick_device(settings["device"])
+    inputs = dict(snakemake.input.items())
+    old, new = (load_spec(inputs[f"{side}_spec"], sources[side]) for side in ("old", "new"))
+    hidden_map = read_hidden_map(inputs["embedding"], device)
+    path = read_path(inputs["layers"])
+    weights = old.checkpoint(), new.checkpoint()
+    with write_h5(snakemake.output[0], "heads", identities(inputs)) as file:
+        with progress(len(path), "layer pairs") as bar:
+            for old_layer, layer in path:
+                sides = (
+                    read_attention(old, weights[0], old_layer, device),
+                    read_attention(new, weights[1], layer, device),
+                )
+                similarity, matched = match_layer(*sides, hidden_map, settings["heads"])
+                file.dataset(f"layer_{layer}/similarity", similarity)
+                file.dataset(f"layer_{layer}/assignment", matched.assignment)
+                for role, blocks in matched.blocks.items():
+                    file.dataset(f"layer_{layer}/blocks_{role}", blocks)
+                bar.update()
+        file.attributes(rule=settings["heads"])
+    log.info("%d layer pairs, %d → %d heads", len(path), old.dims.heads, new.dims.heads)

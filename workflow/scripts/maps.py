@@ -1,0 +1,21 @@
+"""Rule maps: everything that an adapter needs to pass from the old model to the new one."""
+
+from loraport.artifacts import identities
+from loraport.device import pick_device
+from loraport.job import job, progress
+from loraport.maps import write_maps
+from loraport.methods import make_maps
+from loraport.pair import open_pair
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    params = snakemake.params
+    inputs = dict(snakemake.input.items())
+    old, new = (load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new"))
+    device = pick_device(params.settings["device"])
+    pair = open_pair(old, new, inputs, dict(params.settings), device)
+    total = min(old.dims.layers, new.dims.layers) * len(params.settings["modules"])
+    with progress(total, "module maps") as bar:
+        made = (bar.update() or each for each in make_maps(params.method, pair))
+        write_maps(snakemake.output[0], params.method, identities(inputs), made)
+    log.info("maps by %s for %s", params.method, ", ".join(params.settings["modules"]))

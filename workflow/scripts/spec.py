@@ -1,0 +1,14 @@
+"""Rule spec: what a model is, and that its weights are whole."""
+
+from loraport.artifacts import write_json
+from loraport.job import job
+from loraport.spec import describe, is_local, resolve
+
+with job(snakemake) as log:
+    params = snakemake.params
+    directory, revision = resolve(params.source, params.revision)
+    if not params.revision and not is_local(params.source):
+        log.warning("%s: no revision given; took the newest, %s", params.source, revision)
+    content = describe(directory, params.source, revision)
+    write_json(snakemake.output[0], "spec", {}, content)
+    log.info("%s: %s, %s", snakemake.wildcards.model, content["family"], content["dimensions"])
