@@ -1,0 +1,1 @@
+"""Deterministic text generators of the embedded pair: base corpora and the three apps."""
