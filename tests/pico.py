@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import literal
@@ -196,6 +197,23 @@ def make_pair(directory: str | Path, shape: str, **kwargs) -> tuple[Path, Path]:
         make_model(directory / "old", seed=1, **{"vocab_words": 220, **old, **kwargs}),
         make_model(directory / "new", seed=2, **{"vocab_words": 240, **new, **kwargs}),
     )
+
+
+def edit_model(
+    directory: str | Path,
+    source: str | Path,
+    edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    **config_changes,
+) -> Path:
+    """A copy of a one-file model whose tensors went through `edit` in float64, saved as float32."""
+    directory = Path(directory)
+    shutil.copytree(source, directory)
+    file = directory / "model.safetensors"
+    tensors = edit({name: values.double() for name, values in load_file(file).items()})
+    save_file({n: v.float().contiguous() for n, v in tensors.items()}, file, {"format": "pt"})
+    config = json.loads((directory / "config.json").read_text()) | config_changes
+    (directory / "config.json").write_text(json.dumps(config, indent=1))
+    return directory
 
 
 def make_adapter(
