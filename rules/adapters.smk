@@ -6,16 +6,16 @@ rule transferred:
         unpack(transfer_inputs),
     output:
         directory(f"{APP}/lora_transferred"),
-    params:
-        transfer=transfer_params,
-        code=code("transferred"),
     log:
         f"{PAIR}/logs/{{app}}/transferred.log",
+    conda:
+        "../environment.yml"
     resources:
         mem_mb=memory("transferred"),
         runtime=minutes("transferred"),
-    conda:
-        "../environment.yml"
+    params:
+        transfer=transfer_params,
+        code=code("transferred"),
     script:
         "../workflow/scripts/transferred.py"
 

@@ -56,7 +56,9 @@ def model_spec(model):
 
 def reachable_models():
     """Pattern of the models whose specs can be made here: their source is on the hub or on disk."""
-    names = [name for name in CONFIG.content["models"] if preflight.is_reachable(CONFIG.model(name))]
+    names = [
+        name for name in CONFIG.content["models"] if preflight.is_reachable(CONFIG.model(name))
+    ]
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -136,6 +138,7 @@ def transfer_params(wildcards):
     entry = CONFIG.model(new)
     return {
         "settings": CONFIG.transfer(method_of(wildcards)),
+        "of": {"old": old, "new": new, "app": wildcards.app, "method": method_of(wildcards)},
         "known_as": CONFIG.known_as(old),
         "base": entry["source"],
         "revision": entry["revision"],
@@ -161,5 +164,7 @@ def everything():
     """What a bare `snakemake` builds: every adapter of every pair in `run`."""
     pairs = [(pair, CONFIG.pair(pair)[0]) for pair in CONFIG.content["run"]]
     return [
-        f"artifacts/{pair}/{app}/lora_transferred" for pair, old in pairs for app in CONFIG.apps(old)
+        f"artifacts/{pair}/{app}/lora_transferred"
+        for pair, old in pairs
+        for app in CONFIG.apps(old)
     ]

@@ -6,20 +6,20 @@ rule spec:
         model_files,
     output:
         "artifacts/models/{model}/spec.json",
-    params:
-        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
-        revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],
-        code=code("spec"),
     log:
         "artifacts/models/{model}/logs/spec.log",
     wildcard_constraints:
         model=reachable_models(),
     priority: 100
+    conda:
+        "../environment.yml"
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../environment.yml"
+    params:
+        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
+        revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],
+        code=code("spec"),
     script:
         "../workflow/scripts/spec.py"
 
@@ -29,6 +29,15 @@ rule activations:
         spec=lambda wildcards: model_spec(wildcards.model),
     output:
         "artifacts/models/{model}/activations.h5",
+    log:
+        "artifacts/models/{model}/logs/activations.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=memory("activations"),
+        runtime=minutes("activations"),
+        gpu=gpus("calibration"),
     params:
         source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
         texts=lambda wildcards: CONFIG.texts(wildcards.model),
@@ -36,14 +45,5 @@ rule activations:
         remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
         calibration={k: v for k, v in CONFIG.content["calibration"].items() if k != "texts"},
         code=code("activations"),
-    log:
-        "artifacts/models/{model}/logs/activations.log",
-    threads: 8
-    resources:
-        mem_mb=memory("activations"),
-        runtime=minutes("activations"),
-        gpu=gpus("calibration"),
-    conda:
-        "../environment.yml"
     script:
         "../workflow/scripts/activations.py"

@@ -7,18 +7,18 @@ rule embedding:
         unpack(lambda wildcards: pair_specs(wildcards.pair)),
     output:
         f"{PAIR}/embedding.h5",
-    params:
-        sources=sources,
-        settings=mapping("wh", "tokens", "underdetermined", "device"),
-        code=code("embedding"),
     log:
         f"{PAIR}/logs/embedding.log",
+    conda:
+        "../environment.yml"
     threads: 8
     resources:
         mem_mb=memory("embedding"),
         runtime=minutes("embedding"),
-    conda:
-        "../environment.yml"
+    params:
+        sources=sources,
+        settings=mapping("wh", "tokens", "underdetermined", "device"),
+        code=code("embedding"),
     script:
         "../workflow/scripts/embedding.py"
 
@@ -29,17 +29,17 @@ rule cka:
         unpack(activations_of),
     output:
         f"{PAIR}/cka.h5",
-    params:
-        settings=mapping("minibatch"),
-        code=code("cka"),
     log:
         f"{PAIR}/logs/cka.log",
+    conda:
+        "../environment.yml"
     threads: 8
     resources:
         mem_mb=memory("cka"),
         runtime=minutes("cka"),
-    conda:
-        "../environment.yml"
+    params:
+        settings=mapping("minibatch"),
+        code=code("cka"),
     script:
         "../workflow/scripts/cka.py"
 
@@ -49,16 +49,16 @@ rule layers:
         cka=f"{PAIR}/cka.h5",
     output:
         f"{PAIR}/layers.json",
-    params:
-        settings=mapping("layers", "max_offset"),
-        code=code("layers"),
     log:
         f"{PAIR}/logs/layers.log",
+    conda:
+        "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=5,
-    conda:
-        "../environment.yml"
+    params:
+        settings=mapping("layers", "max_offset"),
+        code=code("layers"),
     script:
         "../workflow/scripts/layers.py"
 
@@ -70,18 +70,18 @@ rule heads:
         layers=f"{PAIR}/layers.json",
     output:
         f"{PAIR}/heads.h5",
-    params:
-        sources=sources,
-        settings=mapping("heads", "device"),
-        code=code("heads"),
     log:
         f"{PAIR}/logs/heads.log",
+    conda:
+        "../environment.yml"
     threads: 8
     resources:
         mem_mb=memory("heads"),
         runtime=minutes("heads"),
-    conda:
-        "../environment.yml"
+    params:
+        sources=sources,
+        settings=mapping("heads", "device"),
+        code=code("heads"),
     script:
         "../workflow/scripts/heads.py"
 
@@ -91,19 +91,19 @@ rule maps:
         unpack(maps_inputs),
     output:
         f"{PAIR}/maps/{{method}}.h5",
+    log:
+        f"{PAIR}/logs/maps/{{method}}.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=memory("maps"),
+        runtime=minutes("maps"),
     params:
         sources=sources,
         method=lambda wildcards: told(CONFIG.method)(wildcards.method),
         settings=mapping("modules", "wi", "device"),
         code=lambda wildcards: code("maps", f"methods.{CONFIG.method(wildcards.method)}"),
-    log:
-        f"{PAIR}/logs/maps/{{method}}.log",
-    threads: 8
-    resources:
-        mem_mb=memory("maps"),
-        runtime=minutes("maps"),
-    conda:
-        "../environment.yml"
     script:
         "../workflow/scripts/maps.py"
 

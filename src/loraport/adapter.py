@@ -182,7 +182,7 @@ def _refuse_other_kinds(directory: Path, config: Mapping[str, Any]) -> None:
         asked["bias"] = config["bias"]
     if asked:
         raise LoraportError(
-            f"adapter {directory} uses what loraport does not carry, and nothing is dropped silently",
+            f"adapter {directory} uses what loraport does not carry and will not drop silently",
             got=", ".join(f"{key} = {value!r}" for key, value in sorted(asked.items())),
             expected="plain LoRA or rsLoRA",
             todo=way_out,

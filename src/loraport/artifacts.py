@@ -37,7 +37,7 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to write (a file or a folder), renamed when all is well."""
+    """Give a temporary sibling of `path` to write (file or folder), renamed when all is well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -158,7 +158,7 @@ def write_h5(path: str | Path, kind: str, inputs: Mapping[str, str]) -> Iterator
 
 @contextmanager
 def read_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
-    """Open an HDF5 artifact and check its kind and format; a damaged file is an error that names it."""
+    """Open an HDF5 artifact, its kind and format checked; a damaged file is named in the error."""
     try:
         with h5py.File(path, "r") as file:
             _check_header(path, json.loads(file.attrs.get("header", "{}")), kind)

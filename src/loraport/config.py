@@ -3,12 +3,13 @@
 import copy
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonschema import Draft202012Validator
 
 from . import methods
@@ -116,17 +117,17 @@ def load(content: Mapping[str, Any], schemas: str | Path) -> Config:
         With every error at once: what, got, expected and what to do, one a line.
     """
     schema = _read_schema(schemas, "config")
-    errors = list(_schema_errors(schema, content, "config"))
+    filled = complete(schema, dict(content), schema["$defs"])
+    errors = list(_schema_errors(schema, filled, "config"))
     if errors:
         _give_up(errors)
-    filled = with_defaults(schema, copy.deepcopy(dict(content)), schema["$defs"])
     rows = list(read_table(filled["adapters"], _read_schema(schemas, "adapters"), errors))
     adapters: dict[tuple[str, str], dict[str, str]] = {}
     for number, row in rows:
         key = (row["app"], row["model"])
         if key in adapters:
-            errors.append(f"{filled['adapters']}, line {number}: a second row for app {key[0]!r} "
-                          f"of model {key[1]!r}. What to do: keep one of them.")  # fmt: skip
+            where = f"{filled['adapters']}, line {number}"
+            errors.append(_problem(f"{where}: a second row for {key}", todo="keep one of them"))
         adapters[key] = row
     config = Config(filled, adapters)
     errors += _cross_errors(config)
@@ -142,40 +143,47 @@ def _read_schema(folder: str | Path, name: str) -> dict[str, Any]:
 def _give_up(errors: list[str]) -> None:
     shown = "\n".join(f"- {error}" for error in errors[:50])
     more = f"\n(and {len(errors) - 50} more)" if len(errors) > 50 else ""
-    raise LoraportError(f"the configuration has {len(errors)} error(s):\n{shown}{more}\n")
+    raise LoraportError(f"the configuration has {len(errors)} error(s):\n{shown}{more}")
+
+
+def _problem(what: str, got: object = None, expected: object = None, todo: str = "") -> str:
+    return str(LoraportError(what, got=got, expected=expected, todo=todo))
 
 
 def _schema_errors(schema: dict[str, Any], content: Any, where: str) -> Iterator[str]:
     found = Draft202012Validator(schema).iter_errors(content)
     for error in sorted(found, key=lambda each: [str(part) for part in each.absolute_path]):
         path = ".".join([where, *(str(part) for part in error.absolute_path)])
-        yield f"{path}: {_explain(error)}"
+        yield _explain(path, error)
 
 
-def _explain(error: Any) -> str:
+def _explain(where: str, error: Any) -> str:
     """One schema violation as what, got, expected and what to do."""
-    got = _short(error.instance)
-    if error.validator == "additionalProperties":
+    rule, value = error.validator, error.validator_value
+    if rule == "additionalProperties":
         known = list(error.schema.get("properties", {}))
-        extra = [key for key in error.instance if key not in known]
-        hints = ", ".join(_near(str(key), known) for key in extra)
-        return (f"unknown key(s). Got: {hints}. Expected: {', '.join(known)}. "
-                "What to do: correct or remove them.")  # fmt: skip
-    if error.validator == "required":
-        missing = [key for key in error.validator_value if key not in error.instance]
-        return (f"missing key(s). Got: {', '.join(map(str, error.instance)) or 'nothing'}. "
-                f"Expected: {', '.join(missing)} as well. What to do: add them.")  # fmt: skip
-    if error.validator in ("pattern", "propertyNames"):
-        return (f"not a usable name or value. Got: {got}. Expected: it to match "
-                f"{error.validator_value!r}. What to do: use letters, digits, '_', '.' and '-', "
-                "starting with a letter or digit.")  # fmt: skip
+        extra = [_near(str(key), known) for key in error.instance if key not in known]
+        return _problem(
+            f"{where}: unknown key(s)", ", ".join(extra), ", ".join(known), "correct or remove them"
+        )
+    if rule == "required":
+        missing = ", ".join(key for key in value if key not in error.instance)
+        held = ", ".join(map(str, error.instance)) or "nothing"
+        return _problem(f"{where}: missing key(s)", held, f"{missing} as well", "add them")
+    if rule == "pattern":
+        return _problem(
+            f"{where}: not a usable name or value",
+            _short(error.instance),
+            f"a match of {value!r}",
+            "use letters, digits, '_', '.' and '-', starting with a letter or digit",
+        )
     expected = {
-        "enum": lambda value: f"one of {', '.join(map(str, value))}",
-        "type": lambda value: f"type {value if isinstance(value, str) else ' or '.join(value)}",
-        "minimum": lambda value: f"at least {value}",
-        "anyOf": lambda value: "a path, or a data set as {dataset: …}",
-    }.get(error.validator, lambda value: f"{error.validator} {value}")(error.validator_value)
-    return f"not allowed. Got: {got}. Expected: {expected}. What to do: correct the value."
+        "enum": lambda: f"one of {', '.join(map(str, value))}",
+        "type": lambda: f"type {value if isinstance(value, str) else ' or '.join(value)}",
+        "minimum": lambda: f"at least {value}",
+        "anyOf": lambda: "a path, or a data set as {dataset: …}",
+    }.get(rule, lambda: f"{rule} {value}")()
+    return _problem(f"{where}: not allowed", _short(error.instance), expected, "correct the value")
 
 
 def _short(value: Any) -> str:
@@ -183,23 +191,49 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def with_defaults(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -> Any:
-    """Fill in a schema's defaults, also below sections that are missing."""
+def resolved(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with its `$ref` and `allOf` written out, at this level."""
+    parts = [*schema.get("allOf", []), *([defs[ref_name(schema)]] if "$ref" in schema else [])]
+    whole: dict[str, Any] = {}
+    for part in [*(resolved(part, defs) for part in parts), schema]:
+        for key, value in part.items():
+            if key == "properties":
+                held = whole.setdefault("properties", {})
+                for name, entry in value.items():
+                    held[name] = {**held.get(name, {}), **entry}
+            elif key not in ("allOf", "$ref"):
+                whole[key] = value
+    return whole
+
+
+def ref_name(schema: Mapping[str, Any]) -> str:
+    """Name of the definition that a schema refers to."""
+    return schema["$ref"].rpartition("/")[2]
+
+
+def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -> Any:
+    """Fill in a schema's defaults, and read numbers from text where only a number is allowed.
+
+    Snakemake gives every value inside `--config 'section={key: 3}'` as text.
+    """
+    schema = resolved(schema, defs)
+    if isinstance(content, str) and "type" in schema and "string" not in schema["type"]:
+        return yaml.safe_load(content)
     if not isinstance(content, dict):
         return content
+    content = dict(content)
     for key, part in schema.get("properties", {}).items():
-        if key not in content:
-            if "default" in part:
-                content[key] = copy.deepcopy(part["default"])
-            elif "properties" in part:
-                content[key] = {}
-            else:
-                continue
-        content[key] = with_defaults(part, content[key], defs)
+        inner = resolved(part, defs)
+        if key in content:
+            content[key] = complete(part, content[key], defs)
+        elif "default" in inner:
+            content[key] = copy.deepcopy(inner["default"])
+        elif "default" in str(inner.get("properties", "")):
+            content[key] = complete(part, {}, defs)
     every = schema.get("additionalProperties")
     if isinstance(every, dict):
-        for key in content:
-            content[key] = with_defaults(every, content[key], defs)
+        known = schema.get("properties", {})
+        content |= {key: complete(every, content[key], defs) for key in content if key not in known}
     return content
 
 
@@ -210,71 +244,99 @@ def read_table(
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        errors.append(f"{path}: cannot be read. Got: {error}. Expected: a tab-separated table. "
-                      "What to do: correct `adapters` in config.yaml.")  # fmt: skip
+        errors.append(
+            _problem(
+                f"{path}: cannot be read",
+                error,
+                "a tab-separated table",
+                "correct `adapters` in config.yaml",
+            )
+        )
         return
-    reader = csv.reader((line for line in lines), delimiter="\t")
+    reader = csv.reader(lines, delimiter="\t")
     header = tuple(next(reader, ()))
     if header != COLUMNS:
-        errors.append(f"{path}, line 1: wrong columns. Got: {', '.join(header)}. Expected: "
-                      f"{', '.join(COLUMNS)}, tab-separated. What to do: repair it.")  # fmt: skip
+        expected = f"{', '.join(COLUMNS)}, tab-separated"
+        errors.append(
+            _problem(f"{path}, line 1: wrong columns", ", ".join(header), expected, "repair it")
+        )
         return
     validator = Draft202012Validator(schema)
     for number, cells in enumerate(reader, 2):
+        where = f"{path}, line {number}"
         if not any(cells) or cells[0].startswith("#"):
             continue
-        row = dict(zip(COLUMNS, [*cells, *[""] * (len(COLUMNS) - len(cells))], strict=False))
-        wrong = [
-            f"{error.json_path[2:]}: {_explain(error)}" for error in validator.iter_errors(row)
-        ]
         if len(cells) > len(COLUMNS):
-            wrong.append(f"too many columns. Got: {len(cells)}. Expected: {len(COLUMNS)}.")
-        errors += [f"{path}, line {number}: {each}" for each in wrong]
+            errors.append(_problem(f"{where}: too many columns", len(cells), len(COLUMNS)))
+            continue
+        row = dict(zip(COLUMNS, [*cells, *[""] * (len(COLUMNS) - len(cells))], strict=True))
+        wrong = [_explain(f"{where}, {e.json_path[2:]}", e) for e in validator.iter_errors(row)]
+        errors += wrong
         if not wrong:
             yield number, row
+
+
+def _unknown(where: str, name: str, known: Collection[str]) -> str:
+    """Names that must exist elsewhere but don't."""
+    return _problem(
+        f"{where}: no such name",
+        _near(name, list(known)),
+        f"one of {', '.join(known) or 'none'}",
+        "correct it or add the entry",
+    )
 
 
 def _cross_errors(config: Config) -> Iterator[str]:
     """What a schema can't say: names that must exist elsewhere, and reserved ones."""
     content = config.content
-    models, pairs = content["models"], content["pairs"]
-
-    def unknown(where: str, name: str, known: Any) -> str:
-        return (f"{where}: no such name. Got: {_near(name, list(known))}. Expected: one of "
-                f"{', '.join(known) or 'none'}. What to do: correct it or add the entry.")  # fmt: skip
-
-    for name, pair in pairs.items():
-        if name in RESERVED_PAIRS:
-            yield f"config.pairs.{name}: the name is reserved. What to do: choose another."
-        for side in ("old", "new"):
-            if pair[side] not in models:
-                yield unknown(f"config.pairs.{name}.{side}", pair[side], models)
-        if {pair["old"], pair["new"]} <= models.keys() and (
-            config.texts(pair["old"]) != config.texts(pair["new"])
-        ):
-            yield (f"config.pairs.{name}: its models read different calibration texts. "
-                   "Expected: the same `texts` in both models' entries, or in neither.")  # fmt: skip
+    yield from _pair_errors(config)
     for name in content["run"]:
-        if name not in pairs:
-            yield unknown("config.run", name, pairs)
+        if name not in content["pairs"]:
+            yield _unknown("config.run", name, content["pairs"])
     choices = [*methods.names(), *content["variants"]]
     if content["transfer"]["method"] not in choices:
-        yield unknown("config.transfer.method", content["transfer"]["method"], choices)
+        yield _unknown("config.transfer.method", content["transfer"]["method"], choices)
     for name, variant in content["variants"].items():
+        where = f"config.variants.{name}"
         if variant["method"] not in methods.names():
-            yield unknown(f"config.variants.{name}.method", variant["method"], methods.names())
+            yield _unknown(f"{where}.method", variant["method"], methods.names())
         if name in methods.names():
-            yield f"config.variants.{name}: a method has that name. What to do: choose another."
+            yield _problem(f"{where}: a method has that name", todo="choose another")
         if "method" in variant.get("transfer", {}):
-            yield f"config.variants.{name}.transfer.method: say the method once, in `method`."
+            yield _problem(f"{where}.transfer.method: the method is said twice", todo="remove it")
+    yield from _adapter_errors(config)
+
+
+def _pair_errors(config: Config) -> Iterator[str]:
+    models = config.content["models"]
+    for name, pair in config.content["pairs"].items():
+        where = f"config.pairs.{name}"
+        missing = [side for side in ("old", "new") if pair[side] not in models]
+        if name in RESERVED_PAIRS:
+            yield _problem(f"{where}: the name is reserved", todo="choose another")
+        for side in missing:
+            yield _unknown(f"{where}.{side}", pair[side], models)
+        if not missing and config.texts(pair["old"]) != config.texts(pair["new"]):
+            yield _problem(
+                f"{where}: its models read different calibration texts",
+                f"{config.texts(pair['old'])} and {config.texts(pair['new'])}",
+                "the same `texts` in both models' entries, or in neither",
+                "make them equal",
+            )
+
+
+def _adapter_errors(config: Config) -> Iterator[str]:
     for (app, model), row in config.adapters.items():
-        where = f"{content['adapters']}, app {app!r} of model {model!r}"
+        where = f"{config.content['adapters']}, app {app!r} of model {model!r}"
         if app in RESERVED_APPS:
-            yield f"{where}: the app's name is reserved. What to do: choose another."
-        if model not in models:
-            yield unknown(f"{where}: model", model, models)
-        if row["task"] and row["task"] not in content["tasks"]:
-            yield unknown(f"{where}: task", row["task"], content["tasks"])
+            yield _problem(f"{where}: the app's name is reserved", todo="choose another")
+        if model not in config.content["models"]:
+            yield _unknown(f"{where}: model", model, config.content["models"])
+        if row["task"] and row["task"] not in config.content["tasks"]:
+            yield _unknown(f"{where}: task", row["task"], config.content["tasks"])
         if not row["source"] and not row["task"]:
-            yield (f"{where}: neither source nor task. Expected: a PEFT directory to carry, or a "
-                   "task to train it on.")  # fmt: skip
+            yield _problem(
+                f"{where}: neither source nor task",
+                expected="a PEFT directory to carry, or a task to train it on",
+                todo="fill in one of them",
+            )

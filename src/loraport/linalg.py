@@ -1,4 +1,4 @@
-"""Least squares and pseudo-inverses in float64, cheap where the problem allows it, safe elsewhere."""
+"""Least squares and pseudo-inverses in float64: cheap where the problem allows, safe elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator
 

@@ -29,7 +29,7 @@ class Model:
         return Checkpoint(self.directory)
 
     def weight(self, checkpoint: Checkpoint, layer: int, role: str) -> np.ndarray:
-        """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module if need be."""
+        """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module."""
         family = self.architecture
         values = checkpoint.read(f"{family.path(layer, family.module_of(role))}.weight")
         rows = family.rows(role, self.dims)

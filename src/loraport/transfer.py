@@ -260,8 +260,8 @@ def transfer_files(
     ----------
     artifacts : paths of `old_spec`, `new_spec` and `maps`
     identities : of those
-    params : `settings` (the transfer section), `known_as` (names of the old base), `base` and
-        `revision` (the new base, as it is recorded in the result)
+    params : `settings` (the transfer section), `of` (names of the models, app and method),
+        `known_as` (names of the old base), `base` and `revision` (the new base, as recorded)
 
     Returns
     -------
@@ -281,6 +281,7 @@ def transfer_files(
     base = params["base"], params["revision"]
     write_adapter(out, adapter.config, *base, new.family, new.dims.layers, weights, dtype)
     content = {
+        "of": dict(params["of"]),
         "method": method,
         "settings": dict(params["settings"]),
         "adapter": adapter.hashes(),

@@ -1,0 +1,45 @@
+# make setup · demo · test · test-all · lint: each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+CORES ?= 2
+PAIR ?= nano_v1_to_v2
+APP ?= math
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test test-all lint format clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("loraport needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/$(APP)/lora_transferred
+	python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
+
+test: setup
+	python -m pytest -n 2
+
+test-all: setup
+	python -m pytest -n 2 -m 'slow or not slow' --durations 15 -rs
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	mypy
+	snakemake --lint
+
+format: setup
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+clean:
+	rm -rf artifacts .snakemake
