@@ -6,21 +6,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "lm_eval", "datasets", "sacrebleu")
+from . import provenance
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "datasets",
+    "lm_eval",
+    "sacrebleu",
+)
 
 
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Versions of Python and of those `packages` that are installed."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def versions() -> dict[str, str]:
+    """Versions of Python and of what trains and scores; "absent" where a package is not there."""
+    return provenance.versions(*LIBRARIES)
 
 
 @contextmanager

@@ -13,16 +13,17 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from .device import pick_device
 from .errors import LoraportError
 from .weights import TensorFile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_dtype(name: str = "auto") -> torch.dtype:
+def choose_dtype(name: str, device: str) -> torch.dtype:
     """A torch dtype by name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        return torch.float32 if device == "cpu" else torch.bfloat16
     if name not in DTYPES:
         raise LoraportError(f"unknown dtype {name!r}", expected=f"auto, {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -32,19 +33,25 @@ def load_base(
     directory: str | Path,
     *,
     dtype: str = "auto",
+    device: str = "auto",
     device_map: str = "",
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, with a pad token, on the GPU where there is one.
+    """A causal language model and its tokenizer, with a pad token.
 
-    `device_map` ("auto", "balanced", …) spreads a base over several GPUs, as accelerate does.
+    Parameters
+    ----------
+    dtype : `auto` (bfloat16 on a GPU, float32 on a CPU), or a name in `DTYPES`
+    device : `auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, …
+    device_map : ("auto", "balanced", …) spreads a base over several GPUs, as accelerate does
     """
+    device = pick_device(device)
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, **where)
         model: Any = AutoModelForCausalLM.from_pretrained(
             directory,
-            dtype=choose_dtype(dtype),
+            dtype=choose_dtype(dtype, device),
             use_safetensors=True,
             **({"device_map": device_map} if device_map else {}),
             **where,
@@ -58,8 +65,8 @@ def load_base(
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not device_map and torch.cuda.is_available():
-        model.to("cuda:0")
+    if not device_map:
+        model.to(device)
     return model.eval(), tokenizer
 
 

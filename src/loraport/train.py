@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from transformers import (
     DataCollatorForSeq2Seq,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -30,6 +31,7 @@ from transformers import (
 from .artifacts import atomic, sha256, write_json
 from .data import Encoded, Example, encode, fingerprint, subset
 from .errors import LoraportError
+from .job import progress
 from .measure import measured, versions
 from .models import load_base, save_adapter
 from .starts import Fresh, begin
@@ -70,7 +72,9 @@ class Settings:
     save_steps: int = 50
     new_layers: str = "init"
     dtype: str = "auto"
+    device: str = "auto"
     device_map: str = ""
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         allowed = {"loss": ("answer", "text"), "new_layers": ("init", "zero")}
@@ -141,7 +145,11 @@ def train_lora(
     _make_deterministic(settings.seed)
     with measured() as run:
         model, tokenizer = load_base(
-            model_dir, dtype=settings.dtype, device_map=settings.device_map
+            model_dir,
+            dtype=settings.dtype,
+            device=settings.device,
+            device_map=settings.device_map,
+            trust_remote_code=settings.trust_remote_code,
         )
         rows = encode(chosen, tokenizer, settings.cutoff, settings.loss)
         steps = count_steps(len(rows.rows), settings)
@@ -186,10 +194,20 @@ def _make_deterministic(seed: int) -> None:
 
 
 class _Watch(TrainerCallback):
-    """Stops at the first loss that is not finite, and lets a fresh AdaLoRA prune its ranks."""
+    """Shows progress, stops at a loss that is not finite, lets a fresh AdaLoRA prune its ranks."""
 
     def __init__(self, model: PeftModel, allocates: bool):
         self.model, self.allocates = model, allocates
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = progress(state.max_steps, "steps")
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         if self.allocates:
@@ -216,7 +234,7 @@ def _trainer(
     start: Fresh | str | Path,
 ) -> Trainer:
     micro = settings.micro_batch or settings.batch_size
-    on_gpu = torch.cuda.is_available()
+    on_gpu = model.device.type != "cpu"
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
@@ -238,18 +256,21 @@ def _trainer(
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
+        disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for `device_map`, not for copies
     allocates = isinstance(start, Fresh) and start.kind == "adalora"
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=rows.rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         callbacks=[_Watch(model, allocates)],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _key(
