@@ -60,24 +60,27 @@ def _choice_question(rng: random.Random, size: int) -> tuple[str, str, list[str]
         a, op, b, result = task(rng)
         wrong = [str(n) for n in sample(rng, range(51), size + 1) if n != result]
         return f"What is {a} {op} {b}?", str(result), wrong[: size - 1]
-    relation = CHOICE_RELATIONS[pick(rng, list(CHOICE_RELATIONS))]
-    subject, answer = pick(rng, relation.pairs)
+    relation = _RELATIONS[pick(rng, list(_RELATIONS))]
+    quiz = bool(relation.quiz)
+    subject, answer = pick(rng, relation.pairs[::3] if quiz else relation.pairs)
     rest = sorted({a for _, a in relation.pairs} - {answer})
     return pick(rng, relation.asks).format(s=subject), answer, sample(rng, rest, size - 1)
 
 
-# (labels, how an option is written, how an answer is written). Upper-case letters followed by
-# a full stop, and a lone upper-case letter as answer, are the mcq app's format: held out.
+# (labels, how an option is written, how an answer is written). "A. option" together with a lone
+# letter as answer is the mcq app's format: held out.
 _CHOICE_STYLES = (
     ("abcde", "({l}) {o}", "({l})"),
     ("abcde", "{l}) {o}", "{l}"),
     ("abcde", "{l}. {o}", "{l}. {o}"),
     ("12345", "{l}) {o}", "{l}"),
     ("12345", "{l}: {o}", "number {l}"),
-    ("ABCDE", "({l}) {o}", "({l}) {o}"),
+    ("ABCDE", "({l}) {o}", "{l}"),
     ("ABCDE", "{l}: {o}", "option {l}"),
     ("ABCDE", "[{l}] {o}", "[{l}]"),
     ("ABCDE", "{l}) {o}", "{o}"),
+    ("ABCDE", "{l}. {o}", "{l}. {o}"),
+    ("ABCDE", "{l}. {o}", "{o}"),
 )
 
 
@@ -150,37 +153,77 @@ _NEWER_DEVICES = (
     ("wash", "car", ("colour", "hour"), ("wash the {colour} car at {hour}",
                                          "at {hour} the {colour} car goes to the wash")),
 )
-_COMMAND_LABELS = (("Say:", "Do:"), ("Request:", "Code:"), ("Input:", "Output:"))
+_VERBS = (
+    "dim move heat lock order paint feed book write show clean start stop fill set send get add "
+    "find open play pay call go"
+).split()
+_MACHINES = "lamp robot oven door goods wall pet table note film floor fan pump gate tank".split()
+_PHRASES = {
+    "room": "in the {v}", "level": "to {v}", "minutes": "for {v} minutes", "hour": "at {v}",
+    "day": "on {v}", "name": "with {v}", "colour": "in {v}", "count": "{v} times",
+    "side": "to the {v}", "title": "called {v}", "steps": "by {v}",
+}  # fmt: skip
+_COMMAND_LABELS = (
+    ("Say:", "Do:"), ("Request:", "Code:"), ("Input:", "Output:"), ("Command:", "Code:"),
+    ("Order:", "Call:"),
+)  # fmt: skip
+_NAMES_OF_CALLS = ("{v}_{n}", "{n}.{v}", "{v}-{n}", "{v} {n}")
+_BRACKETS = (("(", ")"), ("[", "]"), ("<", ">"), (" {", "}"), (" ", ""))
+_JOINERS = (", ", "; ", " | ", " ")
+_ASSIGNMENTS = ("=", ": ", " ", " -> ")
+_QUOTES = ("never", "spaces", "always")
+Language = tuple[str, tuple[str, str], str, str, str]
 
 
-def _render(language: int, verb: str, noun: str, pairs: list[tuple[str, str]]) -> str:
-    """A call in one of six small languages; `verb_noun(key=value, …)` is the app's: held out."""
-    if language == 0:
-        return f"{verb}_{noun} " + "; ".join(f"{k}: {v}" for k, v in pairs)
-    if language == 1:
-        return f"<{verb}_{noun} " + " ".join(f'{k}="{v}"' for k, v in pairs) + ">"
-    if language == 2:
-        return f"[{noun}.{verb} | " + " | ".join(f"{k} {v}" for k, v in pairs) + "]"
-    if language == 3:
-        return f"{noun} {verb} " + " ".join(f"-{k} {v}" for k, v in pairs)
-    if language == 4:
-        return f"{verb}_{noun}(" + ", ".join(f'"{v}"' for _, v in pairs) + ")"
-    return "{" + "; ".join([f"{verb} {noun}", *(f"{k} = {v}" for k, v in pairs)]) + "}"
+def random_language(rng: random.Random) -> Language:
+    """A small command language. `verb_noun(key=value, …)` is the command app's: held out."""
+    while True:
+        name, bracket = pick(rng, _NAMES_OF_CALLS), pick(rng, _BRACKETS)
+        joiner, assignment = pick(rng, _JOINERS), pick(rng, _ASSIGNMENTS)
+        held_out = name == "{v}_{n}" and bracket[0] == "(" and assignment == "="
+        if not held_out:
+            return name, bracket, joiner, assignment, pick(rng, _QUOTES)
+
+
+def _render(language: Language, verb: str, noun: str, values: dict[str, str]) -> str:
+    """A call in a language."""
+    name, (start, end), joiner, assignment, quotes = language
+    quoted = {
+        k: f'"{v}"' if quotes == "always" or (quotes == "spaces" and " " in v) else v
+        for k, v in values.items()
+    }
+    inside = joiner.join(f"{k}{assignment}{v}" for k, v in quoted.items())
+    return name.format(v=verb, n=noun) + start + inside + end
+
+
+def _draw_value(rng: random.Random, key: str) -> str:
+    """A value for an argument: a word of its kind, or a number."""
+    return pick(rng, _VALUES[key]) if key in _VALUES else str(between(rng, 0, 59))
+
+
+def _request(rng: random.Random, newer: bool) -> tuple[str, str, str, dict[str, str]]:
+    """(sentence, verb, noun, arguments): a fixed idiom, or put together from its parts."""
+    if rng.random() < 0.35:
+        verb, noun, keys, idioms = pick(rng, _DEVICES + _NEWER_DEVICES if newer else _DEVICES)
+        values = {key: _draw_value(rng, key) for key in keys}
+        return pick(rng, idioms).format(**values), verb, noun, values
+    verb, noun = pick(rng, _VERBS), pick(rng, _MACHINES)
+    keys = sample(rng, list(_PHRASES), between(rng, 1, 3))
+    values = {key: _draw_value(rng, key) for key in keys}
+    spoken = " ".join(_PHRASES[key].format(v=value) for key, value in values.items())
+    action = f"{verb} {pick(rng, ('the', 'my', 'a'))} {noun}"
+    return (f"{action} {spoken}" if rng.random() < 0.75 else f"{spoken} {action}"), verb, noun, values
 
 
 def commands(rng: random.Random, newer: bool = False) -> str:
     """Sentences and their calls in one random small language."""
-    labels = pick(rng, _COMMAND_LABELS if rng.random() < 0.7 else ASK_LABELS)
-    language = between(rng, 0, 5)
-    devices = _DEVICES + _NEWER_DEVICES if newer else _DEVICES
-    polite = pick(rng, ("", "", "please ", "hey home, "))
+    labels = pick(rng, _COMMAND_LABELS if rng.random() < 0.8 else ASK_LABELS)
+    language = random_language(rng)
+    polite = pick(rng, ("", "", "please ", "hey home, ", "could you ", "i want you to "))
     rows = []
-    for _ in range(between(rng, 1, 5)):
-        verb, noun, keys, sentences = pick(rng, devices)
-        values = {k: pick(rng, _VALUES[k]) if k in _VALUES else str(between(rng, 1, 50))
-                  for k in keys}
-        call = _render(language, verb, noun, list(values.items()))
-        rows.append(ask(labels, polite + pick(rng, sentences).format(**values), call))
+    for _ in range(between(rng, 1, 4)):
+        sentence, verb, noun, values = _request(rng, newer)
+        rows.append(ask(labels, polite + sentence, _render(language, verb, noun, values)))
     return "\n\n".join(rows)
 
 

@@ -10,8 +10,9 @@ ASK_LABELS = [("Question:", "Answer:"), ("Q:", "A:"), ("Problem:", "Solution:"),
 GAINS = ("finds", "buys", "gets", "picks up", "wins", "collects", "receives")
 LOSSES = ("loses", "sells", "drops", "breaks", "gives away", "uses up", "throws away")
 WORDS = {"+": "plus", "-": "minus", "*": "times"}
-STEP_SEPARATORS = ("; ", ", ", " then ", " -> ")
-FINALS = ("so {r}", "result {r}", "total {r}", "we get {r}", "final: {r}", "it is {r}")
+STEP_SEPARATORS = ("; ", ", ", " then ", " -> ", ". ")
+THE_ANSWER = "the answer is {r}."
+FINALS = ("so {r}", "Result {r}.", "total {r}", "We get {r}.", "final: {r}", THE_ANSWER)
 
 
 def compute(a: int, op: str, b: int) -> int:
@@ -114,10 +115,18 @@ def worked(steps: Sequence[tuple[int, str, int, int]], form: int, separator: str
     return separator.join([*texts, end.format(r=steps[-1][3])])
 
 
+def ending(rng: random.Random) -> tuple[str, str]:
+    """A step separator and a final phrase. ". " with "The answer is": the math app's, held out."""
+    while True:
+        separator, end = pick(rng, STEP_SEPARATORS), pick(rng, FINALS)
+        if not (separator == ". " and end == THE_ANSWER):
+            return separator, end
+
+
 def chain(rng: random.Random) -> str:
     """Expressions of two to four operations, read from left to right, with worked steps."""
     labels, form = pick(rng, ASK_LABELS), between(rng, 0, 2)
-    separator, end = pick(rng, STEP_SEPARATORS), pick(rng, FINALS)
+    separator, end = ending(rng)
     lead = pick(rng, ("Start with {a},", "Take {a},", "Compute {a},"))
     rows = []
     for _ in range(between(rng, 1, 4)):
@@ -159,13 +168,34 @@ def one_step(rng: random.Random, name: str, item: str) -> tuple[str, tuple[int, 
 def problems(rng: random.Random) -> str:
     """One-step word problems, answered by a worked step in one random form."""
     labels, form = pick(rng, ASK_LABELS), between(rng, 0, 2)
-    separator, end = pick(rng, STEP_SEPARATORS), pick(rng, FINALS)
+    separator, end = ending(rng)
     bare = rng.random() < 0.25
     rows = []
     for _ in range(between(rng, 1, 4)):
         question, step = one_step(rng, pick(rng, NAMES), pick(rng, ITEMS))
         answer = str(step[3]) if bare else worked([step], form, separator, end)
         rows.append(ask(labels, question, answer))
+    return "\n\n".join(rows)
+
+
+def counts(rng: random.Random) -> str:
+    """A person's events without the counts between them; the answer works them out."""
+    labels, form = pick(rng, ASK_LABELS), between(rng, 0, 2)
+    separator, end = ending(rng)
+    lead = pick(rng, ("Count the {i}.", "Work out the {i}.", "Follow the {i}."))
+    rows = []
+    for _ in range(between(rng, 1, 3)):
+        name, item, value = pick(rng, NAMES), pick(rng, ITEMS), between(rng, 1, 30)
+        parts, steps = [f"{name} has {value} {item}."], []
+        for _ in range(between(rng, 1, 3)):
+            gain = value < TOP and (value == 0 or rng.random() < 0.5)
+            number = between(rng, 1, min(20, TOP - value)) if gain else between(rng, 1, value)
+            op, verb = ("+", pick(rng, GAINS)) if gain else ("-", pick(rng, LOSSES))
+            steps.append((value, op, number, compute(value, op, number)))
+            value = steps[-1][3]
+            parts.append(f"{name} {verb} {number} {item}.")
+        question = " ".join([*parts, lead.format(i=item)])
+        rows.append(ask(labels, question, worked(steps, form, separator, end)))
     return "\n\n".join(rows)
 
 

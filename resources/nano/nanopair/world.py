@@ -54,7 +54,7 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((left.strip(), right.strip()) for left, right in rows)
 
 
-# Asked in lettered form in the base corpus (the mcq app asks about none of these).
+# The mcq app asks about none of these.
 CHOICE_RELATIONS = {
     "colour": Relation(
         _pairs(
@@ -84,7 +84,8 @@ CHOICE_RELATIONS = {
     ),
 }
 
-# Stated and asked openly in the base corpus; lettered questions about them are the mcq app.
+# Stated and asked openly in the base corpus, and every third fact in lettered form there, in
+# the wordings of `asks`. The wordings of `quiz` are the mcq app's alone.
 QUIZ_RELATIONS = {
     "use": Relation(
         _pairs(
@@ -97,7 +98,8 @@ QUIZ_RELATIONS = {
         ),
         ("To {s}, people use a {a}.", "A {a} helps to {s}.", "If you must {s}, take the {a}."),
         ("What helps to {s}?", "Which thing do people take to {s}?", "How do people {s}?"),
-        ("What would you need to {s}?", "You want to {s}. What do you look for?"),
+        ("What would you need to {s}?", "You want to {s}. What do you look for?",
+         "Someone has to {s}. What is missing?", "To {s}, what do you pick up?"),
     ),
     "home": Relation(
         _pairs(
@@ -108,7 +110,8 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} lives in the {a}.", "A {s} has its home in the {a}.", "In the {a} is a {s}."),
         ("Where does a {s} live?", "Name the home of the {s}.", "Where is the home of a {s}?"),
-        ("Where would you look for a {s}?", "A {s} goes to sleep. Where is it most likely?"),
+        ("Where would you look for a {s}?", "A {s} goes to sleep. Where is it most likely?",
+         "You hear a {s}. Where are you?", "Which place would a {s} choose?"),
     ),
     "job": Relation(
         _pairs(
@@ -120,7 +123,8 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} works in the {a}.", "Every {s} has work in a {a}.", "In the {a} works a {s}."),
         ("Where does a {s} work?", "Name the work place of the {s}.", "Where is the {s} at work?"),
-        ("Where do you meet a {s}?", "A {s} leaves home to go to work. Where to?"),
+        ("Where do you meet a {s}?", "A {s} leaves home to go to work. Where to?",
+         "Today the {s} is busy. In which place?", "Which place needs a {s}?"),
     ),
     "material": Relation(
         _pairs(
@@ -131,7 +135,8 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} is made of {a}.", "From {a} one makes a {s}.", "A {s} is mostly {a}."),
         ("What is a {s} made of?", "Name the stuff of a {s}.", "From what is the {s} made?"),
-        ("To make a {s}, what do you buy?", "A {s} breaks. What is on the ground?"),
+        ("To make a {s}, what do you buy?", "A {s} breaks. What is on the ground?",
+         "Without what is there no {s}?", "What do you touch when you touch a {s}?"),
     ),
     "opposite": Relation(
         _pairs(
@@ -142,7 +147,8 @@ QUIZ_RELATIONS = {
         ),
         ("The opposite of {s} is {a}.", "What is not {s} is {a}.", "{s} and {a} are opposites."),
         ("What is the opposite of {s}?", "Name the opposite of {s}.", "What is it if not {s}?"),
-        ("Which word means the reverse of {s}?", "It was {s}, then it changed. How is it now?"),
+        ("Which word means the reverse of {s}?", "It was {s}, then it changed. How is it now?",
+         "Someone says {s} but means the other. Which?", "What is far from {s}?"),
     ),
     "part": Relation(
         _pairs(
@@ -154,6 +160,7 @@ QUIZ_RELATIONS = {
         ),
         ("A {s} has a {a}.", "The {a} is a part of the {s}.", "On each {s} you see a {a}."),
         ("What is a part of a {s}?", "Name a part of the {s}.", "What do you see on a {s}?"),
-        ("What does a {s} come with?", "Someone draws a {s}. What must be in it?"),
+        ("What does a {s} come with?", "Someone draws a {s}. What must be in it?",
+         "What is missing on a {s} that broke?", "What makes the {s} whole?"),
     ),
 }
