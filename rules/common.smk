@@ -88,6 +88,26 @@ def sources(wildcards):
     return {side: CONFIG.model(name)["source"] for side, name in names.items()}
 
 
+def reading(wildcards):
+    """How both models of a pair read the calibration texts."""
+    old, new = told(CONFIG.pair)(wildcards.pair)
+    texts = CONFIG.texts(old)
+    return {
+        "texts": texts,
+        "texts_version": preflight.texts_version(texts),
+        "remote_code": [CONFIG.model(name)["remote_code"] for name in (old, new)],
+        "calibration": {
+            key: CONFIG.content["calibration"][key]
+            for key in ("examples", "max_tokens", "batch_size", "device")
+        },
+    }
+
+
+def method_settings(wildcards):
+    """The mapping settings that a method reads."""
+    return mapping(*methods.settings(told(CONFIG.method)(wildcards.method)))(wildcards)
+
+
 def mapping(*keys):
     """Function of a rule's wildcards: some mapping settings of its method or variant."""
     return lambda wildcards: {
@@ -96,8 +116,12 @@ def mapping(*keys):
 
 
 def home(pair, method):
-    """Folder of a pair's mapping, or of a variant's own where it changes mapping settings."""
-    own = CONFIG.content["variants"].get(method, {}).get("mapping")
+    """Folder of a pair's mapping, or of a variant's own where it changes what the maps are made of.
+
+    Settings that only a method reads (methods.settings) lead to other maps, not to another mapping.
+    """
+    changed = set(CONFIG.content["variants"].get(method, {}).get("mapping", {}))
+    own = changed - set(methods.settings(CONFIG.method(method)))
     return f"artifacts/{pair}/variants/{method}" if own else f"artifacts/{pair}"
 
 
@@ -105,7 +129,7 @@ def home(pair, method):
 def maps_inputs(wildcards):
     """What the maps of a method are made from, by its declaration."""
     folder = home(wildcards.pair, wildcards.method)
-    files = {"embedding": "embedding.h5", "layers": "layers.json", "heads": "heads.h5"}
+    files = {"layers": "layers.json", **{n: f"{n}.h5" for n in ("embedding", "heads", "moments")}}
     needed = methods.needs(CONFIG.method(wildcards.method))
     made = {name: f"{folder}/{file}" for name, file in files.items() if name in needed}
     return {**pair_specs(wildcards.pair), **made}

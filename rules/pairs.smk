@@ -86,6 +86,30 @@ rule heads:
         "../workflow/scripts/heads.py"
 
 
+rule moments:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        layers=f"{PAIR}/layers.json",
+    output:
+        f"{PAIR}/moments.h5",
+    log:
+        f"{PAIR}/logs/moments.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=memory("moments"),
+        runtime=minutes("moments"),
+        gpu=gpus("calibration"),
+    params:
+        sources=sources,
+        reading=reading,
+        settings=mapping("moments_gib"),
+        code=code("moments"),
+    script:
+        "../workflow/scripts/moments.py"
+
+
 rule maps:
     input:
         unpack(maps_inputs),
@@ -102,7 +126,7 @@ rule maps:
     params:
         sources=sources,
         method=lambda wildcards: told(CONFIG.method)(wildcards.method),
-        settings=mapping("modules", "wi", "device"),
+        settings=method_settings,
         code=lambda wildcards: code("maps", f"methods.{CONFIG.method(wildcards.method)}"),
     script:
         "../workflow/scripts/maps.py"
@@ -140,3 +164,13 @@ use rule heads as variant_heads with:
         f"{VARIANT}/heads.h5",
     log:
         f"{VARIANT}/logs/heads.log",
+
+
+use rule moments as variant_moments with:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        layers=f"{VARIANT}/layers.json",
+    output:
+        f"{VARIANT}/moments.h5",
+    log:
+        f"{VARIANT}/logs/moments.log",

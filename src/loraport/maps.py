@@ -1,9 +1,10 @@
 """Transfer maps: what every method reduces to, and how it lies on disk.
 
 Per target module a map is a list of terms, each a pair of linear maps that do not depend on the
-adapter: `B_n = Σ L B_o`, `A_n = A_o R`. L and R are products of factors,
-dense or block-sparse, so that nothing larger than the thinnest form is stored; matrices that many
-modules share stand once and are linked. No torch here: carrying an adapter must start fast.
+adapter: `B_n = Σ L B_o`, `A_n = A_o R`; a method may add a constant matrix to the update. L and R
+are products of factors, dense or block-sparse, so that nothing larger than the thinnest form is
+stored; matrices that many modules share stand once and are linked. No torch here: carrying an
+adapter must start fast.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ import numpy as np
 
 from .artifacts import H5Writer, read_h5, write_h5
 from .errors import LoraportError
+
+NOTE = "note_"  # prefix of the attributes that hold a module's notes
 
 
 class Factor(Protocol):
@@ -102,6 +105,9 @@ class ModuleMap:
     old_layer : where the update comes from
     terms : pairs of maps whose results add up
     norm_old, norm_new : ‖W‖_F of the two base weights
+    constant : matrix (d_out, d_in) that is added to the carried update, or None; the sum is then
+        cut to the adapter's rank
+    notes : figures about how the map was made, stored beside it
     right_key : equal for two roles of a layer if and only if their R is the same
     """
 
@@ -111,6 +117,8 @@ class ModuleMap:
     terms: tuple[Term, ...]
     norm_old: float
     norm_new: float
+    constant: Any = field(default=None, compare=False)
+    notes: Mapping[str, float] = field(default_factory=dict, compare=False)
     right_key: str = field(default="", compare=False)
 
 
@@ -129,7 +137,10 @@ def write_maps(
                 terms=len(entry.terms),
                 norm_old=float(entry.norm_old),
                 norm_new=float(entry.norm_new),
+                **{f"{NOTE}{key}": float(value) for key, value in entry.notes.items()},
             )
+            if entry.constant is not None:
+                writer.dataset(f"{group}/constant", _float32(entry.constant))
             for number, term in enumerate(entry.terms):
                 for side, factors in (("L", term.left), ("R", term.right)):
                     _write_product(writer, f"{group}/term_{number}/{side}", factors, shared)
@@ -205,6 +216,12 @@ class Maps:
             tuple(terms),
             float(node.attrs["norm_old"]),
             float(node.attrs["norm_new"]),
+            node["constant"][...] if "constant" in node else None,
+            {
+                key.removeprefix(NOTE): float(value)
+                for key, value in node.attrs.items()
+                if key.startswith(NOTE)
+            },
             " + ".join(keys),
         )
 

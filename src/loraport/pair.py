@@ -9,6 +9,7 @@ import torch
 from .artifacts import read_h5, read_json
 from .heads import ROLES
 from .methods import MatchedHeads, Pair
+from .moments import read_moments
 from .spec import Model
 
 
@@ -45,4 +46,5 @@ def open_pair(
         hidden_map=read_hidden_map(inputs["embedding"], device) if "embedding" in inputs else None,
         path=read_path(inputs["layers"]) if "layers" in inputs else [],
         heads=lambda layer: read_heads(inputs["heads"], layer),
+        moments=lambda layer: read_moments(inputs["moments"], layer, device),
     )

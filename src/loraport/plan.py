@@ -62,6 +62,18 @@ def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     return 3 * waist * DOUBLE, 60
 
 
+def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    sums = _site_sums(old, new) * min(old.layers, new.layers)
+    models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
+    return models + min(sums, 8 << 30), 600 + 1e5 * sums / DOUBLE / 2 / FLOPS
+
+
+def _site_sums(old: Dimensions, new: Dimensions) -> float:
+    """Bytes of one layer pair's moments, a close upper bound."""
+    inner = old.intermediate + new.intermediate
+    return 2 * DOUBLE * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
+
+
 RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "spec": _spec,
     "activations": _activations,
@@ -69,6 +81,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "cka": _features,
     "layers": lambda *models: (0.0, 10.0),
     "heads": _heads,
+    "moments": _moments,
     "maps": _maps,
     "transferred": _transferred,
 }

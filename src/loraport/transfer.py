@@ -17,6 +17,7 @@ import numpy as np
 from .adapter import LoraWeights, audit, read_adapter, write_adapter
 from .architectures import Architecture, Dimensions
 from .artifacts import write_json
+from .lowrank import truncated_sum
 from .maps import Maps, ModuleMap, open_maps
 from .provenance import versions
 from .spec import load_spec
@@ -134,9 +135,25 @@ def carry_module(
         columns = slice(starts[key], starts[key] + b.shape[1])
         b_new[slice(None) if rows is None else rows, columns] = b
     rank = first.rank * len(shared)
-    b_new, a_new, kept = balance(b_new, a_new, rank)
+    constant = _constant(sources, new, module, b_new.shape[0])
+    if constant is None:
+        b_new, a_new, kept = balance(b_new, a_new, rank)
+    else:
+        b_new, a_new, kept = truncated_sum(constant / first.scale, b_new, a_new, rank)
     alpha = first.alpha * (math.sqrt(len(shared)) if first.rslora else len(shared))
     return first.replaced(b_new, a_new, alpha), kept
+
+
+def _constant(sources: list[Source], new: Side, module: str, height: int) -> np.ndarray | None:
+    """What a method adds to a module's update, (d_out, d_in) float64, fused where the module is."""
+    held = [source.map for source in sources if source.map.constant is not None]
+    if not held:
+        return None
+    total = np.zeros((height, held[0].constant.shape[1]))
+    for each in held:
+        rows = new.family.rows(each.role, new.dims)
+        total[slice(None) if rows is None else rows] = each.constant
+    return total
 
 
 def new_layer(

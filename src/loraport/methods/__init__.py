@@ -3,12 +3,17 @@
 A method is a module with
 
 `NEEDS` : a tuple of what its maps are made from, out of `models` (base weights), `embedding`,
-    `layers` and `heads`. A literal: the workflow reads it without importing the module.
-`maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source.
+    `layers`, `heads` and `moments`.
+`SETTINGS` : a tuple of the mapping settings that it reads besides `modules` and `device`.
+`maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source. Where the
+    update is more than a linear function of the adapter's, its `constant` is the rest.
+`check(old, new, settings)` : optional; raises where the two models' dimensions can't be served.
+
+NEEDS and SETTINGS are literals: the workflow reads them without importing the module.
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -23,9 +28,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ..architectures import Dimensions
+    from ..moments import Moments
     from ..spec import Model
 
-INGREDIENTS = ("models", "embedding", "layers", "heads")
+INGREDIENTS = ("models", "embedding", "layers", "heads", "moments")
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Pair:
     hidden_map : W_h (d_o, d_n) float64, or None for the identity
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
+    moments : new layer -> site -> second moments of the tokens to fit on and of those held out
     """
 
     old: "Model"
@@ -48,6 +56,7 @@ class Pair:
     hidden_map: "torch.Tensor | None"
     path: list[tuple[int, int]]
     heads: "Callable[[int], MatchedHeads]"
+    moments: "Callable[[int], Mapping[str, tuple[Moments, Moments]]]"
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,26 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name.isidentifier() and name[0] != "_"))
 
 
-@cache
 def needs(name: str) -> tuple[str, ...]:
     """What a method declares to need, read from its source and not by importing it."""
+    declared = _declared(name, "NEEDS")
+    if declared is None or not set(declared) <= set(INGREDIENTS):
+        raise LoraportError(
+            f"methods/{name}.py does not say what it needs",
+            got=declared,
+            expected=f"NEEDS = a tuple out of {', '.join(INGREDIENTS)}",
+        )
+    return declared
+
+
+def settings(name: str) -> tuple[str, ...]:
+    """The mapping settings that a method reads: a change of any other does not concern its maps."""
+    return ("modules", "device", *(_declared(name, "SETTINGS") or ()))
+
+
+@cache
+def _declared(name: str, variable: str) -> tuple[str, ...] | None:
+    """A literal of a method's file."""
     if name not in names():
         near = get_close_matches(name, names(), 1)
         raise LoraportError(
@@ -84,17 +110,26 @@ def needs(name: str) -> tuple[str, ...]:
         )
     tree = ast.parse(files(__package__).joinpath(f"{name}.py").read_text())
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NEEDS":
-            declared = tuple(ast.literal_eval(node.value))
-            if set(declared) <= set(INGREDIENTS):
-                return declared
-    raise LoraportError(
-        f"methods/{name}.py does not say what it needs",
-        expected=f"NEEDS = a tuple out of {', '.join(INGREDIENTS)}",
-    )
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == variable:
+            return tuple(ast.literal_eval(node.value))
+    return None
+
+
+def check_pair(name: str, old: "Dimensions", new: "Dimensions", settings: dict[str, Any]) -> None:
+    """Refuse a pair whose shapes a method can't serve, with the method's own reason.
+
+    Raises
+    ------
+    LoraportError
+        What a comparison shows in the method's place.
+    """
+    needs(name)  # a wrong name is told before anything is imported
+    module = import_module(f"{__package__}.{name}")
+    if hasattr(module, "check"):
+        module.check(old, new, settings)
 
 
 def make_maps(name: str, pair: Pair) -> Iterator[ModuleMap]:
     """The maps of a method for a pair, one module at a time."""
-    needs(name)  # a wrong name is told before anything is imported
+    check_pair(name, pair.old.dims, pair.new.dims, pair.settings)
     return import_module(f"{__package__}.{name}").maps(pair)

@@ -15,6 +15,7 @@ from ..maps import Blocks, Dense, Factor, ModuleMap, Term
 from . import MatchedHeads, Pair
 
 NEEDS = ("models", "embedding", "layers", "heads")
+SETTINGS = ("wi",)
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:

@@ -1,0 +1,98 @@
+"""What the methods that read base weights have in common: roles, weights, shapes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..architectures import ROLES, Dimensions
+from ..errors import LoraportError
+from . import Pair
+
+
+def roles(pair: Pair) -> list[str]:
+    """The roles that both families have, of those that the settings ask for."""
+    both = [role for role in pair.old.architecture.roles if role in pair.new.architecture.roles]
+    return [role for role in both if role in pair.settings["modules"]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The base weights of one role of matched layers.
+
+    Attributes
+    ----------
+    layer, role, old_layer : as in a ModuleMap
+    old, new : W_o and W_n, (d_out, d_in) float64
+    """
+
+    layer: int
+    role: str
+    old_layer: int
+    old: torch.Tensor
+    new: torch.Tensor
+
+    def norms(self) -> tuple[float, float]:
+        """‖W_o‖_F and ‖W_n‖_F."""
+        return float(self.old.norm()), float(self.new.norm())
+
+
+def weights(pair: Pair) -> Iterator[Weights]:
+    """Base weights, one role at a time, along the layer path (without one: layer i to layer i)."""
+    read = _reader(pair)
+    path = pair.path or [(layer, layer) for layer in range(pair.new.dims.layers)]
+    for old_layer, layer in path:
+        for role in roles(pair):
+            yield Weights(layer, role, old_layer, *read(old_layer, layer, role))
+
+
+def base_norms(pair: Pair) -> Callable[[int, int, str], tuple[float, float]]:
+    """Function of (old layer, new layer, role): ‖W_o‖_F and ‖W_n‖_F."""
+    read = _reader(pair)
+
+    def norms(old_layer: int, layer: int, role: str) -> tuple[float, float]:
+        old, new = read(old_layer, layer, role)
+        return float(old.norm()), float(new.norm())
+
+    return norms
+
+
+def _reader(pair: Pair) -> Callable[[int, int, str], tuple[torch.Tensor, torch.Tensor]]:
+    files = pair.old.checkpoint(), pair.new.checkpoint()
+
+    def read(old_layer: int, layer: int, role: str) -> tuple[torch.Tensor, torch.Tensor]:
+        old = pair.old.weight(files[0], old_layer, role).astype(np.float64)
+        new = pair.new.weight(files[1], layer, role).astype(np.float64)
+        return torch.from_numpy(old).to(pair.device), torch.from_numpy(new).to(pair.device)
+
+    return read
+
+
+def require_equal(
+    method: str, old: Dimensions, new: Dimensions, settings: dict[str, Any], axes: str = "both"
+) -> None:
+    """Refuse a pair whose depth or weight shapes differ.
+
+    Parameters
+    ----------
+    axes : which sides of a weight must be of equal size: `both`, `output` or `input`
+    """
+    sides = {"both": (0, 1), "output": (0,), "input": (1,)}[axes]
+    wrong = [
+        f"{role} {old.shape(role)} and {new.shape(role)}"
+        for role in ROLES
+        if role in settings["modules"]
+        and any(old.shape(role)[side] != new.shape(role)[side] for side in sides)
+    ]
+    if old.layers != new.layers:
+        wrong.insert(0, f"{old.layers} and {new.layers} layers")
+    if wrong:
+        what = {"both": "shapes", "output": "output sizes", "input": "input sizes"}[axes]
+        raise LoraportError(
+            f"{method} can't serve this pair: it needs models of equal depth and {what}",
+            got="; ".join(wrong[:3]),
+            expected="the same in both models",
+            todo="choose a method for models of unequal shapes: lorasuite, crosslora or aligned",
+        )

@@ -1,0 +1,342 @@
+"""Second moments of what two models' modules read and write on the same tokens.
+
+Both models read the same texts; tokens that end on the same character are one pair of rows. Only
+sums of outer products are kept, in float64, so that memory does not grow with the texts. A part of
+the texts is held out, for choices that must not be made on what was fitted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .artifacts import H5Writer, read_h5
+from .errors import LoraportError
+from .linalg import chunks
+from .spec import Model
+
+# role -> site that its input stands at, and site that its output map is fitted at. gate and up are
+# fitted behind the activation: their own outputs lie in a space of the hidden size, below theirs
+READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "gate": "mlp",
+         "up": "mlp", "down": "inner"}  # fmt: skip
+WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
+# site -> role of the module, and whether its input or its output is meant
+SITES = {
+    "attention": ("q", "input"),
+    "heads": ("o", "input"),
+    "mlp": ("up", "input"),
+    "inner": ("down", "input"),
+    "q": ("q", "output"),
+    "k": ("k", "output"),
+    "v": ("v", "output"),
+    "o": ("o", "output"),
+    "down": ("down", "output"),
+}
+HELD_OUT = 5  # every fifth text
+PARTS = ("fit", "held")
+
+
+@dataclass
+class Moments:
+    """Sums over paired tokens at one site; `x` rows of the old model, `y` of the new one.
+
+    Attributes
+    ----------
+    count : token pairs
+    cross : Σ x yᵀ (d_o, d_n)
+    gram_old, gram_new : Σ x xᵀ and Σ y yᵀ, None where no map needs them
+    sum_old, sum_new : Σ x and Σ y
+    square_old, square_new : Σ ‖x‖² and Σ ‖y‖²
+    """
+
+    cross: torch.Tensor
+    gram_old: torch.Tensor | None
+    gram_new: torch.Tensor | None
+    sum_old: torch.Tensor
+    sum_new: torch.Tensor
+    square_old: float = 0.0
+    square_new: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def empty(cls, site: str, old: int, new: int, device: str) -> "Moments":
+        """Of no token yet; `old` and `new` are the widths at the site."""
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        written, read = site in WRITES.values(), site in READS.values()
+        return cls(
+            zeros(old, new),
+            zeros(old, old) if written else None,
+            zeros(new, new) if read else None,
+            zeros(old),
+            zeros(new),
+        )
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Take in token pairs, (t, d_o) and (t, d_n)."""
+        x, y = x.to(self.cross), y.to(self.cross)
+        self.cross.addmm_(x.T, y)
+        if self.gram_old is not None:
+            self.gram_old.addmm_(x.T, x)
+        if self.gram_new is not None:
+            self.gram_new.addmm_(y.T, y)
+        self.sum_old += x.sum(dim=0)
+        self.sum_new += y.sum(dim=0)
+        self.square_old += float(x.square().sum())
+        self.square_new += float(y.square().sum())
+        self.count += len(x)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        def both(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
+            return None if a is None or b is None else a + b
+
+        return Moments(
+            self.cross + other.cross,
+            both(self.gram_old, other.gram_old),
+            both(self.gram_new, other.gram_new),
+            self.sum_old + other.sum_old,
+            self.sum_new + other.sum_new,
+            self.square_old + other.square_old,
+            self.square_new + other.square_new,
+            self.count + other.count,
+        )
+
+
+def paired_tokens(
+    old: Sequence[tuple[int, int]], new: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Positions of tokens that end on the same character, by the tokens' character spans.
+
+    The first token of a text, which carries massive activations, and tokens of no length (special
+    ones) are left out; of several that end on one character (the bytes of it) the last one counts.
+    """
+
+    def ends(spans: Sequence[tuple[int, int]]) -> dict[int, int]:
+        return {last: place for place, (first, last) in enumerate(spans) if place and last > first}
+
+    left, right = ends(old), ends(new)
+    return [(place, right[last]) for last, place in left.items() if last in right]
+
+
+@dataclass
+class Batch:
+    """Texts of one part as both models read them.
+
+    Attributes
+    ----------
+    part : `fit` or `held`
+    inputs : per side, input_ids and attention_mask (b, t)
+    rows : per side, (text, position) of the paired tokens, (2, p)
+    """
+
+    part: str
+    inputs: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    rows: list[torch.Tensor] = field(default_factory=list)
+
+
+def make_batches(
+    tokenizers: tuple[Any, Any], texts: Sequence[str], max_tokens: int, size: int
+) -> list[Batch]:
+    """Batches of texts of like length, those to fit on and those held out apart.
+
+    Raises
+    ------
+    LoraportError
+        If a tokenizer gives no character offsets, or no two tokens end on the same character.
+    """
+    encoded = [[_encode(each, text, max_tokens) for text in texts] for each in tokenizers]
+    batches, found = [], 0
+    for part in PARTS:
+        mine = [i for i in range(len(texts)) if (i % HELD_OUT == HELD_OUT - 1) == (part == "held")]
+        mine.sort(key=lambda i: (len(encoded[0][i].input_ids), i))
+        for span in chunks(len(mine), size):
+            batch, pairs = Batch(part), []
+            for number, i in enumerate(mine[span]):
+                offsets = (encoded[side][i].offset_mapping for side in range(2))
+                pairs += [(number, a, b) for a, b in paired_tokens(*offsets)]
+            found += len(pairs)
+            if not pairs:
+                continue
+            table = torch.tensor(pairs).T
+            for side, tokenizer in enumerate(tokenizers):
+                ids = [encoded[side][i].input_ids for i in mine[span]]
+                padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+                batch.inputs.append({k: padded[k] for k in ("input_ids", "attention_mask")})
+                batch.rows.append(table[[0, 1 + side]])
+            batches.append(batch)
+    if not found:
+        raise LoraportError(
+            "the two tokenizers have no token of the calibration texts in common",
+            got="no two tokens that end on the same character",
+            expected="texts of several words, in a language that both tokenizers know",
+            todo="give other texts in calibration.texts",
+        )
+    return batches
+
+
+def _encode(tokenizer: Any, text: str, max_tokens: int) -> Any:
+    try:
+        return tokenizer(text, truncation=True, max_length=max_tokens, return_offsets_mapping=True)
+    except NotImplementedError as error:
+        raise LoraportError(
+            "aligned transfer pairs tokens by the characters they stand for",
+            got=f"{type(tokenizer).__name__}, which gives no offsets",
+            expected="a fast tokenizer (tokenizer.json) in both models",
+            todo="save the tokenizer in its fast form",
+        ) from error
+
+
+@contextmanager
+def caught_sites(
+    base: Any, model: Model, layer: int, rows: Callable[[], torch.Tensor]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Catch what passes the sites of a layer: site -> (tokens, width) at the positions `rows()`."""
+    family, caught = model.architecture, {}
+    modules = dict(base.named_modules())
+
+    def catch(site: str, where: str, cut: np.ndarray | None) -> Callable:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            values = inputs[0] if where == "input" else output
+            text, place = rows().to(values.device)
+            picked = values[text, place]
+            caught[site] = picked if cut is None or where == "input" else picked[:, cut]
+
+        return hook
+
+    handles = []
+    for site, (role, where) in SITES.items():
+        if role in family.roles:
+            module = modules[family.path(layer, family.module_of(role))]
+            hook = catch(site, where, family.rows(role, model.dims))
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def width(model: Model, site: str) -> int:
+    """Numbers a token at a site."""
+    role, where = SITES[site]
+    return model.dims.shape(role)[1 if where == "input" else 0]
+
+
+def site_bytes(old: Model, new: Model) -> int:
+    """Memory that the sums of one layer pair take, in bytes."""
+    total = 0
+    for site in SITES:
+        o, n = width(old, site), width(new, site)
+        total += o * n + (o * o if site in WRITES.values() else 0)
+        total += n * n if site in READS.values() else 0
+    return total * len(PARTS) * 8
+
+
+LayerMoments = dict[str, tuple[Moments, Moments]]
+
+
+def layer_moments(
+    models: tuple[Model, Model],
+    bases: tuple[Any, Any],
+    batches: Sequence[Batch],
+    pairs: Sequence[tuple[int, int]],
+    device: str,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> list[LayerMoments]:
+    """Moments at all sites of some layer pairs, in one pass over the texts.
+
+    Parameters
+    ----------
+    models, bases : old and new; `bases` as they run
+    pairs : (old, new) layers
+    device : where the sums are
+
+    Returns
+    -------
+    for each layer pair, site -> moments of the texts to fit on, and of those held out
+
+    Notes
+    -----
+    O(tokens · Σ width²) beside the two forward passes; memory: the sums of these layer pairs, and
+    what one batch passes through them.
+    """
+    shared = [
+        site
+        for site, (role, _) in SITES.items()
+        if all(role in model.architecture.roles for model in models)
+    ]
+    sums = [
+        {
+            part: {
+                site: Moments.empty(site, width(models[0], site), width(models[1], site), device)
+                for site in shared
+            }
+            for part in PARTS
+        }
+        for _ in pairs
+    ]
+    for batch in batches:
+        seen = [_run(models[side], bases[side], batch, side, [pair[side] for pair in pairs])
+                for side in range(2)]  # fmt: skip
+        for number, held in enumerate(sums):
+            for site, moments in held[batch.part].items():
+                moments.add(seen[0][number][site], seen[1][number][site])
+        progress(len(batch.inputs[0]["input_ids"]))
+    return [{site: (held["fit"][site], held["held"][site]) for site in shared} for held in sums]
+
+
+def _run(
+    model: Model, base: Any, batch: Batch, side: int, layers: Sequence[int]
+) -> list[dict[str, torch.Tensor]]:
+    """One forward pass; what passed the sites of each of the layers."""
+    frames = [caught_sites(base, model, layer, lambda: batch.rows[side]) for layer in layers]
+    caught = [frame.__enter__() for frame in frames]
+    try:
+        with torch.no_grad():
+            inputs = {key: value.to(base.device) for key, value in batch.inputs[side].items()}
+            base(**inputs, use_cache=False)
+    finally:
+        for frame in frames:
+            frame.__exit__(None, None, None)
+    return caught
+
+
+def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoments) -> None:
+    """Store one layer pair's moments, float64."""
+    writer.attributes(f"layer_{layer}", old_layer=old_layer)
+    for site, parts in found.items():
+        for part, moments in zip(PARTS, parts, strict=True):
+            group = f"layer_{layer}/{site}/{part}"
+            for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
+                values = getattr(moments, name)
+                if values is not None:
+                    writer.dataset(f"{group}/{name}", values.cpu().numpy())
+            writer.attributes(
+                group,
+                count=moments.count,
+                square_old=moments.square_old,
+                square_new=moments.square_new,
+            )
+
+
+def read_moments(path: str | Path, layer: int, device: str = "cpu") -> LayerMoments:
+    """Moments at the sites of one new layer: of the texts to fit on, and of those held out."""
+    found: LayerMoments = {}
+    with read_h5(path, "moments") as file:
+        for site, node in file[f"layer_{layer}"].items():
+            parts = []
+            for part in PARTS:
+                held = {
+                    name: torch.from_numpy(values[...]).to(device)
+                    for name, values in node[part].items()
+                }
+                numbers = {key: value.item() for key, value in node[part].attrs.items()}
+                parts.append(Moments(**{"gram_old": None, "gram_new": None, **held, **numbers}))
+            found[site] = (parts[0], parts[1])
+    return found

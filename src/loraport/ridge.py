@@ -1,0 +1,133 @@
+"""Ridge regression from second moments alone, towards zero or towards a scaled rotation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .moments import Moments
+
+# λ as a fraction of the Gram's mean diagonal
+GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The sums that a linear prediction of targets y (t,) from sources x (s,) needs.
+
+    Attributes
+    ----------
+    cross : Σ y xᵀ (t, s)
+    gram : Σ x xᵀ (s, s)
+    square : Σ ‖y‖²
+    """
+
+    cross: torch.Tensor
+    gram: torch.Tensor
+    square: float
+
+
+def reading(moments: Moments) -> Regression:
+    """Of a module's old input from its new input; not centred, since weights act on what is."""
+    assert moments.gram_new is not None
+    return Regression(moments.cross, moments.gram_new, moments.square_old)
+
+
+def writing(moments: Moments) -> Regression:
+    """Of a module's new output from its old output; centred, which takes biases out."""
+    assert moments.gram_old is not None
+    x, y, count = moments.sum_old, moments.sum_new, max(1, moments.count)
+    return Regression(
+        moments.cross.T - torch.outer(y, x) / count,
+        moments.gram_old - torch.outer(x, x) / count,
+        moments.square_new - float(y @ y) / count,
+    )
+
+
+def procrustes(regression: Regression) -> torch.Tensor:
+    """The scaled partial isometry c·Q (t, s) nearest to the relation of x and y.
+
+    `Q = U Vᵀ` of the cross moment's singular vectors without its null directions, `c` by least
+    squares: `c = Σσ / tr(Q Σxxᵀ Qᵀ)`. O(t s min(t, s)).
+    """
+    u, s, vh = torch.linalg.svd(regression.cross, full_matrices=False)
+    kept = s > max(regression.cross.shape) * torch.finfo(s.dtype).eps * s[0]
+    q = u[:, kept] @ vh[kept]
+    below = float(((q @ regression.gram) * q).sum())
+    return q * (float(s[kept].sum()) / below if below > 0 else 0.0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted map.
+
+    Attributes
+    ----------
+    matrix : (t, s) float64
+    ridge : λ as a fraction of the mean diagonal
+    error : Σ‖y − M x‖² / Σ‖y‖² on the held-out part, of the map fitted without it; 1 is what a map
+        of zero has
+    rank : numerical rank of Σ x xᵀ, at a cut of 1e-10 of its largest eigenvalue
+    """
+
+    matrix: torch.Tensor
+    ridge: float
+    error: float
+    rank: int
+
+
+class Path:
+    """All ridge solutions of one regression, by one eigendecomposition O(s³).
+
+    `M(λ) = (Σ y xᵀ + λ P)(Σ x xᵀ + λ I)⁻¹` with the prior P (t, s), or zero for None.
+    """
+
+    def __init__(self, regression: Regression, prior: torch.Tensor | None):
+        values, self.vectors = torch.linalg.eigh(regression.gram)
+        self.values = values.clamp(min=0)
+        self.unit = float(regression.gram.diagonal().mean())
+        self._cross = regression.cross @ self.vectors
+        self._prior = None if prior is None else prior @ self.vectors
+
+    def turned(self, ridge: float) -> torch.Tensor:
+        """M(ridge · mean diagonal) in the basis of the eigenvectors."""
+        weight = ridge * self.unit
+        above = self._cross if self._prior is None else self._cross + weight * self._prior
+        below = self.values + weight
+        return torch.where(below > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
+
+    def matrix(self, ridge: float) -> torch.Tensor:
+        """M(ridge · mean diagonal), (t, s)."""
+        return self.turned(ridge) @ self.vectors.T
+
+    def errors(self, held: Regression, ridges: Sequence[float]) -> list[float]:
+        """Σ‖y − M x‖² / Σ‖y‖² on held-out sums, for each ridge; O(t s²) each."""
+        cross = held.cross @ self.vectors
+        gram = self.vectors.T @ held.gram @ self.vectors
+        found = []
+        for ridge in ridges:
+            turned = self.turned(ridge)
+            fitted = ((turned @ gram) * turned).sum() - 2 * (turned * cross).sum()
+            found.append(1 + float(fitted) / held.square if held.square > 0 else 1.0)
+        return found
+
+
+def fit(
+    part: Regression, held: Regression, ridge: float | str = "auto", prior: str = "zero"
+) -> Fit:
+    """The ridge map of both parts together.
+
+    Parameters
+    ----------
+    part, held : sums of the texts to fit on, and of the held-out ones
+    ridge : λ as a fraction of the mean diagonal, or `auto`: of `GRID`, the one whose map of `part`
+        has the least error on `held`
+    prior : what the map is drawn to, `zero` or `procrustes`
+    """
+    whole = Regression(part.cross + held.cross, part.gram + held.gram, part.square + held.square)
+    ridges = GRID if ridge == "auto" else (float(ridge),)
+    errors = Path(part, procrustes(part) if prior == "procrustes" else None).errors(held, ridges)
+    best = min(range(len(ridges)), key=errors.__getitem__)
+    path = Path(whole, procrustes(whole) if prior == "procrustes" else None)
+    rank = int((path.values > 1e-10 * path.values[-1]).sum())
+    return Fit(path.matrix(ridges[best]), ridges[best], errors[best], rank)
