@@ -45,7 +45,8 @@ def code_hash(*entries: str | Path) -> str:
     ]
     while waiting:
         path = waiting.pop()
-        name = str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else path.name
+        inside = path.is_relative_to(PACKAGE)
+        name = str(path.relative_to(PACKAGE)) if inside else f"script {path.name}"
         if name in seen or name in FRAME:
             continue
         seen[name], imported = _scan(path)
