@@ -1,0 +1,101 @@
+"""Configuration: defaults, overrides, and agreement of the files that say the same thing."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loraport.config import load
+from loraport.errors import LoraportError
+
+PROJECT = Path(__file__).parents[2]
+SCHEMAS = PROJECT / "workflow" / "schemas"
+
+
+@pytest.fixture
+def minimal(tmp_path) -> dict:
+    """The least that a configuration must say."""
+    table = tmp_path / "adapters.tsv"
+    table.write_text("app\tmodel\tsource\ttask\na\told\tx\t\n")
+    models = {"old": {"source": "x"}, "new": {"source": "y"}}
+    return {"models": models, "pairs": {"p": {"old": "old", "new": "new"}}, "adapters": str(table)}
+
+
+def test_defaults_stand_where_sections_are_missing(minimal):
+    config = load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
+    assert config.mapping("lorasuite")["wh"] == "auto"
+    assert config.transfer("lorasuite") == {
+        "scale": "paper",
+        "new_layers": "zero",
+        "dtype": "float32",
+    }
+    assert config.content["calibration"]["examples"] == 512
+
+
+def test_text_from_the_command_line_is_read_as_numbers(minimal):
+    sections = {
+        "calibration": {"texts": "t", "examples": "36"},
+        "mapping": {"max_offset": "null", "underdetermined": "true"},
+    }
+    content = load({**minimal, **sections}, SCHEMAS).content
+    assert content["calibration"]["examples"] == 36
+    assert content["mapping"]["max_offset"] is None
+    assert content["mapping"]["underdetermined"] is True
+
+
+def test_variants_override_mapping_and_transfer(minimal):
+    variant = {"method": "lorasuite", "mapping": {"wi": "paper"}, "transfer": {"scale": "norm"}}
+    config = load({**minimal, "calibration": {"texts": "t"}, "variants": {"v": variant}}, SCHEMAS)
+    assert config.method("v") == "lorasuite"
+    assert config.mapping("v")["wi"] == "paper"
+    assert config.mapping("lorasuite")["wi"] == "code"
+    assert config.transfer("v")["scale"] == "norm"
+
+
+def test_unknown_names_come_with_the_nearest_known(minimal):
+    config = load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
+    with pytest.raises(LoraportError, match="did you mean 'p'"):
+        config.pair("pp")
+    with pytest.raises(LoraportError, match="did you mean 'lorasuite'"):
+        config.method("lorasuit")
+    with pytest.raises(LoraportError, match="no adapter 'b' of model 'old'"):
+        config.adapter("b", "old")
+
+
+def test_models_of_a_pair_read_the_same_texts(minimal):
+    minimal["models"]["old"]["texts"] = "other.txt"
+    with pytest.raises(LoraportError, match="different calibration texts"):
+        load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
+
+
+def test_shipped_config_is_sound_and_every_key_is_commented():
+    text = (PROJECT / "config/config.yaml").read_text()
+    content = yaml.safe_load(text)
+    content["adapters"] = str(PROJECT / content["adapters"])
+    config = load(content, SCHEMAS)
+    assert ("math", "qwen15") in config.adapters
+    sections = ("calibration", "mapping", "transfer")
+    for section in sections:
+        for key in content[section]:
+            line = next(line for line in text.splitlines() if re.match(rf"  {key}:", line))
+            assert "#" in line, f"{section}.{key} has no comment"
+        assert set(content[section]) == set(config.content[section]), "a key is not shown"
+
+
+def test_environment_and_lock_agree_with_pyproject():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["workflow"], *extras["evaluation"]}
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())["dependencies"]
+    listed = {each for each in environment if isinstance(each, str)} | set(environment[-1]["pip"])
+    listed = {each.replace("pytorch>", "torch>") for each in listed} - {"pip"}
+    listed = {each for each in listed if not each.startswith("python>")}
+    assert listed == wanted
+    lock = (PROJECT / "requirements.lock").read_text()
+    for requirement in wanted | set(extras["dev"]):
+        name = re.sub("[-_]", "[-_]", re.match(r"[\w-]+", requirement)[0])
+        assert re.search(rf"^{name}==", lock, re.M | re.I), f"{requirement} is not locked"
+    assert "+cpu" not in lock
+    assert "--hash" not in lock
