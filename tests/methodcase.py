@@ -1,0 +1,87 @@
+"""A transfer method run on a model pair in this process, without artifacts but its own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from loraport.activations import load_model
+from loraport.adapter import LoraWeights, audit, read_adapter, write_adapter
+from loraport.maps import open_maps, write_maps
+from loraport.methods import Pair, make_maps
+from loraport.models import attach
+from loraport.moments import LayerMoments, layer_moments, make_batches
+from loraport.spec import open_model
+from loraport.transfer import Side, carry
+
+ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
+SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes", "wi": "code",
+                            "side": "input", "singular": 320, "cross_terms": "drop"}  # fmt: skip
+
+
+def collect_moments(old: Path, new: Path, path: list, texts: list[str]) -> list[LayerMoments]:
+    """Moments of each layer pair of the path."""
+    models = open_model(old), open_model(new)
+    bases, tokenizers = zip(*(load_model(model, "cpu") for model in models), strict=True)
+    return layer_moments(models, bases, make_batches(tokenizers, texts, 64, 16), path, "cpu")
+
+
+def make_method_pair(
+    old: Path, new: Path, path: list | None = None, moments: list | None = None, **settings
+) -> Pair:
+    """The pair as a method sees it; heads and W_h are absent."""
+    known = {layer: each for (_, layer), each in zip(path or [], moments or [], strict=False)}
+
+    def no_heads(layer: int) -> Any:
+        raise AssertionError("this method declares no heads")
+
+    return Pair(
+        open_model(old), open_model(new), {**SETTINGS, **settings}, "cpu", None, path or [],
+        no_heads, known.__getitem__,
+    )  # fmt: skip
+
+
+def transferred(
+    folder: Path, method: str, pair: Pair, adapter_dir: Path
+) -> tuple[dict[tuple[int, str], LoraWeights], dict]:
+    """Maps written, read again and applied; the result also lies in `folder/adapter`."""
+    write_maps(folder / "maps.h5", method, {}, make_maps(method, pair))
+    sides = [Side(model.architecture, model.dims) for model in (pair.old, pair.new)]
+    adapter = read_adapter(adapter_dir)
+    names = {str(pair.old.directory), pair.old.directory.name}
+    located = audit(adapter, sides[0].family, sides[0].dims, names)
+    with open_maps(folder / "maps.h5") as maps:
+        weights, report = carry(located, maps, *sides)
+    out = folder / "adapter"
+    out.mkdir(exist_ok=True)
+    write_adapter(
+        out, adapter.config, str(pair.new.directory), "", sides[1].family, sides[1].dims.layers,
+        weights, "float32",
+    )  # fmt: skip
+    return weights, report
+
+
+def dense(weights: LoraWeights) -> np.ndarray:
+    """s B A in float64."""
+    return weights.scale * (weights.b.astype(np.float64) @ weights.a.astype(np.float64))
+
+
+def logits(model_dir: Path, adapter: Path | None = None) -> torch.Tensor:
+    """Logits of some token sequences, float64."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    if adapter is not None:
+        model = attach(model, adapter)
+    ids = torch.randint(5, 120, (6, 24), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        return model(ids).logits.double()
+
+
+def lost(old: Path, new: Path, adapter_old: Path, adapter_new: Path) -> float:
+    """Difference of the two adapted models' logits, as a share of what the old adapter does.
+
+    For models of the same function: 0 is a perfect transfer, 1 is what no adapter has.
+    """
+    bare, wanted = logits(old), logits(old, adapter_old)
+    return float((logits(new, adapter_new) - wanted).norm() / (wanted - bare).norm())

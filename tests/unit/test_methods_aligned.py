@@ -1,0 +1,270 @@
+"""Aligned transfer recovers an adapter exactly wherever the new model is the old one rewritten."""
+
+from pathlib import Path
+
+import methodcase
+import numpy as np
+import pico
+import pytest
+import torch
+
+from loraport.errors import LoraportError
+from loraport.moments import HELD_OUT, Moments, make_batches, paired_tokens
+from loraport.ridge import GRID, Regression, fit, procrustes, reading, writing
+
+SIZES = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
+PATH = [(0, 0), (1, 1)]
+Tensors = dict[str, torch.Tensor]
+READERS = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("aligned")
+    pico.make_model(root / "old", seed=1, **SIZES)
+    pico.make_adapter(root / "lora", root / "old", seed=3)
+    return root
+
+
+def orthogonal(seed: int, d: int) -> torch.Tensor:
+    return torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0])
+
+
+def rotate(tensors: Tensors) -> Tensors:
+    """The residual stream x becomes xQ; norm weights go into the layers that read the norm."""
+    turned, Q = dict(tensors), orthogonal(0, SIZES["hidden"])
+    for name, values in tensors.items():
+        block, _, norm = name.removesuffix(".weight").rpartition(".")
+        targets = [f"{block}.{module}.weight" for module in READERS.get(norm, ())]
+        for target in ["lm_head.weight"] if name == "model.norm.weight" else targets:
+            turned[target] = turned[target] * values
+            turned[name] = torch.ones_like(values)
+    for name, values in turned.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            turned[name] = Q.T @ values
+        elif values.ndim == 2:
+            turned[name] = values @ Q
+    return turned
+
+
+def permute(tensors: Tensors) -> Tensors:
+    """Both key-value groups change places, and so do the two query heads of each."""
+    h, swapped = SIZES["hidden"] // SIZES["heads"], dict(tensors)
+    order = {"q_proj": [3, 2, 1, 0], "k_proj": [1, 0], "v_proj": [1, 0]}
+    for name, values in tensors.items():
+        module = name.split(".")[-2]
+        if module in order:
+            heads = values.reshape(-1, h, values.shape[1])
+            swapped[name] = heads[order[module]].reshape(values.shape)
+        elif module == "o_proj":
+            heads = values.T.reshape(-1, h, values.shape[0])
+            swapped[name] = heads[order["q_proj"]].reshape(values.shape).T
+    return swapped
+
+
+def pad(tensors: Tensors, width: int) -> Tensors:
+    """A residual stream with dimensions that stay zero; norm weights make up for the width."""
+    grown = {}
+    for name, values in tensors.items():
+        more = width - SIZES["hidden"]
+        if values.ndim == 1:
+            shrink = (SIZES["hidden"] / width) ** 0.5
+            grown[name] = torch.nn.functional.pad(values * shrink, (0, more), value=1.0)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            grown[name] = torch.nn.functional.pad(values, (0, 0, 0, more))
+        else:
+            grown[name] = torch.nn.functional.pad(values, (0, more))
+    return grown
+
+
+def add_biases(tensors: Tensors) -> Tensors:
+    """The biases that Qwen2 has on q, k and v, all zero."""
+    names = [name for name in tensors if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")]
+    zero = {n.replace("weight", "bias"): torch.zeros(len(tensors[n])).double() for n in names}
+    return {**tensors, **zero}
+
+
+WIDE = SIZES["hidden"] + 8
+QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False}
+TWINS = {
+    "same": (lambda tensors: tensors, {}),
+    "rotated": (rotate, {}),
+    "permuted": (permute, {}),
+    "padded": (
+        lambda tensors: pad(tensors, WIDE),
+        {"hidden_size": WIDE, "head_dim": 8, "rms_norm_eps": 1e-6 * SIZES["hidden"] / WIDE},
+    ),
+    "qwen2": (add_biases, QWEN),
+}
+
+
+@pytest.fixture(scope="module", params=list(TWINS))
+def twin(request, root) -> tuple[Path, list]:
+    edit, changes = TWINS[request.param]
+    new = pico.edit_model(root / request.param, root / "old", edit, **changes)
+    assert torch.allclose(methodcase.logits(new), methodcase.logits(root / "old"), atol=1e-4)
+    return new, methodcase.collect_moments(root / "old", new, PATH, pico.texts(60))
+
+
+def run(root: Path, folder: Path, twin: tuple[Path, list], **settings) -> float:
+    new, moments = twin
+    pair = methodcase.make_method_pair(root / "old", new, PATH, moments, **settings)
+    methodcase.transferred(folder, "aligned", pair, root / "lora")
+    return methodcase.lost(root / "old", new, root / "lora", folder / "adapter")
+
+
+@pytest.mark.parametrize("prior", ["zero", "procrustes"])
+def test_a_model_rewritten_gets_the_whole_adapter(root, twin, tmp_path, prior):
+    assert run(root, tmp_path, twin, ridge=1e-9, prior=prior) < 1e-3
+
+
+def test_the_default_loses_little_on_a_model_rewritten(root, twin, tmp_path):
+    assert run(root, tmp_path, twin) < 1e-2
+
+
+def test_a_heavy_ridge_loses_most_towards_zero_and_less_towards_a_rotation(root, twin, tmp_path):
+    (tmp_path / "rotation").mkdir()
+    to_zero = run(root, tmp_path, twin, ridge=1.0, prior="zero")
+    to_rotation = run(root, tmp_path / "rotation", twin, ridge=1.0, prior="procrustes")
+    assert to_zero > 0.5 and to_rotation < to_zero
+
+
+def test_updates_of_a_model_and_itself_are_the_adapters_own(root, tmp_path):
+    moments = methodcase.collect_moments(root / "old", root / "old", PATH, pico.texts(60))
+    pair = methodcase.make_method_pair(root / "old", root / "old", PATH, moments, ridge=1e-9)
+    weights, _ = methodcase.transferred(tmp_path, "aligned", pair, root / "lora")
+    before = pico.load_adapter(root / "old", root / "lora")
+    assert {(layer, pico.PATHS[role]) for layer, role in before} == set(weights)
+    for (layer, role), (B, A, s) in before.items():
+        carried = methodcase.dense(weights[layer, pico.PATHS[role]])
+        assert np.linalg.norm(carried - s * B @ A) < 1e-3 * np.linalg.norm(s * B @ A)
+
+
+def test_other_depth_width_and_tokenizer_are_served(pico_pair, tmp_path):
+    path = [(0, 0), (1, 1), (2, 3)]
+    moments = methodcase.collect_moments(pico_pair.old, pico_pair.new, path, pico.texts(40))
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, path, moments)
+    weights, report = methodcase.transferred(tmp_path, "aligned", pair, pico_pair.adapter)
+    served = {layer for (layer, _), each in weights.items() if each.norm() > 0}
+    assert served == {0, 1, 3}
+    assert all(each.rank == 4 for each in weights.values())
+    assert not report["left_behind"]
+
+
+def random_moments(seed: int, site: str, rows: int, old: int, new: int, M=None) -> tuple:
+    """Moments of random rows x, y = M x + noise; with the rows."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, old)) + 2
+    y = rng.normal(size=(rows, new)) - 1 if M is None else x @ M.T + 3
+    moments = Moments.empty(site, old, new, "cpu")
+    for part in np.array_split(np.arange(rows), 3):
+        moments.add(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
+    return moments, x, y
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 0.3])
+@pytest.mark.parametrize("prior", ["zero", "procrustes"])
+def test_maps_are_the_printed_formula(ridge, prior):
+    """R and L by dense inverses over the rows themselves."""
+    (part, x1, y1), (held, x2, y2) = (random_moments(s, "inner", 50, 7, 5) for s in (0, 1))
+    x, y = np.vstack([x1, x2]), np.vstack([y1, y2])
+
+    def literally(target, source):
+        U, sigma, Vt = np.linalg.svd(target.T @ source, full_matrices=False)
+        c = sigma.sum() / np.linalg.norm(source @ (U @ Vt).T) ** 2
+        P = c * U @ Vt if prior == "procrustes" else 0.0
+        gram = source.T @ source
+        size = ridge * np.trace(gram) / len(gram)
+        return (target.T @ source + size * P) @ np.linalg.inv(gram + size * np.eye(len(gram)))
+
+    R = fit(reading(part), reading(held), ridge, prior).matrix.numpy()
+    assert np.allclose(R, literally(x, y), atol=1e-8)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    # the two parts are centred each by itself
+    x[:50], y[:50] = x1 - x1.mean(axis=0), y1 - y1.mean(axis=0)
+    x[50:], y[50:] = x2 - x2.mean(axis=0), y2 - y2.mean(axis=0)
+    L = fit(writing(part), writing(held), ridge, prior).matrix.numpy()
+    assert np.allclose(L, literally(y, x), atol=1e-8)
+
+
+def test_a_planted_affine_map_is_found_behind_its_bias():
+    M = np.random.default_rng(5).normal(size=(5, 7))
+    part, held = (random_moments(seed, "inner", 40, 7, 5, M)[0] for seed in (0, 1))
+    found = fit(writing(part), writing(held), 1e-12)
+    assert np.allclose(found.matrix.numpy(), M, atol=1e-6)
+    assert found.rank == 7 and abs(found.error) < 1e-9
+
+
+def test_held_out_error_is_that_of_the_rows():
+    (part, *_), (held, x, y) = (random_moments(seed, "inner", 30, 7, 5) for seed in (0, 1))
+    found = fit(reading(part), reading(held), 0.1)
+    alone = Regression(part.cross, part.gram_new, part.square_old)
+    nothing = Regression(0 * part.cross, 0 * part.gram_new, 0.0)
+    M = fit(alone, nothing, 0.1).matrix.numpy()
+    error = np.linalg.norm(x - y @ M.T) ** 2 / np.linalg.norm(x) ** 2
+    assert np.isclose(found.error, error)
+
+
+def test_ridge_is_small_where_the_relation_is_exact_and_large_where_there_is_none():
+    M = np.random.default_rng(5).normal(size=(5, 7))
+    exact = [random_moments(seed, "inner", 40, 7, 5, M)[0] for seed in (0, 1)]
+    noise = [random_moments(seed, "inner", 40, 7, 5)[0] for seed in (0, 1)]
+    assert fit(*map(writing, exact)).ridge == min(GRID)
+    assert fit(*map(writing, noise)).ridge == max(GRID)
+
+
+def test_procrustes_finds_a_planted_scaled_rotation_and_drops_null_directions():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 6)) @ np.diag([1, 1, 1, 1, 0, 0])
+    Q = np.linalg.qr(rng.normal(size=(8, 6)))[0]
+    y = 0.7 * x @ Q.T
+    P = procrustes(Regression(torch.from_numpy(y.T @ x), torch.from_numpy(x.T @ x), 1.0)).numpy()
+    assert np.allclose(P, 0.7 * Q @ np.diag([1, 1, 1, 1, 0, 0]), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ([(0, 0), (0, 2), (2, 5)], [(0, 0), (0, 2), (2, 3), (3, 5)], [(1, 1), (2, 3)]),
+        ([(0, 2), (2, 5)], [(0, 2), (2, 5)], [(1, 1)]),  # no <s>: the first token is one of text
+        ([(0, 0), (0, 1), (0, 1), (1, 2)], [(0, 0), (0, 1), (1, 2)], [(2, 1), (3, 2)]),  # bytes
+        ([(0, 0), (0, 3), (3, 3)], [(0, 0), (0, 1), (1, 3), (3, 3)], [(1, 2)]),  # </s>
+        ([(0, 0), (0, 3)], [(0, 0), (0, 4)], []),
+    ],
+)
+def test_tokens_are_paired_by_their_last_character(old, new, expected):
+    assert paired_tokens(old, new) == expected
+
+
+def test_every_fifth_text_is_held_out_and_padding_never_counts():
+    tokenizer = pico.make_tokenizer(1, 200)
+    texts = pico.texts(20)
+    batches = make_batches((tokenizer, tokenizer), texts, 64, 4)
+    counts = {"fit": 0, "held": 0}
+    for batch in batches:
+        text, place = batch.rows[0]
+        assert batch.inputs[0]["attention_mask"][text, place].all() and (place > 0).all()
+        counts[batch.part] += len(place)
+    sizes = [len(tokenizer(text).input_ids) - 1 for text in texts]
+    assert counts["held"] == sum(sizes[HELD_OUT - 1 :: HELD_OUT])
+    assert sum(counts.values()) == sum(sizes)
+
+
+def test_texts_without_a_common_token_end_are_refused():
+    tokenizer = pico.make_tokenizer(1, 200)
+    with pytest.raises(LoraportError, match="no token of the calibration texts"):
+        make_batches((tokenizer, tokenizer), [""] * 5, 64, 4)
+
+
+def test_moments_do_not_depend_on_the_batches(pico_pair):
+    """The same sums from one text a batch as from many, and they are those of plain hooks."""
+    texts = pico.texts(12)
+    one = methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], texts)[0]
+    batch = methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], texts[::-1])[0]
+    for site, parts in one.items():
+        whole, other = parts[0] + parts[1], batch[site][0] + batch[site][1]
+        assert torch.allclose(whole.cross, other.cross, rtol=1e-4, atol=1e-3), site
+        assert whole.count == other.count > 0
