@@ -113,7 +113,7 @@ def train_lora(
     *,
     start: Fresh | str | Path,
     settings: Settings,
-    resume_dir: str | Path | None = None,
+    resume_root: str | Path | None = None,
     inputs: Mapping[str, str] | None = None,
     base_name: str | None = None,
 ) -> dict[str, Any]:
@@ -126,8 +126,9 @@ def train_lora(
     out : directory to write: `adapter_model.safetensors` (float32), `adapter_config.json`,
         `training.json` (what was done, and what came of it) and `loss.csv`
     start : a `Fresh` adapter, or the directory of one to start from
-    resume_dir : where checkpoints lie while the run lasts; a killed run goes on from the last one
-        and ends with the same bytes. Without it, a killed run starts again
+    resume_root : folder that holds the run's checkpoints while it lasts, under a name made of all
+        that they depend on; a killed run goes on from the last one and ends with the same bytes.
+        Without it, a killed run starts again
     inputs : identities of the rule's inputs, recorded in training.json
     base_name : what adapter_config.json calls the base model; kept from `start` where None
 
@@ -155,7 +156,7 @@ def train_lora(
         steps = count_steps(len(rows.rows), settings)
         adapted = begin(model, start, settings.new_layers, steps)
         key = _key(chosen, start, settings, inputs)
-        checkpoints = _checkpoint_folder(resume_dir, key, out)
+        checkpoints = _checkpoint_folder(resume_root, key, out)
         trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start)
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -288,19 +289,12 @@ def _key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _checkpoint_folder(resume_dir: str | Path | None, key: str, out: str | Path) -> Path:
-    """The folder for checkpoints of this very run; what another run left there is removed."""
-    if resume_dir is None:
-        out = Path(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f".{out.name}.{os.getpid()}.checkpoints")
-    else:
-        folder = Path(resume_dir)
-    mark = folder / "key"
-    if folder.exists() and (not mark.is_file() or mark.read_text() != key):
-        shutil.rmtree(folder)
+def _checkpoint_folder(root: str | Path | None, key: str, out: str | Path) -> Path:
+    """The folder for checkpoints of this very run."""
+    out = Path(out)
+    beside = out.with_name(f".{out.name}.{os.getpid()}.checkpoints")
+    folder = Path(root) / key[:24] if root else beside
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(key)
     return folder
 
 

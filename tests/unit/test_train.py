@@ -340,7 +340,7 @@ def on_log(self, args, state, control, **kwargs):
     watch(self, args, state, control, **kwargs)
 train._Watch.on_log = on_log
 data = [Example(*pair) for pair in data]
-train_lora(model, data, out, start=start, settings=Settings(**settings), resume_dir=resume)
+train_lora(model, data, out, start=start, settings=Settings(**settings), resume_root=resume)
 """
 
 
@@ -352,8 +352,9 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, model, start, rule)
     killed = subprocess.run([sys.executable, "-c", KILLED, json.dumps(call)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     assert not out.exists()
-    assert train._last_checkpoint(resume) == str(resume / "checkpoint-4")
-    (resume / "checkpoint-99").mkdir()  # killed while it was written
+    (folder,) = resume.iterdir()
+    assert train._last_checkpoint(folder) == str(folder / "checkpoint-4")
+    (folder / "checkpoint-99").mkdir()  # killed while it was written
     steps = []
     watch = train._Watch.on_log
 
@@ -363,19 +364,23 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, model, start, rule)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train._Watch, "on_log", on_log)
-        train_lora(model, sums(20), out, start=start, settings=settings, resume_dir=resume)
+        train_lora(model, sums(20), out, start=start, settings=settings, resume_root=resume)
     assert min(steps) == 5
     train_lora(model, sums(20), tmp_path / "whole", start=start, settings=settings)
     same_files(out, tmp_path / "whole")
-    assert not resume.exists()
+    assert not list(resume.iterdir())
 
 
-def test_checkpoints_of_another_run_are_not_used(tmp_path):
-    folder = train._checkpoint_folder(tmp_path / "resume", "one", "out")
-    (folder / "checkpoint-2").mkdir()
-    (folder / "checkpoint-2" / "trainer_state.json").write_text("{}")
-    assert train._last_checkpoint(train._checkpoint_folder(folder, "one", "out"))
-    assert not train._last_checkpoint(train._checkpoint_folder(folder, "two", "out"))
+def test_checkpoints_of_another_run_are_not_used(tmp_path, start):
+    keys = {
+        train._key(data.subset(sums(30), 10, seed), start, replace(FAST, **change), inputs)
+        for seed in (0, 1)
+        for change in ({}, {"seed": 1}, {"learning_rate": 1e-3})
+        for inputs in ({}, {"spec": "another base"})
+    }
+    assert len(keys) == 2 * 3 * 2
+    folders = {train._checkpoint_folder(tmp_path, key, "out") for key in keys}
+    assert len(folders) == len(keys)
 
 
 # ---- errors

@@ -1,0 +1,170 @@
+"""What is trained and scored for an app: its task, its settings, and the stages of its table."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import plan
+from .architectures import Dimensions
+from .config import Config
+from .data import FILES
+from .errors import LoraportError
+
+# stage -> the base model that it is scored on
+SIDES = {
+    "old": "old",
+    "old_lora": "old",
+    "new": "new",
+    "transferred": "new",
+    "lora_small": "new",
+    "lora_small_matched": "new",
+    "finetuned": "new",
+    "lora_full": "new",
+}
+MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
+OWN_KEYS = ("seeds", "small", "full", "lora")  # of `finetune`, that are no training settings
+
+
+def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
+    """The task that an app is trained and scored on, by the first row that names one.
+
+    Rows of `models` are asked first, then any other row of the app.
+    """
+    rows = [config.adapters[app, model] for model in models if (app, model) in config.adapters]
+    rows += [row for (name, _), row in config.adapters.items() if name == app]
+    for row in rows:
+        if row["task"]:
+            return {"task": row["task"], **config.content["tasks"][row["task"]]}
+    raise LoraportError(
+        f"app {app!r} has no task, so there is nothing to train or to score it on",
+        got=f"{len(rows)} row(s) of it in {config.content['adapters']}, each with an empty task",
+        expected=f"one of {', '.join(config.content['tasks']) or 'the entries of `tasks`'}",
+        todo="name its task in the table's last column, and describe it under `tasks`",
+    )
+
+
+def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `data.read` for a task's training data."""
+    if not task["train"]:
+        raise LoraportError(
+            f"task {task['task']!r} names no training data",
+            got="`train` is empty",
+            expected="a .jsonl or .json file, or a data set of the hub",
+            todo="fill in `train` of the task in config.yaml",
+        )
+    keys = {"source": "train", **{key: key for key in ("template", "name", "split", "revision")}}
+    return {key: task[name] for key, name in keys.items()}
+
+
+def local_data(task: Mapping[str, Any]) -> list[str]:
+    """The task's training file, so that a change of it is noticed; none for a data set."""
+    path = Path(task["train"])
+    if path.suffix not in FILES:
+        return []
+    if not path.is_file():
+        raise LoraportError(
+            f"training data {task['train']!r} of task {task['task']!r} is not there",
+            got="no such file",
+            expected="a .jsonl or .json file (paths are relative to the working directory)",
+            todo="correct `train` of the task in config.yaml, or make the file",
+        )
+    return [str(path)]
+
+
+def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, Any]:
+    """Settings of a training.
+
+    Parameters
+    ----------
+    kind : `lft` (and the matched baseline), `small` or `full`
+    """
+    section = config.content["finetune"]
+    settings = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    return {
+        **settings,
+        **section.get(kind, {}),
+        **overrides,
+        "seed": overrides.get("seed", first_seed(config)),
+    }
+
+
+def first_seed(config: Config) -> int:
+    """The seed of artifacts that name none."""
+    return config.content["finetune"]["seeds"][0]
+
+
+def adapter_of(config: Config, app: str, model: str) -> str:
+    """Directory of a model's adapter for an app: as given, or to be trained here."""
+    row = config.adapters.get((app, model))
+    if row and row["source"]:
+        return row["source"]
+    return f"artifacts/models/{model}/{app}/lora_trained"
+
+
+def adapters_of_pair(config: Config, pair: str, app: str) -> dict[str, str]:
+    """Stage -> the adapter that it scores; an empty path for a bare model."""
+    old, new = config.pair(pair)
+    folder = f"artifacts/{pair}/{app}"
+    return {
+        "old": "",
+        "old_lora": adapter_of(config, app, old),
+        "new": "",
+        "transferred": f"{folder}/lora_transferred",
+        "lora_small": f"{folder}/lora_small",
+        "lora_small_matched": f"{folder}/lora_small_matched",
+        "finetuned": f"{folder}/lora_finetuned",
+        "lora_full": adapter_of(config, app, new),
+    }
+
+
+def wanted(config: Config, side: str) -> list[str]:
+    """The configured stages that are scored on the old, or on the new model."""
+    return [stage for stage in config.content["evaluation"]["stages"] if SIDES[stage] == side]
+
+
+def method_stages(config: Config) -> list[str]:
+    """Stages of a method's own table: as transferred, and after LFT with each seed."""
+    return [
+        "transferred",
+        *(f"finetuned_seed{seed}" for seed in config.content["finetune"]["seeds"]),
+    ]
+
+
+def method_adapters(config: Config, pair: str, app: str, method: str) -> dict[str, str]:
+    """Stage -> adapter, for `method_stages`."""
+    folder = f"artifacts/{pair}/{app}/{method}"
+    tuned = {
+        f"finetuned_seed{seed}": f"{folder}/seed{seed}/lora_finetuned"
+        for seed in config.content["finetune"]["seeds"]
+    }
+    return {"transferred": f"{folder}/lora_transferred", **tuned}
+
+
+def scoring(config: Config) -> dict[str, Any]:
+    """Settings of an evaluation."""
+    section = config.content["evaluation"]
+    return {key: value for key, value in section.items() if key not in ("stages", "tasks_dir")}
+
+
+def folder_version(folder: str | Path) -> str:
+    """Digest of the task files (YAML and Python) of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix in (".yaml", ".py"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Memory in MiB and minutes to ask for, where a base model is trained on or scored.
+
+    The weights in float32, and what a batch of `cutoff` tokens (or 512) keeps of every layer.
+    """
+    size = plan.parameters(dims) * plan.SINGLE
+    batch = settings.get("micro_batch") or settings.get("batch_size") or 16
+    tokens = (batch if isinstance(batch, int) else 64) * settings.get("cutoff", 512)
+    layer = 16 * dims.hidden + 4 * dims.intermediate + 2 * dims.heads * settings.get("cutoff", 512)
+    kept = tokens * (dims.layers * layer + 3 * dims.vocabulary) * plan.SINGLE
+    minutes = 30 + int(plan.parameters(dims) / 1e7)
+    return 2 * plan.BASE_MIB + int((1.3 * size + kept) / plan.MIB), minutes
