@@ -18,15 +18,21 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges
 
 @dataclass(frozen=True)
 class Model:
-    """A model's identity as its spec.json states it; weights are read through `checkpoint`."""
+    """A model's identity as its spec.json states it; weights are read through `checkpoint`.
+
+    Attributes
+    ----------
+    tied : whether the output head shares the input embedding's weight
+    """
 
     architecture: Architecture
     dims: Dimensions
     directory: Path
+    tied: bool = False
 
     def checkpoint(self) -> Checkpoint:
         """The weights, one tensor at a time."""
-        return Checkpoint(self.directory)
+        return Checkpoint(self.directory, self.architecture.stored_names)
 
     def weight(self, checkpoint: Checkpoint, layer: int, role: str) -> np.ndarray:
         """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module."""
@@ -97,7 +103,7 @@ def open_model(directory: Path) -> Model:
     config = read_config(directory)
     where = str(directory / "config.json")
     family = family_of(config, where)
-    return Model(family, family.read_dimensions(config, where), directory)
+    return Model(family, family.read_dimensions(config, where), directory, family.is_tied(config))
 
 
 def check_shapes(model: Model) -> None:
@@ -105,6 +111,8 @@ def check_shapes(model: Model) -> None:
     checkpoint = model.checkpoint()
     family, dims = model.architecture, model.dims
     wanted: dict[str, tuple[int | None, int]] = {f"{family.embedding}.weight": (None, dims.hidden)}
+    if not model.tied:
+        wanted[f"{family.head}.weight"] = (None, dims.hidden)
     for layer in range(dims.layers):
         for module in family.modules:
             wanted[f"{family.path(layer, module)}.weight"] = family.module_shape(module, dims)
@@ -127,14 +135,18 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
     model = open_model(directory)
     check_shapes(model)
     checkpoint = model.checkpoint()
+    family = model.architecture
     for name in checkpoint.names():
-        checkpoint.read(name)
+        if not family.is_buffer(name):
+            checkpoint.read(name)
     others = [directory / name for name in ("config.json", "tokenizer.json", "tokenizer.model")]
     hashed = weight_files(directory) + [path for path in others if path.is_file()]
     return {
-        "family": model.architecture.name,
+        "family": family.name,
         "dimensions": asdict(model.dims),
         "attention": model.dims.attention,
+        "tied": model.tied,
+        "other_tensors": sorted(name for name in checkpoint.names() if not family.describes(name)),
         "hub_id": "" if is_local(source) else source,
         "revision": revision,
         "files": {
@@ -150,7 +162,8 @@ def load_spec(path: str | Path, source: str = "", revision: str = "") -> Model:
     if source:
         directory, _ = resolve(source, content["revision"] or revision)
         _check_unchanged(directory, content["files"], path)
-    return Model(families()[content["family"]], Dimensions(**content["dimensions"]), directory)
+    family, dims = families()[content["family"]], Dimensions(**content["dimensions"])
+    return Model(family, dims, directory, content["tied"])
 
 
 def _check_unchanged(directory: Path, files: Mapping[str, Any], spec: str | Path) -> None:

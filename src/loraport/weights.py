@@ -6,7 +6,7 @@ the transfer of an adapter starts fast. A header is checked before anything is b
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class TensorFile:
                 if self.size < 8 or length > min(self.size - 8, MAX_HEADER_BYTES):
                     raise self._bad(f"a header of {length} bytes in a file of {self.size}")
                 header = json.loads(file.read(length), object_pairs_hook=_no_duplicates)
+                if not isinstance(header, dict):
+                    raise self._bad("a header that is not a JSON object")
         except (OSError, ValueError, RecursionError) as error:
             raise self._bad(error) from error
         self.start = 8 + length
@@ -114,14 +116,23 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Checkpoint:
     """The safetensors shards of a model directory as one mapping from name to tensor.
 
+    Parameters
+    ----------
+    stored_names : gives the names under which a tensor may be held, the first one found counts
+
     Raises
     ------
     LoraportError
         If there are only pickles, nothing at all, a missing shard, or a tensor held twice.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(
+        self,
+        directory: str | Path,
+        stored_names: Callable[[str], Iterable[str]] = lambda name: (name,),
+    ):
         self.directory = Path(directory)
+        self._stored_names = stored_names
         self.files = [TensorFile(path) for path in weight_files(self.directory)]
         self._where: dict[str, TensorFile] = {}
         for file in self.files:
@@ -136,20 +147,23 @@ class Checkpoint:
                 self._where[name] = file
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return any(stored in self._where for stored in self._stored_names(name))
 
     def names(self) -> Iterator[str]:
         return iter(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._file(name).tensors[name][1]
+        file, stored = self._find(name)
+        return file.tensors[stored][1]
 
     def dtype(self, name: str) -> np.dtype:
-        return self._file(name).tensors[name][0]
+        file, stored = self._find(name)
+        return file.tensors[stored][0]
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """A tensor in its stored dtype, or a range of its rows; NaN and Inf are refused."""
-        values = self._file(name).read(name, rows)
+        file, stored = self._find(name)
+        values = file.read(stored, rows)
         if not is_finite(values):
             raise LoraportError(
                 f"tensor {name!r} of {self.directory} holds NaN or Inf",
@@ -159,15 +173,16 @@ class Checkpoint:
             )
         return values
 
-    def _file(self, name: str) -> TensorFile:
-        if name not in self._where:
-            raise LoraportError(
-                f"{self.directory} holds no tensor {name!r}",
-                got=f"{len(self._where)} others, such as {next(iter(self._where), 'none')!r}",
-                expected="the names that its family's file in architectures/ gives",
-                todo="check that config.json and the weights belong to the same model",
-            )
-        return self._where[name]
+    def _find(self, name: str) -> tuple[TensorFile, str]:
+        for stored in self._stored_names(name):
+            if stored in self._where:
+                return self._where[stored], stored
+        raise LoraportError(
+            f"{self.directory} holds no tensor {name!r}",
+            got=f"{len(self._where)} others, such as {next(iter(self._where), 'none')!r}",
+            expected="the names that its family's file in architectures/ gives",
+            todo="check that config.json and the weights belong to the same model",
+        )
 
 
 def is_finite(values: np.ndarray) -> bool:

@@ -11,4 +11,7 @@ with job(snakemake) as log:
         log.warning("%s: no revision given; took the newest, %s", params.source, revision)
     content = describe(directory, params.source, revision)
     write_json(snakemake.output[0], "spec", {}, content)
+    if others := content["other_tensors"]:
+        log.warning("%d tensors that no family file accounts for, such as %s: they are left as they "
+                    "are", len(others), others[0])  # fmt: skip
     log.info("%s: %s, %s", snakemake.wildcards.model, content["family"], content["dimensions"])

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,42 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import LoraportError
+from .dimensions import Dimensions, read_dimensions
+
+__all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of", "parse"]
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 LAYOUTS = ("blocks", "per_head")
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """Sizes of one model; `head_dim` need not be hidden / heads."""
-
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def attention(self) -> str:
-        """MHA, GQA or MQA, by the number of key-value heads."""
-        if self.kv_heads == self.heads:
-            return "MHA"
-        return "MQA" if self.kv_heads == 1 else "GQA"
-
-    def shape(self, role: str) -> tuple[int, int]:
-        """(d_out, d_in) of the weight of a role."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "q": (queries, self.hidden),
-            "k": (keys, self.hidden),
-            "v": (keys, self.hidden),
-            "o": (self.hidden, queries),
-            "gate": (self.intermediate, self.hidden),
-            "up": (self.intermediate, self.hidden),
-            "down": (self.hidden, self.intermediate),
-        }[role]
 
 
 @dataclass(frozen=True)
@@ -57,21 +27,32 @@ class Architecture:
     ----------
     name : the file's name
     model_types : values of `model_type` in config.json that belong to it
-    dimensions : dimension -> names of config fields, first one present counts; "a / b" divides
-    embedding : module of the input embedding
+    dimensions : dimension -> where config.json says it, see `dimensions.read_dimensions`
+    prefix : what a checkpoint of the bare model, without its head, leaves out of every name
+    embedding, head : modules of the input embedding and of the output head
+    tied : whether the head shares the embedding's weight where config.json does not say
     block : module of a decoder block, with `{layer}`
+    norms : all normalisation modules that a model of the family may have, with `{layer}` or without
     modules : linear module below the block -> roles whose weights it stacks along its rows
-    layouts : fused module -> how its rows are stacked: `blocks` (role after role, the default) or
-        `per_head` (all roles of head 0, then of head 1, …)
+    layouts : fused module -> how its rows are stacked: `blocks` (role after role) or `per_head`
+        (all roles of head 0, then of head 1, …)
+    aliases : module -> its name in older checkpoints
+    buffers : ends of the names of tensors that checkpoints hold beside weights: masks, frequencies
     """
 
     name: str
     model_types: tuple[str, ...]
     dimensions: Mapping[str, tuple[str, ...]]
+    prefix: str
     embedding: str
+    head: str
+    tied: bool
     block: str
+    norms: tuple[str, ...]
     modules: Mapping[str, tuple[str, ...]]
     layouts: Mapping[str, str]
+    aliases: Mapping[str, str]
+    buffers: tuple[str, ...]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -103,7 +84,7 @@ class Architecture:
             return None
         sizes = [dims.shape(each)[0] for each in roles]
         position = roles.index(role)
-        if self.layouts.get(module, "blocks") == "per_head":
+        if self.layouts[module] == "per_head":
             grid = np.arange(sum(sizes)).reshape(dims.heads, len(roles), dims.head_dim)
             return grid[:, position].reshape(-1)
         return np.arange(sizes[position]) + sum(sizes[:position])
@@ -115,74 +96,70 @@ class Architecture:
 
     def read_dimensions(self, config: Mapping[str, Any], where: str) -> Dimensions:
         """Dimensions from a config.json's content; contradictions are errors that name `where`."""
-        values = {
-            name: _first(config, sources, name, where) for name, sources in self.dimensions.items()
-        }
-        dims = Dimensions(**values)
-        if dims.heads % dims.kv_heads:
-            raise LoraportError(
-                f"{where} contradicts itself",
-                got=f"{dims.heads} attention heads over {dims.kv_heads} key-value heads",
-                expected="a multiple",
-                todo="repair config.json",
-            )
-        return dims
+        return read_dimensions(self.dimensions, config, where)
 
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model's head shares the weight of its input embedding."""
+        said = config.get("tie_word_embeddings")
+        return self.tied if said is None else bool(said)
 
-def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where: str) -> int:
-    for source in sources:
-        parts: list[Any] = [config.get(field.strip()) for field in source.split("/")]
-        if None in parts:
-            continue
-        if any(type(part) is not int or part < 1 for part in parts):
-            raise LoraportError(
-                f"{where} has no usable {name}",
-                got=f"{source} = {' / '.join(map(repr, parts))}",
-                expected="positive whole numbers",
-                todo="repair config.json",
-            )
-        value, rest = (parts[0], 0) if len(parts) == 1 else divmod(parts[0], parts[1])
-        if rest:
-            raise LoraportError(
-                f"{where} has no whole {name}",
-                got=f"{source} = {parts[0]} / {parts[1]}",
-                expected="a division without rest, or the field that says it outright",
-                todo="repair config.json",
-            )
-        return value
-    raise LoraportError(
-        f"{where} lacks the {name}",
-        got="none of its fields",
-        expected=" or ".join(sources),
-        todo="repair config.json",
-    )
+    def stored_names(self, name: str) -> Iterator[str]:
+        """Names under which a checkpoint may hold a tensor: the module's own one comes first."""
+        yield name
+        for module, alias in self.aliases.items():
+            if name.startswith(f"{module}."):
+                yield alias + name.removeprefix(module)
+        if name.startswith(f"{self.prefix}."):
+            yield name.removeprefix(f"{self.prefix}.")
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a checkpoint's tensor is no weight; a mask may hold -Inf, for one."""
+        return any(name == end or name.endswith(f".{end}") for end in self.buffers)
+
+    def describes(self, name: str) -> bool:
+        """Whether a checkpoint's tensor is one that this family's file accounts for."""
+        if self.is_buffer(name):
+            return True
+        module = name.removesuffix(".weight").removesuffix(".bias")
+        originals = {alias: own for own, alias in self.aliases.items()}
+        candidates = {module, f"{self.prefix}.{module}", originals.get(module, module)}
+        known = (self.embedding, self.head, *self.norms)
+        patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in known]
+        return any(
+            self.locate(each) is not None or re.fullmatch("|".join(patterns), each) is not None
+            for each in candidates
+        )
 
 
 def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
-    required = {field.name for field in fields(Architecture)} - {"name", "layouts"}
-    wrong = (set(content) - required - {"layouts"}) | (required - set(content))
-    wrong |= set(content.get("dimensions", {})) ^ {field.name for field in fields(Dimensions)}
-    held = [role for roles in content.get("modules", {}).values() for role in roles]
+    optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": []}
+    required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
+    modules = content.get("modules", {})
+    wrong = (set(content) - required - set(optional)) | (required - set(content))
+    wrong |= set(content.get("dimensions", {})) ^ {
+        field.name for field in fields(Dimensions) if field.default is MISSING
+    }
+    held = [role for roles in modules.values() for role in roles]
     wrong |= {role for role in held if role not in ROLES or held.count(role) > 1}
-    wrong |= set(content.get("layouts", {})) - set(content.get("modules", {}))
+    fused = {module for module, roles in modules.items() if len(roles) > 1}
+    wrong |= set(content.get("layouts", {})) ^ fused
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
     if wrong:
         raise LoraportError(
             f"architectures/{name}.json is not a family",
             got=f"unknown, missing or doubled: {', '.join(sorted(wrong))}",
-            expected=f"exactly {', '.join(sorted(required))} and, where fused, layouts",
+            expected=f"exactly {', '.join(sorted(required))} and, where they apply, "
+            f"{', '.join(sorted(optional))}",
             todo="see the attributes of loraport.architectures.Architecture",
         )
-    return Architecture(
-        name,
-        tuple(content["model_types"]),
-        {key: tuple(value) for key, value in content["dimensions"].items()},
-        content["embedding"],
-        content["block"],
-        {key: tuple(value) for key, value in content["modules"].items()},
-        content.get("layouts", {}),
-    )
+    frozen = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in {**optional, **content}.items()
+    }
+    for key in ("dimensions", "modules"):
+        frozen[key] = {part: tuple(value) for part, value in frozen[key].items()}
+    return Architecture(name, **frozen)
 
 
 @cache
@@ -197,7 +174,16 @@ def families() -> dict[str, Architecture]:
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Architecture:
-    """The family that serves a config.json's `model_type`."""
+    """The family that serves a config.json's `model_type`; quantised weights are refused."""
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
+        raise LoraportError(
+            f"{where} is of a model whose weights are quantised",
+            got=f"quantization_config of {method!r}",
+            expected="weights as float32, bfloat16 or float16",
+            todo="name the model that it was quantised from; an adapter fits both",
+        )
     kind = config.get("model_type")
     for family in families().values():
         if kind in family.model_types:

@@ -1,0 +1,149 @@
+"""Pico configs of every model family, with its roles split by hand."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import literal
+import numpy as np
+import pico
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZES = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
+WIDER = {"hidden": 64, "intermediate": 72, "layers": 3, "heads": 4, "kv_heads": 2}
+SEPARATE = dict(pico.PATHS)
+FUSED = {
+    "q": "query_key_value",
+    "k": "query_key_value",
+    "v": "query_key_value",
+    "o": "dense",
+    "up": "dense_h_to_4h",
+    "down": "dense_4h_to_h",
+}
+
+
+class Family(NamedTuple):
+    """A config class, sizes that it forces, and role -> module below the block."""
+
+    config_class: type
+    sizes: dict
+    paths: dict
+    block: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+
+
+def _below(attention: str) -> dict:
+    homes = {"up": "mlp", "down": "mlp"}
+    return {role: f"{homes.get(role, attention)}.{name}" for role, name in FUSED.items()}
+
+
+ROUND = {"head_dim": 12}  # not hidden / heads
+MHA = {"kv_heads": 4}
+FAMILIES = {
+    "llama": Family(transformers.LlamaConfig, {}, SEPARATE),
+    "mistral": Family(transformers.MistralConfig, {}, SEPARATE),
+    "qwen2": Family(transformers.Qwen2Config, {}, SEPARATE),
+    "qwen3": Family(transformers.Qwen3Config, ROUND, SEPARATE),
+    "gemma": Family(transformers.GemmaConfig, {**ROUND, "kv_heads": 1}, SEPARATE),
+    "gemma2": Family(transformers.Gemma2Config, ROUND, SEPARATE),
+    "gemma3": Family(transformers.Gemma3TextConfig, ROUND, SEPARATE),
+    "olmo": Family(transformers.OlmoConfig, {}, SEPARATE),
+    "olmo2": Family(transformers.Olmo2Config, {}, SEPARATE),
+    "phi": Family(
+        transformers.PhiConfig,
+        {},
+        {
+            **{role: f"self_attn.{role}_proj" for role in "qkv"},
+            "o": "self_attn.dense",
+            "up": "mlp.fc1",
+            "down": "mlp.fc2",
+        },
+    ),
+    "phi3": Family(
+        transformers.Phi3Config,
+        {},
+        {
+            **dict.fromkeys("qkv", "self_attn.qkv_proj"),
+            **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
+            "o": "self_attn.o_proj",
+            "down": "mlp.down_proj",
+        },
+    ),
+    "gpt_neox": Family(
+        transformers.GPTNeoXConfig, MHA, _below("attention"), "gpt_neox.layers", "gpt_neox.embed_in"
+    ),
+    "bloom": Family(
+        transformers.BloomConfig,
+        MHA,
+        _below("self_attention"),
+        "transformer.h",
+        "transformer.word_embeddings",
+    ),
+}
+
+
+def sizes(name: str, wider: bool = False) -> dict:
+    """Arguments of `pico.make_model`; Bloom's intermediate size is four times the hidden one."""
+    given = {**(WIDER if wider else SIZES), **FAMILIES[name].sizes}
+    if name == "bloom":
+        given["intermediate"] = 4 * given["hidden"]
+    return given
+
+
+def make_model(directory: Path, name: str, *, seed: int, wider: bool = False, **kwargs) -> Path:
+    """A random model of a family."""
+    given = {**sizes(name, wider), "config_class": FAMILIES[name].config_class, **kwargs}
+    return pico.make_model(directory, seed=seed, vocab_words=220, **given)
+
+
+def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """A role's rows of its module's `weight (rows, x)`, as the modelling code cuts them."""
+    if name in ("gpt_neox", "bloom") and role in "qkv":
+        return weight.reshape(heads, 3, -1, weight.shape[1])[:, "qkv".index(role)].reshape(
+            -1, weight.shape[1]
+        )
+    if name == "phi3" and role in "qkv":
+        head = len(weight) // (heads + 2 * kv_heads)
+        cuts = np.split(weight, [heads * head, (heads + kv_heads) * head])
+        return cuts["qkv".index(role)]
+    if name == "phi3" and role in ("gate", "up"):
+        return np.split(weight, 2)[("gate", "up").index(role)]
+    return weight
+
+
+def load_layers(name: str, directory: Path) -> list[literal.Layer]:
+    """The blocks of a model as the oracle's containers; a role that is missing is empty."""
+    config, tensors = AutoConfig.from_pretrained(directory), pico.read_tensors(directory)
+    heads = config.num_attention_heads
+    kv_heads = heads if FAMILIES[name].sizes is MHA else config.num_key_value_heads
+    family, layers = FAMILIES[name], []
+    for i in range(config.num_hidden_layers):
+        weights = {
+            role: split(name, role, tensors[f"{family.block}.{i}.{path}.weight"], heads, kv_heads)
+            for role, path in family.paths.items()
+        }
+        empty = {"gate": np.zeros((0, 0))}
+        layers.append(literal.Layer(**{**empty, **weights}, heads=heads, kv_heads=kv_heads))
+    return layers
+
+
+def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
+    """(layer, role) -> (B, A, s) of a LoRA, as peft applies it, fused modules split by hand."""
+    from loraport.models import attach
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    config, family = model.config, FAMILIES[name]
+    heads = config.num_attention_heads
+    kv_heads = heads if family.sizes is MHA else config.num_key_value_heads
+    updates = {}
+    for path, module in attach(model, adapter_dir).base_model.model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        layer, below = path.removeprefix(f"{family.block}.").split(".", 1)
+        B, A = (part["default"].weight.detach().double().numpy()
+                for part in (module.lora_B, module.lora_A))  # fmt: skip
+        for role, home in family.paths.items():
+            if home == below:
+                rows = split(name, role, B, heads, kv_heads)
+                updates[int(layer), role] = (rows, A, module.scaling["default"])
+    return updates
