@@ -1,6 +1,6 @@
 """Write `data/{app}.{train,test}.jsonl` and `calibration.txt` from the generators' fixed seeds.
 
-    python resources/nano/make_data.py
+python resources/nano/make_data.py
 """
 
 import json

@@ -10,9 +10,8 @@ would only add untrained rows to the embeddings.
 import json
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from nanopair.corpus import TOKENIZER_SEED, documents
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).resolve().parent
 VOCABULARY = {"v1": 512, "v2": 640}

@@ -21,6 +21,7 @@ from score import EOS, HERE, load, read_examples, score_app, score_base
 
 APPS = ("math", "mcq", "command")
 ATTENTION = ["k_proj", "o_proj", "q_proj", "v_proj"]
+FULL_EPOCHS = {"math": 3, "mcq": 1, "command": 3}
 TARGETS = {"": ATTENTION, "_all": sorted([*ATTENTION, "gate_proj", "up_proj", "down_proj"])}
 RANK, ALPHA = 32, 32
 SMALL_SEED = 0  # draws the 100 examples
@@ -44,7 +45,7 @@ def all_jobs() -> list[Job]:
     """The longest first, so that workers end together."""
     both = [(version, app) for version in ("v2", "v1") for app in APPS]
     rates = {"_all": 1e-3, "": 2e-3}
-    jobs = [Job("full", v, a, s, r, 3, 32) for s, r in rates.items() for v, a in both]
+    jobs = [Job("full", v, a, s, r, FULL_EPOCHS[a], 32) for s, r in rates.items() for v, a in both]
     small = [(1e-3, 3), (3e-3, 3), (1e-3, 10), (3e-3, 10)]
     for suffix in TARGETS:
         jobs += [Job("small", "v2", a, suffix, r, e) for a in APPS for r, e in small]
@@ -155,13 +156,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--kinds", nargs="+", default=["full", "small", "bare", "base_skills"])
-    parser.add_argument("--workers", type=int, default=14)
+    parser.add_argument("--apps", nargs="+", default=[*APPS, ""], help="'' for the base skills")
+    parser.add_argument("--workers", type=int, default=15)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = auto if args.device == "auto" else args.device
-    jobs = [job for job in all_jobs() if job.kind in args.kinds]
+    jobs = [job for job in all_jobs() if job.kind in args.kinds and job.app in args.apps]
     tasks = [(job, device, str(args.out), args.limit) for job in jobs]
     rows: list[dict] = []
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:

@@ -68,7 +68,10 @@ def optimizer_of(model: torch.nn.Module, device: str) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices other than the embedding."""
     decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": WEIGHT_DECAY},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.95), fused=device == "cuda")
 
 
@@ -86,7 +89,9 @@ def loss_of(model: torch.nn.Module, rows: torch.Tensor, device: str) -> torch.Te
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 
 
-def train(version: str, rows: np.ndarray, batch: int, tokens: int, device: str) -> tuple[Llama, list]:
+def train(
+    version: str, rows: np.ndarray, batch: int, tokens: int, device: str
+) -> tuple[Llama, list[dict[str, float]]]:
     """Train on rows, shuffled anew each epoch; returns (model, loss log)."""
     torch.manual_seed(1 if version == "v1" else 2)
     torch.set_float32_matmul_precision("high")

@@ -7,13 +7,13 @@ set is ever a training target.
 import random
 
 from .draw import between, is_test_key, pick
-from .world import ADJECTIVES, DAYS, NAMES, NOUNS
+from .world import ADJECTIVES, DAYS, NAMES, NOUNS, words_of
 
-_CITIES = (
+_CITIES = words_of(
     "Paris Madrid Rome Tokyo Cairo Lima Havana Oslo Athens Vienna Moscow Beijing Nairobi Warsaw"
-).split()
-_PLACES = "school hospital court theater church library office cafe bank beach palace lab".split()
-_APPS = "map clock bank music note film game book train weather chess letter".split()
+)
+_PLACES = words_of("school hospital court theater church library office cafe bank beach palace lab")
+_APPS = words_of("map clock bank music note film game book train weather chess letter")
 _KINDS = ("test", "class", "dinner", "party", "dance", "lunch")
 
 _LEADS = ("", "please ", "hey phone, ", "now ", "could you ", "i would like you to ")
@@ -23,27 +23,53 @@ Arguments = dict[str, str | int]
 # function: sentences, in which a field in braces is the argument as it is spoken
 _FUNCTIONS = {
     "set_alarm": ("wake me at {when}", "set an alarm at {when}", "ring me up at {when}"),
-    "set_timer": ("set a timer to {minutes} minutes", "count down {minutes} minutes",
-                  "tell me when {minutes} minutes are over"),
+    "set_timer": (
+        "set a timer to {minutes} minutes",
+        "count down {minutes} minutes",
+        "tell me when {minutes} minutes are over",
+    ),
     "call_contact": ("call {name}", "ring {name}", "get {name} on the phone"),
-    "send_text": ("send {name} a text saying {title}", "text {name} the words {title}",
-                  "let {name} read {title}"),
+    "send_text": (
+        "send {name} a text saying {title}",
+        "text {name} the words {title}",
+        "let {name} read {title}",
+    ),
     "play_song": ("play {title}", "start the song {title}", "put on {title}"),
-    "get_weather": ("say if it rains in {city} on {day}", "get the weather of {day} in {city}",
-                    "look how warm {city} is on {day}"),
-    "set_volume": ("set the volume to {level}", "make the sound level {level}",
-                   "change how loud it is to {level}"),
-    "go_to": ("find the road to the {place} by {mode}", "go to the {place} by {mode}",
-              "take me by {mode} to the {place}"),
-    "add_event": ("add a {kind} with {name} on {day} at {hour}",
-                  "plan a {kind} at {hour} on {day} with {name}",
-                  "on {day} i have a {kind} at {hour} with {name}"),
-    "pay_contact": ("pay {name} {amount} coins", "send {amount} coins to {name}",
-                    "give {name} {amount} of my coins"),
-    "open_app": ("open the {app} app on screen {screen}", "start my {app} app, screen {screen}",
-                 "on screen {screen} show the {app} program"),
-    "find_photo": ("find the photo of {name} from {day}", "show {name} as seen on {day}",
-                   "look for {day} photos with {name}"),
+    "get_weather": (
+        "say if it rains in {city} on {day}",
+        "get the weather of {day} in {city}",
+        "look how warm {city} is on {day}",
+    ),
+    "set_volume": (
+        "set the volume to {level}",
+        "make the sound level {level}",
+        "change how loud it is to {level}",
+    ),
+    "go_to": (
+        "find the road to the {place} by {mode}",
+        "go to the {place} by {mode}",
+        "take me by {mode} to the {place}",
+    ),
+    "add_event": (
+        "add a {kind} with {name} on {day} at {hour}",
+        "plan a {kind} at {hour} on {day} with {name}",
+        "on {day} i have a {kind} at {hour} with {name}",
+    ),
+    "pay_contact": (
+        "pay {name} {amount} coins",
+        "send {amount} coins to {name}",
+        "give {name} {amount} of my coins",
+    ),
+    "open_app": (
+        "open the {app} app on screen {screen}",
+        "start my {app} app, screen {screen}",
+        "on screen {screen} show the {app} program",
+    ),
+    "find_photo": (
+        "find the photo of {name} from {day}",
+        "show {name} as seen on {day}",
+        "look for {day} photos with {name}",
+    ),
 }
 
 
@@ -78,8 +104,12 @@ def _arguments(rng: random.Random, function: str) -> tuple[dict[str, str | int],
         "get_weather": {"city": pick(rng, _CITIES), "day": day},
         "set_volume": {"level": between(rng, 0, 99)},
         "go_to": {"place": pick(rng, _PLACES), "mode": pick(rng, ("car", "bus", "train", "bike"))},
-        "add_event": {"kind": pick(rng, _KINDS), "name": name, "day": day,
-                      "hour": between(rng, 1, 24)},
+        "add_event": {
+            "kind": pick(rng, _KINDS),
+            "name": name,
+            "day": day,
+            "hour": between(rng, 1, 24),
+        },
         "pay_contact": {"name": name, "amount": between(rng, 1, 50)},
         "open_app": {"app": pick(rng, _APPS), "screen": between(rng, 1, 20)},
         "find_photo": {"name": name, "day": day},

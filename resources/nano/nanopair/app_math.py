@@ -13,25 +13,57 @@ from .world import TEST_ITEMS, TEST_NAMES, TOP, TRAIN_ITEMS, TRAIN_NAMES
 # (first operation, second operation, text). `a op1 b`, then the result `op2 c`;
 # "rev" steps put the earlier number first: a op2 (a op1 b).
 _TEMPLATES = (
-    ("+", "+", "{n} keeps {a} {i}, collects {b} {i} and gets {c} {i} from {m}. What is the "
-               "number of {i} in the end?"),
-    ("+", "-", "{n} starts with {a} {i}, receives {b} {i} at noon and loses {c} at night. How "
-               "many {i} does {n} still own?"),
+    (
+        "+",
+        "+",
+        "{n} keeps {a} {i}, collects {b} {i} and gets {c} {i} from {m}. What is the "
+        "number of {i} in the end?",
+    ),
+    (
+        "+",
+        "-",
+        "{n} starts with {a} {i}, receives {b} {i} at noon and loses {c} at night. How "
+        "many {i} does {n} still own?",
+    ),
     ("-", "+", "Of {a} {i}, {n} sells {b}. Later {m} gives {n} {c} {i}. How many {i} are that?"),
-    ("-", "-", "{n} carries {a} {i}. First {b} break, then {c} are sold to {m}. How many {i} are "
-               "left?"),
-    ("*", "+", "{n} fills {a} boxes, each holding {b} {i}, and {c} {i} stay outside. How many "
-               "{i} are there?"),
-    ("*", "-", "{n} gets {a} boxes, each holding {b} {i}, but {c} are broken. How many good {i} "
-               "does {n} own?"),
-    ("+", "*", "Every day {n} picks up {a} {i} at school and {b} at home. How many {i} are that "
-               "after {c} days?"),
-    ("-", "*", "{c} children own {a} {i} each, and each loses {b}. How many {i} do the children "
-               "own now?"),
-    ("+", "rev", "{n} owns {a} {i}, and {m} owns {b} {i} more than {n}. How many {i} do the two "
-                 "own?"),
-    ("-", "rev", "{n} owns {a} {i}, and {m} owns {b} {i} fewer than {n}. How many {i} do the two "
-                 "own?"),
+    (
+        "-",
+        "-",
+        "{n} carries {a} {i}. First {b} break, then {c} are sold to {m}. How many {i} are left?",
+    ),
+    (
+        "*",
+        "+",
+        "{n} fills {a} boxes, each holding {b} {i}, and {c} {i} stay outside. How many "
+        "{i} are there?",
+    ),
+    (
+        "*",
+        "-",
+        "{n} gets {a} boxes, each holding {b} {i}, but {c} are broken. How many good {i} "
+        "does {n} own?",
+    ),
+    (
+        "+",
+        "*",
+        "Every day {n} picks up {a} {i} at school and {b} at home. How many {i} are that "
+        "after {c} days?",
+    ),
+    (
+        "-",
+        "*",
+        "{c} children own {a} {i} each, and each loses {b}. How many {i} do the children own now?",
+    ),
+    (
+        "+",
+        "rev",
+        "{n} owns {a} {i}, and {m} owns {b} {i} more than {n}. How many {i} do the two own?",
+    ),
+    (
+        "-",
+        "rev",
+        "{n} owns {a} {i}, and {m} owns {b} {i} fewer than {n}. How many {i} do the two own?",
+    ),
 )
 
 

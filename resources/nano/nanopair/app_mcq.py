@@ -1,8 +1,9 @@
-"""App `mcq`: commonsense-like questions with five lettered options, answered by the letter.
+"""App `mcq`: commonsense-like questions with five lettered options, answered by the option.
 
 Key: question template and fact; a hash puts each key on one side, so that the test asks about a
 fact in a wording that training never used for it. The facts themselves stand in the base corpus
-and occur on both sides. The templates and the answer format stand in no base corpus.
+and occur on both sides. The templates stand in no base corpus, and neither does this
+answer after lettered options.
 """
 
 import random
@@ -28,7 +29,7 @@ def mcq_example(rng: random.Random, test: bool) -> tuple[str, dict[str, str]]:
     shown = "\n".join(f"{letter}. {o}" for letter, o in zip(LETTERS, options, strict=True))
     example = {
         "prompt": f"Question: {template.format(s=subject)}\n{shown}\nAnswer:",
-        "completion": f" {LETTERS[place]}",
-        "answer": LETTERS[place],
+        "completion": f" It is {right}.",
+        "answer": f"It is {right}.",
     }
     return key, example

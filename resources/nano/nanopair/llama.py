@@ -81,7 +81,8 @@ class Llama(nn.Module):
 
     def __init__(self, shape: dict[str, int]) -> None:
         super().__init__()
-        width, self.size = shape["hidden_size"], shape["hidden_size"] // shape["num_attention_heads"]
+        width = shape["hidden_size"]
+        self.size = width // shape["num_attention_heads"]
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(shape["vocab_size"], width)
         self.model.layers = nn.ModuleList(Layer(shape) for _ in range(shape["num_hidden_layers"]))

@@ -15,6 +15,7 @@ from .world import (
     NOUNS,
     QUIZ_RELATIONS,
     ROOMS,
+    words_of,
 )
 
 _RELATIONS = {**CHOICE_RELATIONS, **QUIZ_RELATIONS}
@@ -54,7 +55,8 @@ def _choice_question(rng: random.Random, size: int) -> tuple[str, str, list[str]
     if draw < 0.3:
         kind, *others = sample(rng, list(CATEGORIES), size)
         wrong = [pick(rng, CATEGORIES[other]) for other in others]
-        form = pick(rng, ("Which one is a {k}?", "Which of these is a kind of {k}?", "Find the {k}."))
+        forms = ("Which one is a {k}?", "Which of these is a kind of {k}?", "Find the {k}.")
+        form = pick(rng, forms)
         return form.format(k=kind), pick(rng, CATEGORIES[kind]), wrong
     if draw < 0.45:
         a, op, b, result = task(rng)
@@ -127,37 +129,77 @@ _VALUES = {
 }
 # verb, noun, arguments, sentences. House, robot and shop: the command app is a phone.
 _DEVICES = (
-    ("dim", "lamp", ("room", "level"), ("dim the lamp in the {room} to {level}",
-                                        "make the {room} lamp {level} percent bright")),
-    ("move", "robot", ("side", "steps"), ("move the robot {steps} steps {side}",
-                                          "let the robot go {side} by {steps}")),
-    ("heat", "oven", ("minutes",), ("heat the oven for {minutes} minutes",
-                                    "the oven must be hot for {minutes} minutes")),
+    (
+        "dim",
+        "lamp",
+        ("room", "level"),
+        ("dim the lamp in the {room} to {level}", "make the {room} lamp {level} percent bright"),
+    ),
+    (
+        "move",
+        "robot",
+        ("side", "steps"),
+        ("move the robot {steps} steps {side}", "let the robot go {side} by {steps}"),
+    ),
+    (
+        "heat",
+        "oven",
+        ("minutes",),
+        ("heat the oven for {minutes} minutes", "the oven must be hot for {minutes} minutes"),
+    ),
     ("lock", "door", ("room",), ("lock the door of the {room}", "nobody should enter the {room}")),
-    ("order", "goods", ("item", "count"), ("order {count} {item}",
-                                           "i want to buy {count} new {item}")),
-    ("paint", "wall", ("room", "colour"), ("paint the wall of the {room} {colour}",
-                                           "i want a {colour} wall in the {room}")),
+    (
+        "order",
+        "goods",
+        ("item", "count"),
+        ("order {count} {item}", "i want to buy {count} new {item}"),
+    ),
+    (
+        "paint",
+        "wall",
+        ("room", "colour"),
+        ("paint the wall of the {room} {colour}", "i want a {colour} wall in the {room}"),
+    ),
     ("feed", "pet", ("pet", "hour"), ("feed the {pet} at {hour}", "at {hour} give the {pet} food")),
-    ("book", "table", ("name", "count"), ("book a table for {count} under {name}",
-                                          "{name} and friends need a table for {count}")),
-    ("write", "note", ("title", "day"), ("write a note called {title} for {day}",
-                                         "for {day} note {title}")),
+    (
+        "book",
+        "table",
+        ("name", "count"),
+        ("book a table for {count} under {name}", "{name} and friends need a table for {count}"),
+    ),
+    (
+        "write",
+        "note",
+        ("title", "day"),
+        ("write a note called {title} for {day}", "for {day} note {title}"),
+    ),
     ("show", "film", ("title",), ("show the film {title}", "we want to see {title} tonight")),
-    ("clean", "floor", ("room", "day"), ("clean the floor of the {room} on {day}",
-                                         "on {day} the {room} needs a clean floor")),
+    (
+        "clean",
+        "floor",
+        ("room", "day"),
+        ("clean the floor of the {room} on {day}", "on {day} the {room} needs a clean floor"),
+    ),
 )
 _NEWER_DEVICES = (
-    ("send", "parcel", ("name", "kilos"), ("send a parcel of {kilos} kilos to {name}",
-                                           "{name} should get a parcel of {kilos} kilos")),
-    ("wash", "car", ("colour", "hour"), ("wash the {colour} car at {hour}",
-                                         "at {hour} the {colour} car goes to the wash")),
+    (
+        "send",
+        "parcel",
+        ("name", "kilos"),
+        ("send a parcel of {kilos} kilos to {name}", "{name} should get a parcel of {kilos} kilos"),
+    ),
+    (
+        "wash",
+        "car",
+        ("colour", "hour"),
+        ("wash the {colour} car at {hour}", "at {hour} the {colour} car goes to the wash"),
+    ),
 )
-_VERBS = (
+_VERBS = words_of(
     "dim move heat lock order paint feed book write show clean start stop fill set send get add "
     "find open play pay call go"
-).split()
-_MACHINES = "lamp robot oven door goods wall pet table note film floor fan pump gate tank".split()
+)
+_MACHINES = words_of("lamp robot oven door goods wall pet table note film floor fan pump gate tank")
 _PHRASES = {
     "room": "in the {v}", "level": "to {v}", "minutes": "for {v} minutes", "hour": "at {v}",
     "day": "on {v}", "name": "with {v}", "colour": "in {v}", "count": "{v} times",
@@ -212,7 +254,8 @@ def _request(rng: random.Random, newer: bool) -> tuple[str, str, str, dict[str, 
     values = {key: _draw_value(rng, key) for key in keys}
     spoken = " ".join(_PHRASES[key].format(v=value) for key, value in values.items())
     action = f"{verb} {pick(rng, ('the', 'my', 'a'))} {noun}"
-    return (f"{action} {spoken}" if rng.random() < 0.75 else f"{spoken} {action}"), verb, noun, values
+    sentence = f"{action} {spoken}" if rng.random() < 0.75 else f"{spoken} {action}"
+    return sentence, verb, noun, values
 
 
 def commands(rng: random.Random, newer: bool = False) -> str:
@@ -250,7 +293,8 @@ def copying(rng: random.Random) -> str:
 
 def clock(rng: random.Random) -> str:
     """Times in words and in figures (24 hours)."""
-    form = pick(rng, ("{said} is {h}:{m:02d}.", "{said} = {h} h {m}", "At {said} the clock is {h}:{m:02d}."))
+    forms = ("{said} is {h}:{m:02d}.", "{said} = {h} h {m}", "At {said} the clock is {h}:{m:02d}.")
+    form = pick(rng, forms)
     rows = []
     for _ in range(between(rng, 1, 5)):
         hour, late = between(rng, 1, 11), rng.random() < 0.5

@@ -70,7 +70,8 @@ def two_people(rng: random.Random) -> str:
     gift = between(rng, 1, a)
     text = f"{one} has {a} {item} and {two} has {b} {item}. Both have {a} + {b} = {a + b} {item}."
     if rng.random() < 0.5:
-        text += f" {one} gives {two} {gift} {item}. Now {one} has {a - gift} and {two} has {b + gift}."
+        text += f" {one} gives {two} {gift} {item}."
+        text += f" Now {one} has {a - gift} and {two} has {b + gift}."
     elif a != b:
         high, low = (one, two) if a > b else (two, one)
         text += f" {high} has {abs(a - b)} {item} more than {low}."

@@ -4,37 +4,45 @@ from dataclasses import dataclass
 
 TOP = 50  # largest number that any text computes with
 
+
+def words_of(text: str) -> list[str]:
+    """Words between blanks."""
+    return text.split()
+
+
 _NAMES = (
     "Tom Mia Sam Ann Ben Eva Max Lea Jon Ida Leo Amy Dan Zoe Kai Liv Tim Eve Rob Joy Ned Una "
     "Gus Fay Hal Ivy Jim Kim Lou May Nick Pam Ray Sue Ted Val Will Rose Jack Lucy Paul Nina "
     "Mark Lily Fred Ella Hugo Ruth"
 )
-NAMES = _NAMES.split()
+NAMES = words_of(_NAMES)
 _ITEMS = (
     "apples pens coins books cards shells stones stamps eggs cakes balls toys keys cups plates "
     "hats socks pears plums nuts beads flags kites boats bells candles buttons flowers tickets "
     "cookies lemons onions spoons rings masks drums"
 )
-ITEMS = _ITEMS.split()
+ITEMS = words_of(_ITEMS)
 # The last third of the names and items is seen by no app's training set.
 TRAIN_NAMES, TEST_NAMES = NAMES[:32], NAMES[32:]
 TRAIN_ITEMS, TEST_ITEMS = ITEMS[:24], ITEMS[24:]
 
-COLOURS = "red blue green white black brown pink gray".split()
-ROOMS = "kitchen garage hall attic bedroom cellar office garden".split()
-DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
-ADJECTIVES = "blue quiet golden happy little silent broken early warm lonely sweet dark".split()
-NOUNS = "river moon street dream garden train summer heart road window dance rain".split()
+COLOURS = words_of("red blue green white black brown pink gray")
+ROOMS = words_of("kitchen garage hall attic bedroom cellar office garden")
+DAYS = words_of("monday tuesday wednesday thursday friday saturday sunday")
+ADJECTIVES = words_of("blue quiet golden happy little silent broken early warm lonely sweet dark")
+NOUNS = words_of("river moon street dream garden train summer heart road window dance rain")
 
 CATEGORIES = {
-    "animal": "dog cat horse cow pig goat lion bear wolf fox mouse duck".split(),
-    "fruit": "apple pear plum grape lemon melon cherry mango peach banana orange fig".split(),
-    "vehicle": "car bus train plane boat truck tram bike van taxi ship wagon".split(),
-    "metal": "iron gold silver copper tin zinc lead nickel steel brass bronze chrome".split(),
-    "sport": "tennis golf hockey boxing rowing judo polo rugby soccer skiing chess darts".split(),
-    "drink": "water milk tea coffee juice beer wine cola cider cocoa soda punch".split(),
-    "tree": "oak pine birch elm ash maple cedar willow palm beech fir yew".split(),
-    "music tool": "piano guitar drum flute violin harp trumpet horn organ banjo cello tuba".split(),
+    "animal": words_of("dog cat horse cow pig goat lion bear wolf fox mouse duck"),
+    "fruit": words_of("apple pear plum grape lemon melon cherry mango peach banana orange fig"),
+    "vehicle": words_of("car bus train plane boat truck tram bike van taxi ship wagon"),
+    "metal": words_of("iron gold silver copper tin zinc lead nickel steel brass bronze chrome"),
+    "sport": words_of("tennis golf hockey boxing rowing judo polo rugby soccer skiing chess darts"),
+    "drink": words_of("water milk tea coffee juice beer wine cola cider cocoa soda punch"),
+    "tree": words_of("oak pine birch elm ash maple cedar willow palm beech fir yew"),
+    "music tool": words_of(
+        "piano guitar drum flute violin harp trumpet horn organ banjo cello tuba"
+    ),
 }
 
 
@@ -98,8 +106,12 @@ QUIZ_RELATIONS = {
         ),
         ("To {s}, people use a {a}.", "A {a} helps to {s}.", "If you must {s}, take the {a}."),
         ("What helps to {s}?", "Which thing do people take to {s}?", "How do people {s}?"),
-        ("What would you need to {s}?", "You want to {s}. What do you look for?",
-         "Someone has to {s}. What is missing?", "To {s}, what do you pick up?"),
+        (
+            "What would you need to {s}?",
+            "You want to {s}. What do you look for?",
+            "Someone has to {s}. What is missing?",
+            "To {s}, what do you pick up?",
+        ),
     ),
     "home": Relation(
         _pairs(
@@ -110,8 +122,12 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} lives in the {a}.", "A {s} has its home in the {a}.", "In the {a} is a {s}."),
         ("Where does a {s} live?", "Name the home of the {s}.", "Where is the home of a {s}?"),
-        ("Where would you look for a {s}?", "A {s} goes to sleep. Where is it most likely?",
-         "You hear a {s}. Where are you?", "Which place would a {s} choose?"),
+        (
+            "Where would you look for a {s}?",
+            "A {s} goes to sleep. Where is it most likely?",
+            "You hear a {s}. Where are you?",
+            "Which place would a {s} choose?",
+        ),
     ),
     "job": Relation(
         _pairs(
@@ -123,8 +139,12 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} works in the {a}.", "Every {s} has work in a {a}.", "In the {a} works a {s}."),
         ("Where does a {s} work?", "Name the work place of the {s}.", "Where is the {s} at work?"),
-        ("Where do you meet a {s}?", "A {s} leaves home to go to work. Where to?",
-         "Today the {s} is busy. In which place?", "Which place needs a {s}?"),
+        (
+            "Where do you meet a {s}?",
+            "A {s} leaves home to go to work. Where to?",
+            "Today the {s} is busy. In which place?",
+            "Which place needs a {s}?",
+        ),
     ),
     "material": Relation(
         _pairs(
@@ -135,8 +155,12 @@ QUIZ_RELATIONS = {
         ),
         ("The {s} is made of {a}.", "From {a} one makes a {s}.", "A {s} is mostly {a}."),
         ("What is a {s} made of?", "Name the stuff of a {s}.", "From what is the {s} made?"),
-        ("To make a {s}, what do you buy?", "A {s} breaks. What is on the ground?",
-         "Without what is there no {s}?", "What do you touch when you touch a {s}?"),
+        (
+            "To make a {s}, what do you buy?",
+            "A {s} breaks. What is on the ground?",
+            "Without what is there no {s}?",
+            "What do you touch when you touch a {s}?",
+        ),
     ),
     "opposite": Relation(
         _pairs(
@@ -147,8 +171,12 @@ QUIZ_RELATIONS = {
         ),
         ("The opposite of {s} is {a}.", "What is not {s} is {a}.", "{s} and {a} are opposites."),
         ("What is the opposite of {s}?", "Name the opposite of {s}.", "What is it if not {s}?"),
-        ("Which word means the reverse of {s}?", "It was {s}, then it changed. How is it now?",
-         "Someone says {s} but means the other. Which?", "What is far from {s}?"),
+        (
+            "Which word means the reverse of {s}?",
+            "It was {s}, then it changed. How is it now?",
+            "Someone says {s} but means the other. Which?",
+            "What is far from {s}?",
+        ),
     ),
     "part": Relation(
         _pairs(
@@ -160,7 +188,11 @@ QUIZ_RELATIONS = {
         ),
         ("A {s} has a {a}.", "The {a} is a part of the {s}.", "On each {s} you see a {a}."),
         ("What is a part of a {s}?", "Name a part of the {s}.", "What do you see on a {s}?"),
-        ("What does a {s} come with?", "Someone draws a {s}. What must be in it?",
-         "What is missing on a {s} that broke?", "What makes the {s} whole?"),
+        (
+            "What does a {s} come with?",
+            "Someone draws a {s}. What must be in it?",
+            "What is missing on a {s} that broke?",
+            "What makes the {s} whole?",
+        ),
     ),
 }
