@@ -38,7 +38,7 @@ rule cka:
         mem_mb=memory("cka"),
         runtime=minutes("cka"),
     params:
-        settings=mapping("minibatch"),
+        settings=mapping("minibatch", "similarity"),
         code=code("cka"),
     script:
         "../workflow/scripts/cka.py"
@@ -108,6 +108,28 @@ rule moments:
         code=code("moments"),
     script:
         "../workflow/scripts/moments.py"
+
+
+rule distance:
+    input:
+        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        embedding=f"{PAIR}/embedding.h5",
+        layers=f"{PAIR}/layers.json",
+        heads=f"{PAIR}/heads.h5",
+    output:
+        f"{PAIR}/distance.json",
+    log:
+        f"{PAIR}/logs/distance.log",
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=memory("spec"),
+        runtime=minutes("spec"),
+    params:
+        sources=sources,
+        code=code("distance"),
+    script:
+        "../workflow/scripts/distance.py"
 
 
 rule maps:

@@ -14,6 +14,7 @@ MAPPING = {
     "tokens": "bytes",
     "underdetermined": False,
     "minibatch": 16,
+    "similarity": "cka",
     "layers": "cka",
     "max_offset": None,
     "heads": "hungarian",
@@ -97,7 +98,7 @@ class PairRun:
 
     def cka(self) -> Path:
         inputs = {f"{side}_activations": self.activations(side) for side in ("old", "new")}
-        settings = self._settings("minibatch")
+        settings = self._settings("minibatch", "similarity")
         return self._script("cka", "cka.h5", {**self._specs(), **inputs}, settings=settings)
 
     def layers(self) -> Path:
@@ -122,6 +123,7 @@ class PairRun:
             "known_as": [str(self.models["old"])],
             "base": str(self.models["new"]),
             "revision": "",
+            "of": {"old": "old", "new": "new", "app": "app", "method": "lorasuite"},
         }
         words = [wi, *map(str, transfer.values()), adapter.name, "transferred"]
         inputs = {**self._specs(), "maps": self.maps(wi), "adapter": adapter}

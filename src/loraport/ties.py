@@ -1,0 +1,74 @@
+"""TIES merging of adapters (arXiv 2306.01708), on their dense updates as PEFT's `ties_svd` does.
+
+Merging A and B apart, PEFT's plain `ties`, depends on how the two factors share their product's
+scale, which a transfer changes; the updates themselves do not.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from .adapter import LoraWeights
+from .errors import LoraportError
+from .transfer import balance
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def merge(
+    adapters: Sequence[Mapping[Key, LoraWeights]],
+    weights: Sequence[float],
+    density: float = 0.5,
+    rank: int | None = None,
+) -> dict[Key, LoraWeights]:
+    """The TIES merge of adapters of one base model, cut to low rank by a truncated SVD.
+
+    Parameters
+    ----------
+    adapters : module -> factors; a module that only some adapt is merged from those
+    weights : of each adapter
+    density : share of each update's entries, the largest ones, that is kept before signs are
+        elected by total magnitude
+    rank : of the result; the first adapter's rank in that module where None
+
+    Returns
+    -------
+    module -> factors of scale 1, balanced (PEFT lets a merge whose first adapter is an rsLoRA grow
+    by √r, since it scales the result once more)
+
+    Notes
+    -----
+    O(d_out d_in min(d_out, d_in)) a module: the merged update is not of low rank.
+    """
+    if len(adapters) != len(weights) or not adapters:
+        raise LoraportError(
+            "a merge needs one weight an adapter",
+            got=f"{len(weights)} weights for {len(adapters)} adapters",
+            expected="as many weights as adapters, at least one",
+        )
+    from peft.utils.merge_utils import ties
+
+    merged = {}
+    for key in dict.fromkeys(key for adapter in adapters for key in adapter):
+        held = [(a[key], w) for a, w in zip(adapters, weights, strict=True) if key in a]
+        dense = [torch.from_numpy(each.scale * _product(each)) for each, _ in held]
+        if len({update.shape for update in dense}) != 1:
+            raise LoraportError(
+                f"the adapters to merge are not of one base model, at {key}",
+                got=" and ".join(str(tuple(update.shape)) for update in dense),
+                expected="updates of one shape",
+            )
+        shares = torch.tensor([weight for _, weight in held], dtype=torch.float64)
+        first = held[0][0]
+        size = rank or first.rank
+        u, s, vh = np.linalg.svd(ties(dense, shares, density).numpy(), full_matrices=False)
+        b, a, _ = balance(u[:, :size] * s[:size], vh[:size], size)
+        alpha = size**0.5 if first.rslora else float(size)
+        merged[key] = first.replaced(b, a, alpha)
+    return merged
+
+
+def _product(weights: LoraWeights) -> np.ndarray:
+    return weights.b.astype(np.float64) @ weights.a.astype(np.float64)
