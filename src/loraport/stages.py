@@ -147,6 +147,12 @@ def scoring(config: Config) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in ("stages", "tasks_dir")}
 
 
+def about_base(config: Config, model: str) -> dict[str, Any]:
+    """Where a base model is, for the rules that load it."""
+    entry = config.model(model)
+    return {"source": entry["source"], "remote_code": entry["remote_code"]}
+
+
 def folder_version(folder: str | Path) -> str:
     """Digest of the task files (YAML and Python) of a folder."""
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
 """What a training starts from: a fresh adapter, or a transferred one with its new layers."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
 
+from .architectures import Architecture
 from .errors import LoraportError
 from .models import attach
 
@@ -141,3 +142,16 @@ def _config(fresh: Fresh, steps: int) -> LoraConfig:
         alpha_pattern=dict(fresh.alpha_pattern),
         **common,
     )
+
+
+def target_modules(architecture: Architecture, roles: Sequence[str]) -> tuple[str, ...]:
+    """PEFT's names of a family's modules for roles (`q`, …, `down`); a fused module once."""
+    missing = [role for role in roles if role not in architecture.roles]
+    if missing:
+        raise LoraportError(
+            f"family {architecture.name!r} has no module for {', '.join(missing)}",
+            got=", ".join(roles),
+            expected=f"roles among {', '.join(architecture.roles)}",
+            todo="correct `finetune.lora.modules` in config.yaml",
+        )
+    return tuple(sorted({architecture.module_of(role).rpartition(".")[2] for role in roles}))

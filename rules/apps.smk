@@ -1,0 +1,104 @@
+# Look-ups for the rules that train and score an app's adapters; there are no rules here.
+from loraport import stages
+
+
+@told
+def task(wildcards):
+    """The task of an app: of a model's own, or of a pair's new and then old model."""
+    if hasattr(wildcards, "model"):
+        return stages.task_of(CONFIG, wildcards.app, wildcards.model)
+    old, new = CONFIG.pair(wildcards.pair)
+    return stages.task_of(CONFIG, wildcards.app, new, old)
+
+
+@told
+def task_file(wildcards):
+    """The task's training file; none for a data set of the hub."""
+    return stages.local_data(task(wildcards))
+
+
+@told
+def task_data(wildcards):
+    """Where the task's training examples come from, and their template."""
+    return stages.train_data(task(wildcards))
+
+
+def base_of(side):
+    """Function of a rule's wildcards: where its base model is (`own`, or a pair's old or new)."""
+    return lambda wildcards: stages.about_base(CONFIG, base_name(wildcards, side))
+
+
+def spec_of(side):
+    """Function of a rule's wildcards: spec.json of its base model."""
+    return lambda wildcards: model_spec(base_name(wildcards, side))
+
+
+@told
+def base_name(wildcards, side):
+    if side == "own":
+        return wildcards.model
+    return CONFIG.pair(wildcards.pair)[side == "new"]
+
+
+def training(kind):
+    """Function of a rule's wildcards: training settings, with the seed that a target names."""
+
+    def settings(wildcards):
+        seed = {"seed": int(wildcards.seed)} if hasattr(wildcards, "seed") else {}
+        return stages.training(CONFIG, kind, **seed)
+
+    return settings
+
+
+@told
+def model_adapters(wildcards):
+    """Stage -> adapter, of one model without a pair."""
+    own = stages.adapter_of(CONFIG, wildcards.app, wildcards.model)
+    return dict(zip(stages.MODEL_STAGES, ("", own)))
+
+
+def pair_adapters(side):
+    """Function of a rule's wildcards: stage -> adapter, of the configured stages of one model."""
+
+    def adapters(wildcards):
+        every = told(stages.adapters_of_pair)(CONFIG, wildcards.pair, wildcards.app)
+        return {stage: every[stage] for stage in stages.wanted(CONFIG, side)}
+
+    return adapters
+
+
+@told
+def method_adapters(wildcards):
+    """Stage -> adapter, of a method's own table."""
+    return stages.method_adapters(CONFIG, wildcards.pair, wildcards.app, wildcards.method)
+
+
+def adapter_inputs(adapters):
+    """Function of a rule's wildcards: adapters made here, and the files of those that are given."""
+
+    def inputs(wildcards):
+        found = []
+        for folder in filter(None, adapters(wildcards).values()):
+            made = folder.startswith("artifacts/")
+            found += [folder] if made else preflight.adapter_files(folder)
+        return found
+
+    return inputs
+
+
+def size(section, part):
+    """Function of a rule's inputs: MiB (part 0) or minutes (part 1) to ask for."""
+    return (
+        lambda wildcards, input, attempt: stages.need(*plan.read(input), CONFIG.content[section])[
+            part
+        ]
+        * attempt
+    )
+
+
+def score_files(side):
+    """Score files of the configured stages of a pair's old or new model."""
+    return [f"{APP}/eval/{stage}.json" for stage in stages.wanted(CONFIG, side)]
+
+
+TASKS = CONFIG.content["evaluation"]["tasks_dir"] or str(BASE / "resources" / "tasks")

@@ -1,0 +1,102 @@
+# Training: an adapter from all of a task's data, and on the small set the light fine-tuning (LFT)
+# of a transferred adapter with the two baselines that start from nothing.
+
+
+rule lora_trained:
+    input:
+        spec=spec_of("own"),
+        data=task_file,
+    output:
+        directory("artifacts/models/{model}/{app}/lora_trained"),
+    log:
+        "artifacts/models/{model}/logs/{app}/lora_trained.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=size("finetune", 0),
+        runtime=size("finetune", 1),
+        gpu=gpus("finetune"),
+    params:
+        base=base_of("own"),
+        data=task_data,
+        lora=CONFIG.content["finetune"]["lora"],
+        settings=training("full"),
+        code=code("lora_trained"),
+    script:
+        "../workflow/scripts/lora_trained.py"
+
+
+rule lora_small:
+    input:
+        spec=spec_of("new"),
+        data=task_file,
+        like=f"{APP}/lora_transferred",
+    output:
+        directory(f"{APP}/lora_small"),
+    log:
+        f"{PAIR}/logs/{{app}}/lora_small.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=size("finetune", 0),
+        runtime=size("finetune", 1),
+        gpu=gpus("finetune"),
+    params:
+        base=base_of("new"),
+        data=task_data,
+        settings=training("small"),
+        code=code("lora_small"),
+    script:
+        "../workflow/scripts/lora_small.py"
+
+
+use rule lora_small as lora_small_matched with:
+    output:
+        directory(f"{APP}/lora_small_matched"),
+    log:
+        f"{PAIR}/logs/{{app}}/lora_small_matched.log",
+    params:
+        base=base_of("new"),
+        data=task_data,
+        settings=training("lft"),
+        code=code("lora_small"),
+
+
+rule lora_finetuned:
+    input:
+        spec=spec_of("new"),
+        data=task_file,
+        transferred=f"{APP}/lora_transferred",
+    output:
+        directory(f"{APP}/lora_finetuned"),
+    log:
+        f"{PAIR}/logs/{{app}}/lora_finetuned.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=size("finetune", 0),
+        runtime=size("finetune", 1),
+        gpu=gpus("finetune"),
+    params:
+        base=base_of("new"),
+        data=task_data,
+        settings=training("lft"),
+        code=code("lora_finetuned"),
+    script:
+        "../workflow/scripts/lora_finetuned.py"
+
+
+use rule lora_finetuned as lora_finetuned_by_method with:
+    input:
+        spec=spec_of("new"),
+        data=task_file,
+        transferred=f"{APP}/{{method}}/lora_transferred",
+    output:
+        directory(f"{APP}/{{method}}/seed{{seed}}/lora_finetuned"),
+    log:
+        f"{PAIR}/logs/{{app}}/{{method}}/seed{{seed}}/lora_finetuned.log",
+    wildcard_constraints:
+        seed="[0-9]+",

@@ -1,0 +1,26 @@
+"""Rule lora_trained: an adapter of one model, trained from nothing on all of a task's data."""
+
+from loraport.artifacts import identities
+from loraport.data import read
+from loraport.job import job
+from loraport.spec import load_spec
+from loraport.starts import Fresh, target_modules
+from loraport.train import Settings, train_lora
+
+with job(snakemake) as log:
+    params = snakemake.params
+    model = load_spec(snakemake.input.spec, params.base["source"])
+    lora = dict(params.lora)
+    targets = target_modules(model.architecture, lora.pop("modules"))
+    result = train_lora(
+        model.directory,
+        read(**params.data),
+        snakemake.output[0],
+        start=Fresh(target_modules=targets, **lora),
+        settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
+        resume_root="artifacts/.resume/training",
+        inputs=identities({"spec": snakemake.input.spec}),
+        base_name=params.base["source"],
+    )
+    log.info("%(examples)d examples, %(steps)d steps, last loss %(last_loss).4f", result)
+    log.info("cut: %(truncated)d, dropped: %(dropped)d, longest: %(longest)d tokens", result)
