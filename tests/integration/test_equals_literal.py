@@ -1,5 +1,6 @@
 """Every step of the workflow gives what the published algorithm, written literally, gives."""
 
+import json
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from inprocess import PairRun
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
+from loraport.cka import cka, hsic_sums
 from loraport.layers import best_path
 
 # the published rule leaves W_h out at equal hidden sizes; the authors' code computes it there too
@@ -83,6 +85,19 @@ class Case:
             B_lit, A_lit = expected.get(place, (0 * B, 0 * A))
             size = np.linalg.norm(B_lit @ A_lit)
             assert np.linalg.norm(s * B @ A - B_lit @ A_lit) <= 1e-5 * size, place
+        self._check_report(adapter, directory, expected)
+
+    def _check_report(self, adapter: str, directory: Path, expected: dict) -> None:
+        """Sources and norms that transfer.json states."""
+        modules = json.loads((directory / "transfer.json").read_text())["modules"]
+        before = pico.load_adapter(self.old, self.adapter(adapter))
+        sources = {j: i for i, j in self.literal.path}
+        for (j, role), (B, A) in expected.items():
+            stated = modules[f"model.layers.{j}.{pico.PATHS[role]}"]
+            B_old, A_old, s = before[sources[j], role]
+            assert stated["source"] == sources[j]
+            assert stated["norm_before"] == pytest.approx(np.linalg.norm(s * B_old @ A_old))
+            assert stated["norm_after"] == pytest.approx(np.linalg.norm(B @ A), rel=1e-5)
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids="-".join)
@@ -166,6 +181,17 @@ def test_features_are_means_over_block_outputs(pico_pair, tmp_path):
         for layer, states in enumerate(outputs):
             expected = states.reshape(-1, states.shape[-1])[1:].double().mean(dim=0).numpy()
             assert np.allclose(run.features("old")[layer][place], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("examples", [16, 19, 21])
+def test_cka_equals_the_printed_formula_for_uneven_minibatches(examples):
+    """21 texts in minibatches of 8 leave 5, which count; 19 leave 3, which do not."""
+    rng = np.random.default_rng(0)
+    old, new = rng.normal(size=(2, examples, 6)) + 1, rng.normal(size=(3, examples, 4)) * 5
+    new[:, :, :2] += old[0, :, :2]
+    cross, own_old, own_new, _ = hsic_sums(torch.from_numpy(old), torch.from_numpy(new), 8)
+    expected = literal.cka_matrix(old, new, 8)
+    assert np.allclose(cka(cross, own_old, own_new).numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 6), (6, 3), (2, 7), (1, 4)], ids=str)
