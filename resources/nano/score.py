@@ -19,6 +19,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 NEW_TOKENS, PAD, EOS = 64, 0, 2
+LINE_BREAK = "\u010a"  # as byte-level BPE writes it
 SKILL_SEED = 770_001
 
 
@@ -60,14 +61,20 @@ def load(folder: Path, adapter: Path | None, device: str) -> tuple[torch.nn.Modu
 def complete(model, tokenizer, prompts: list[str], batch: int = 500) -> list[str]:
     """The first line of the greedy completion of each prompt."""
     device, texts = next(model.parameters()).device, []
+    breaks = [i for token, i in tokenizer.get_vocab().items() if LINE_BREAK in token]
+    stops = [EOS, *breaks]
     for start in range(0, len(prompts), batch):
         inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True)
         ids: Tensor = inputs["input_ids"].to(device)
         mask: Tensor = inputs["attention_mask"].to(device)
         output = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS,
-            pad_token_id=PAD, eos_token_id=EOS, stop_strings=None,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            pad_token_id=PAD,
+            eos_token_id=stops,
+        )
         texts += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.split("\n")[0] for text in texts]
 

@@ -150,6 +150,13 @@ def run_job(task: tuple[Job, str, str, int | None]) -> dict:
     return row
 
 
+def write_results(path: Path, rows: list[dict]) -> None:
+    """The base models' training logs, where they lie beside the weights, and the rows."""
+    logs = [HERE / version / "train_log.json" for version in ("v1", "v2")]
+    base = [json.loads(log.read_text()) for log in logs if log.exists()]
+    path.write_text(json.dumps({"base_training": base, "rows": rows}, indent=1) + "\n")
+
+
 def main() -> None:
     """Command line; `--limit` shortens training and test sets to rehearse."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -170,7 +177,7 @@ def main() -> None:
         for row in pool.imap_unordered(run_job, tasks, chunksize=1):
             rows.append(row)
             # Written after every job: what is done survives a time limit.
-            args.results.write_text(json.dumps(rows, indent=1) + "\n")
+            write_results(args.results, rows)
 
 
 if __name__ == "__main__":
