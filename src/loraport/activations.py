@@ -15,6 +15,7 @@ import torch
 
 from .errors import LoraportError
 from .linalg import chunks
+from .models import load_base
 from .spec import Model
 
 Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -118,24 +119,6 @@ def caught_blocks(model: Any, family: Any, layers: int) -> Iterator[list[torch.T
             handle.remove()
 
 
-def load_model(model: Model, device: str, *, remote_code: bool = False) -> tuple[Any, Any]:
-    """Base model and tokenizer by transformers, safetensors only; float32 on CPU, bf16 on GPU."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model.directory, trust_remote_code=remote_code)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    base = AutoModelForCausalLM.from_pretrained(
-        model.directory,
-        dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
-        device_map="auto" if device.startswith("cuda") else None,
-        use_safetensors=True,
-        trust_remote_code=remote_code,
-    )
-    return base.eval(), tokenizer
-
-
 def pooled_features(
     model: Model,
     texts: list[str],
@@ -158,7 +141,11 @@ def pooled_features(
     -----
     Batches hold texts of like length. Memory: one batch's block outputs beside the model.
     """
-    base, tokenizer = load_model(model, device, remote_code=remote_code)
+    spread = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else ""
+    base, tokenizer = load_base(
+        model.directory, device=device, device_map=spread, trust_remote_code=remote_code
+    )
+    tokenizer.padding_side = "right"
     encoded = [tokenizer(text, truncation=True, max_length=max_tokens).input_ids for text in texts]
     kept = np.array([len(ids) > 1 for ids in encoded])
     order = sorted(np.flatnonzero(kept), key=lambda place: (len(encoded[place]), place))

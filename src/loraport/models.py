@@ -6,17 +6,20 @@ drops the other, and the adapter then does less than it says, or nothing.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from .device import pick_device
 from .errors import LoraportError
 from .weights import TensorFile
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+transformers_logging.disable_progress_bar()  # of loading weights; the rules' own bars say more
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,7 +73,7 @@ def load_base(
     return model.eval(), tokenizer
 
 
-def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> PeftModel:
+def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "PeftModel":
     """The model with an adapter on it; every tensor of the adapter has found its place.
 
     Raises
@@ -78,6 +81,9 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> Pef
     LoraportError
         If tensors are missing, or stand in the file and nowhere in the model.
     """
+    from peft import PeftModel  # a second or more, which rules that only read a base need not pay
+    from peft.utils import get_peft_model_state_dict
+
     directory = Path(directory)
     file = directory / "adapter_model.safetensors"
     if not file.is_file():
@@ -108,7 +114,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> Pef
     return adapted
 
 
-def save_adapter(model: PeftModel, directory: Path, base_name: str | None = None) -> None:
+def save_adapter(model: "PeftModel", directory: Path, base_name: str | None = None) -> None:
     """Write an adapter so that the same weights give the same bytes: safetensors and its config.
 
     `target_modules` are sorted (PEFT's set has another order in every process) and the model card,

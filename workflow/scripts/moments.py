@@ -1,10 +1,11 @@
 """Rule moments: second moments of what both models' modules read and write on the same tokens."""
 
-from loraport.activations import load_model, load_texts
+from loraport.activations import load_texts
 from loraport.artifacts import identities, write_h5
 from loraport.device import pick_device
 from loraport.job import job, progress
 from loraport.linalg import chunks
+from loraport.models import load_base
 from loraport.moments import layer_moments, make_batches, site_bytes, write_layer
 from loraport.pair import read_path
 from loraport.spec import load_spec
@@ -17,7 +18,7 @@ with job(snakemake) as log:
     texts = load_texts(reading["texts"], settings["examples"])
     path = read_path(inputs["layers"])
     loaded = [
-        load_model(model, device, remote_code=remote)
+        load_base(model.directory, device=device, trust_remote_code=remote)
         for model, remote in zip(sides, reading["remote_code"], strict=True)
     ]
     bases, tokenizers = zip(*loaded, strict=True)
