@@ -1,0 +1,57 @@
+"""One script of the workflow in this process, with a stand-in for what Snakemake gives it.
+
+Run as a child process by transfer.py: `rule.py SCRIPT JSON`; prints one JSON line with the
+seconds of the script without its imports and the peak of GPU memory (MiB).
+"""
+
+import ast
+import json
+import runpy
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
+
+
+class Named(dict):
+    """Values by name, by attribute or by place."""
+
+    __getattr__ = dict.__getitem__
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+def import_first(path: Path) -> None:
+    """Import what a script imports, so that its start-up can be told from its work."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, str(path), "exec"), {})
+
+
+def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> tuple[float, float]:
+    """Run a script; returns its seconds and its CPU seconds. Its log lies beside the output."""
+    given = SimpleNamespace(
+        input=Named(inputs),
+        output=Named(only=output),
+        params=Named(params),
+        wildcards=Named(model=script, pair="pair", app="app"),
+        log=[f"{output}.log"],
+        rule=script,
+        threads=threads,
+    )
+    path = SCRIPTS / f"{script}.py"
+    import_first(path)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    runpy.run_path(str(path), init_globals={"snakemake": given})
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+if __name__ == "__main__":
+    seconds, cpu = run(sys.argv[1], **json.loads(sys.argv[2]))
+    torch = sys.modules.get("torch")
+    used = torch is not None and torch.cuda.is_initialized()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if used else 0.0
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "gpu_mib": peak}))
