@@ -16,7 +16,7 @@ from .linalg import chunks, least_squares
 from .spec import Model
 from .tokens import read_vocabulary, shared_tokens
 
-ROWS = 8192  # embedding rows held in float64 at a time
+ROWS = 2048  # embedding rows held in float64 at a time
 
 
 @dataclass(frozen=True)

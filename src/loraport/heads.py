@@ -6,13 +6,12 @@ head mapping). With `Q̃ = Q_o W_h` and so on, `⟨Q̃ᵀK̃, Q'ᵀK'⟩ = Σ (Q
 layer hold every head pair, and their blocks are also the transforms of Eq. 3.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .architectures import Dimensions
 from .methods import MatchedHeads
 from .spec import Model
 from .weights import Checkpoint
@@ -20,62 +19,27 @@ from .weights import Checkpoint
 ROLES = ("q", "k", "v", "o")
 
 
-@dataclass(frozen=True)
-class Attention:
-    """One layer's attention weights, float64, each as heads of rows in the residual stream's basis.
-
-    Attributes
-    ----------
-    q, o : (H, h, d); `o` is the transpose of the output projection
-    k, v : (KV, h, d)
-    """
-
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    o: torch.Tensor
-
-    @classmethod
-    def of(cls, weights: dict[str, torch.Tensor], dims: Dimensions) -> "Attention":
-        """From the plain weights of roles q, k, v (·, d) and o (d, H·h)."""
-        split = {
-            role: (weight.T if role == "o" else weight).reshape(-1, dims.head_dim, dims.hidden)
-            for role, weight in weights.items()
-        }
-        return cls(**split)
-
-    def carried(self, hidden_map: torch.Tensor | None) -> "Attention":
-        """The same heads in the new model's basis: every row times W_h (None: the identity)."""
-        if hidden_map is None:
-            return self
-        return Attention(self.q @ hidden_map, self.k @ hidden_map, self.v @ hidden_map,
-                         self.o @ hidden_map)  # fmt: skip
-
-
-def products(old: Attention, new: Attention) -> dict[str, torch.Tensor]:
-    """The four products of a layer pair, role -> (heads_o, h_o, heads_n, h_n).
-
-    The block [a, :, b, :] of q is `T = Q_o[a] W_h Q_n[b]ᵀ` where `old` is carried.
-    """
-    result = {}
-    for role in ROLES:
-        left, right = getattr(old, role), getattr(new, role)
-        flat = left.flatten(0, 1) @ right.flatten(0, 1).T
-        result[role] = flat.reshape(*left.shape[:2], *right.shape[:2])
-    return result
+Heads = Callable[[str], torch.Tensor]  # role -> (heads, h, d) float64, read anew each time
 
 
 def head_similarity(
-    old: Attention, new: Attention, blocks: dict[str, torch.Tensor]
+    blocks: dict[str, torch.Tensor], old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Cosine similarity of all head pairs, (H_o, H_n); `old` carried, `blocks` from `products`.
+    """Cosine similarity of all head pairs, (H_o, H_n).
 
+    Parameters
+    ----------
+    blocks : role -> (heads_o, h_o, heads_n, h_n), the products of the carried old and the new heads
+    old, new : role -> (heads, h, h), each head's product with itself, the old ones carried
+
+    Notes
+    -----
     A head without weight resembles nothing: similarity 0. O(H_o H_n h_o h_n).
     """
-    heads_old, heads_new = old.q.shape[0], new.q.shape[0]
-    group_old, group_new = heads_old // old.k.shape[0], heads_new // new.k.shape[0]
-    partner = torch.arange(heads_new, device=new.q.device) // group_new
-    inner = torch.empty(heads_old, heads_new, dtype=torch.float64, device=new.q.device)
+    heads_old, heads_new = len(old["q"]), len(new["q"])
+    group_old, group_new = heads_old // len(old["k"]), heads_new // len(new["k"])
+    partner = torch.arange(heads_new, device=new["q"].device) // group_new
+    inner = torch.empty(heads_old, heads_new, dtype=torch.float64, device=new["q"].device)
     for a in range(heads_old):
         k, v = blocks["k"][a // group_old][:, partner], blocks["v"][a // group_old][:, partner]
         inner[a] = (blocks["q"][a] * k + v * blocks["o"][a]).sum(dim=(0, 2))
@@ -83,10 +47,9 @@ def head_similarity(
     return torch.where(below > 0, inner / below.clamp(min=1e-300).sqrt(), 0.0)
 
 
-def _squared_norms(heads: Attention) -> torch.Tensor:
+def _squared_norms(gram: dict[str, torch.Tensor]) -> torch.Tensor:
     """‖QᵀK‖² + ‖VᵀOᵀ‖² per query head, (H,), from the heads' own h×h Grams."""
-    group = heads.q.shape[0] // heads.k.shape[0]
-    gram = {role: (part := getattr(heads, role)) @ part.transpose(1, 2) for role in ROLES}
+    group = len(gram["q"]) // len(gram["k"])
     k, v = (gram[role].repeat_interleave(group, dim=0) for role in ("k", "v"))
     return (gram["q"] * k + v * gram["o"]).sum(dim=(1, 2))
 
@@ -104,17 +67,22 @@ def assign(similarity: np.ndarray, how: str = "hungarian") -> np.ndarray:
     return np.stack([old[order], new[order]], axis=1).astype(np.int64)
 
 
-def read_attention(model: Model, checkpoint: Checkpoint, layer: int, device: str) -> Attention:
-    """One layer's attention weights in float64."""
-    weights = {
-        role: torch.from_numpy(model.weight(checkpoint, layer, role).astype(np.float64)).to(device)
-        for role in ROLES
-    }
-    return Attention.of(weights, model.dims)
+def read_heads(model: Model, checkpoint: Checkpoint, layer: int, device: str) -> Heads:
+    """One layer's attention weights as heads of rows in the residual stream's basis.
+
+    `o` is the transpose of the output projection.
+    """
+
+    def read(role: str) -> torch.Tensor:
+        weight = model.weight(checkpoint, layer, role).astype(np.float64)
+        rows = torch.from_numpy(weight.T if role == "o" else weight).to(device)
+        return rows.reshape(-1, model.dims.head_dim, model.dims.hidden)
+
+    return read
 
 
 def match_layer(
-    old: Attention, new: Attention, hidden_map: torch.Tensor | None, how: str = "hungarian"
+    old: Heads, new: Heads, hidden_map: torch.Tensor | None, how: str = "hungarian"
 ) -> tuple[np.ndarray, MatchedHeads]:
     """Similarity of all heads of a layer pair, and the matched ones with their blocks.
 
@@ -129,14 +97,22 @@ def match_layer(
 
     Notes
     -----
-    O(H h d (d + H h)) time; the largest array is a product of (H_o h_o, H_n h_n).
+    O(H h d (d + H h)) time. Holds one role's weights at a time; the block [a, :, b, :] of a role's
+    product is `T = W_o[a] W_h W_n[b]ᵀ`.
     """
-    carried = old.carried(hidden_map)
-    found = products(carried, new)
-    similarity = head_similarity(carried, new, found).cpu().numpy()
+    found, own_old, own_new = {}, {}, {}
+    for role in ROLES:
+        left, right = old(role), new(role)
+        if hidden_map is not None:
+            left = left @ hidden_map
+        flat = left.flatten(0, 1) @ right.flatten(0, 1).T
+        found[role] = flat.reshape(*left.shape[:2], *right.shape[:2])
+        own_old[role] = left @ left.transpose(1, 2)
+        own_new[role] = right @ right.transpose(1, 2)
+    similarity = head_similarity(found, own_old, own_new).cpu().numpy()
     matched = assign(similarity, how)
-    rows, columns = torch.from_numpy(matched).to(new.q.device).T
-    group_old, group_new = (len(each.q) // len(each.k) for each in (old, new))
+    rows, columns = torch.from_numpy(matched).to(flat.device).T
+    group_old, group_new = (len(own["q"]) // len(own["k"]) for own in (own_old, own_new))
     grouped = {"k": (rows // group_old, columns // group_new)}
     grouped["v"] = grouped["k"]
     blocks = {}

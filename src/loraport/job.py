@@ -51,12 +51,21 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
             "rule": snakemake.rule,
             "wildcards": dict(snakemake.wildcards.items()),
             "status": status,
-            "seconds": round(time.time() - psutil.Process().create_time(), 3),
+            "seconds": round(_age(), 3),
             "peak_mib": round(peak, 1),
             "threads": snakemake.threads,
         }
         log.debug("%s", json.dumps(record))
         logging.shutdown()
+
+
+def _age() -> float:
+    """Seconds since this process began; psutil's time of birth is too coarse on Linux."""
+    stat = Path("/proc/self/stat")
+    if not stat.is_file():
+        return time.time() - psutil.Process().create_time()
+    ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _set_up_logging(path: Path, rule: str) -> None:

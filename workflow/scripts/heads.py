@@ -2,7 +2,7 @@
 
 from loraport.artifacts import identities, write_h5
 from loraport.device import pick_device
-from loraport.heads import match_layer, read_attention
+from loraport.heads import match_layer, read_heads
 from loraport.job import job, progress
 from loraport.pair import read_hidden_map, read_path
 from loraport.spec import load_spec
@@ -19,8 +19,8 @@ with job(snakemake) as log:
         with progress(len(path), "layer pairs") as bar:
             for old_layer, layer in path:
                 sides = (
-                    read_attention(old, weights[0], old_layer, device),
-                    read_attention(new, weights[1], layer, device),
+                    read_heads(old, weights[0], old_layer, device),
+                    read_heads(new, weights[1], layer, device),
                 )
                 similarity, matched = match_layer(*sides, hidden_map, settings["heads"])
                 file.dataset(f"layer_{layer}/similarity", similarity)
