@@ -243,10 +243,6 @@ def score_aqua(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     }
 
 
-def score_letter(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    return {"acc": float(standalone_letter(results[0]) == doc["answer"])}
-
-
 def score_choice(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     return {"acc": float(first_match(results[0], doc["pattern"]) == doc["answer"])}
 
