@@ -1,0 +1,239 @@
+"""Tables as CSV, Markdown, HTML, and as text for the terminal; all show the same cells."""
+
+import csv
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .artifacts import atomic
+from .errors import LoraportError
+from .summary import table as text_table
+
+Row = Mapping[str, Any]
+DIGITS = 6
+SCORE = "score "
+NONE = "–"
+LEGEND = (
+    "Scores in % where the metric is a share of right answers, with the bootstrap 95 % interval of "
+    "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new bare) "
+    "/ (LoRA(full) − new bare), with its interval; undefined where that gain is under twice its "
+    "own. Flips: items that the old model with its LoRA got right and the row gets wrong (−), and "
+    "the reverse (+). p: McNemar's exact test against LoRA(small) on the matched schedule. Time: "
+    "transfer + training + scoring, seconds; memory: the peak of any of them. What was not done "
+    "here has no time."
+)
+
+
+def write_csv(path: str | Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Write rows as CSV; floats with six digits after the point, None as an empty cell."""
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _stored(row.get(key)) for key in columns})
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.{DIGITS}f}".rstrip("0").rstrip(".") if abs(value) >= 1e-3 else f"{value:g}"
+    return "" if value is None else value
+
+
+def read_csv(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a table written by `write_csv`; numbers as float, empty cells as None."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return [
+                {key: _loaded(cell) for key, cell in row.items()} for row in csv.DictReader(file)
+            ]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoraportError(
+            f"table {path} cannot be read",
+            got=error,
+            expected="a .csv file under artifacts/<pair>/tables/",
+            todo=f"build it: snakemake --cores 2 {path}",
+        ) from error
+
+
+def _loaded(cell: str | None) -> Any:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
+
+
+def header(rows: Sequence[Row]) -> list[str]:
+    """Column titles of what is shown."""
+    names = shown_tasks(rows)
+    return [
+        "",
+        *(name.removeprefix(SCORE) for name in names),
+        "average (95 %)" if names else "score (95 %)",
+        "NLL",
+        "retention",
+        "flips −/+",
+        "p",
+        "time",
+        "memory",
+    ]
+
+
+def shown_tasks(rows: Sequence[Row]) -> list[str]:
+    """Columns of tasks' scores; none where there is one task, whose score is the average."""
+    names = list(
+        dict.fromkeys(
+            key for row in rows for key in row if key.startswith(SCORE) and row[key] is not None
+        )
+    )
+    return names if len(names) > 1 else []
+
+
+def cells(row: Row, tasks: Sequence[str]) -> list[str]:
+    """One row as it is shown."""
+    seconds = [row.get(key) for key in ("transfer_s", "train_s", "eval_s")]
+    scale = 1 if row.get("metric") in ("bleu", "chrf") else 100
+    average = _number(row.get("average"), scale)
+    if row.get("low") is not None:
+        average += f" ({_number(row['low'], scale)}–{_number(row['high'], scale)})"
+    flips = [row.get("negative_flips"), row.get("positive_flips")]
+    return [
+        str(row["row"]),
+        *(_number(row.get(name), scale) for name in tasks),
+        "failed" if str(row.get("note") or "").startswith("failed") else average,
+        _number(row.get("nll"), digits=3),
+        _retention(row),
+        NONE if None in flips else f"{flips[0]:.0f}/{flips[1]:.0f}",
+        _p(row.get("p_matched")),
+        _seconds(seconds),
+        _memory(row),
+    ]
+
+
+def _number(value: Any, scale: float = 1, digits: int = 1) -> str:
+    return NONE if value is None else f"{scale * value:.{digits}f}"
+
+
+def _retention(row: Row) -> str:
+    value = row.get("retention")
+    if value is None or isinstance(value, str):
+        return value or NONE
+    if row.get("stage") in ("new", "lora_full"):
+        return f"{value:.2f}"
+    return f"{value:.2f} ({row['retention_low']:.2f}–{row['retention_high']:.2f})"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "<0.001" if value < 1e-3 else f"{value:.3f}"
+
+
+def _seconds(parts: Sequence[float | None]) -> str:
+    if all(part is None for part in parts):
+        return NONE
+    return " + ".join(NONE if part is None else f"{part:.0f}" for part in parts) + " s"
+
+
+def _memory(row: Row) -> str:
+    if row.get("peak_mib") is None:
+        return NONE
+    gpu = f" + {row['gpu_peak_mib']:.0f} GPU" if row.get("gpu_peak_mib") else ""
+    return f"{row['peak_mib']:.0f}{gpu} MiB"
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What rows have to say, each with the row that says it."""
+    return [f"{row['row']}: {row['note']}" for row in rows if row.get("note")]
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """App -> its rows."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(row["app"]), []).append(row)
+    return found
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Tables for the terminal, one an app."""
+    blocks = []
+    for app, own in groups(rows).items():
+        tasks = shown_tasks(own)
+        block = text_table([app, *header(own)[1:]], [cells(row, tasks) for row in own])
+        blocks.append("\n".join([block, *(f"  {note}" for note in notes(own))]))
+    return "\n\n".join(blocks)
+
+
+def markdown(title: str, rows: Sequence[Row]) -> str:
+    """Tables in Markdown, one an app, under a title and with a legend."""
+    lines = [f"# {title}", "", LEGEND, ""]
+    for app, own in groups(rows).items():
+        tasks = shown_tasks(own)
+        lines += [
+            f"## {app}",
+            "",
+            _line(header(own)),
+            _line(["---", *["---:"] * (len(header(own)) - 1)]),
+        ]
+        lines += [_line(cells(row, tasks)) for row in own]
+        lines += ["", *(f"- {note}" for note in notes(own)), *([""] if notes(own) else [])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(values: Sequence[str]) -> str:
+    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+
+def page(title: str, rows: Sequence[Row]) -> str:
+    """Tables as one HTML page that needs nothing else."""
+    parts = []
+    for app, own in groups(rows).items():
+        tasks = shown_tasks(own)
+        parts += [f"<h2>{html.escape(app)}</h2>", grid(header(own), [cells(r, tasks) for r in own])]
+        parts += [f"<p class=note>{html.escape(note)}</p>" for note in notes(own)]
+    return document(title, [*parts, f"<p class=legend>{html.escape(LEGEND)}</p>"])
+
+
+def grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table: the first column to the left, the others to the right."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+STYLE = """
+body { font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; margin: 1.5em; color: #111;
+  background: #fff; }
+h1 { font-size: 1.3em; } h2 { font-size: 1.1em; margin: 1.4em 0 .4em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3em .7em; text-align: right; border-bottom: 1px solid #ccc;
+  white-space: nowrap; }
+th { border-bottom: 2px solid #111; } th:first-child, td:first-child { text-align: left; }
+table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.note, .legend { max-width: 60em; color: #333; } .note { margin: .3em 0; }
+"""
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A self-contained HTML page."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a cell holds a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,154 @@
+"""The rows of an app's table: what each is, where its numbers lie, and why it has none."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from . import stages
+from .config import Config
+from .job import last_record
+
+# stage -> what its row is called; {method} is the configured transfer method
+LABELS = {
+    "old": "old, bare",
+    "old_lora": "old + LoRA",
+    "new": "new, bare",
+    "transferred": "transferred ({method}), no LFT",
+    "lora_small": "LoRA(small), as published",
+    "lora_small_matched": "LoRA(small), matched schedule",
+    "finetuned": "transferred ({method}) + LFT(small)",
+    "lora_full": "LoRA(full)",
+}
+PAIR_LOGS = ("embedding", "cka", "layers", "heads", "moments")
+MODEL_LOGS = ("spec", "activations")
+TRAINED = ("lora_small", "lora_small_matched", "lora_finetuned")
+SEEDED = ("lora_small", "lora_small_matched", "finetuned")  # stages that are trained here
+
+
+def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
+    """Rows of an app's table: the configured stages, then those of `report.methods`.
+
+    Returns
+    -------
+    one dict a row: `label`, `stage`, `method` and `seed` (empty where they mean nothing), `side`
+    (old or new), `scores` (JSON file), `adapter` (its directory, or empty), `transfer_log`, and
+    `logs` (of all that comes before the scores, in the order in which it runs)
+    """
+    folder = f"artifacts/{pair}/{app}"
+    method = config.content["transfer"]["method"]
+    adapters = stages.adapters_of_pair(config, pair, app)
+    found = []
+    for stage in (stage for stage in LABELS if stage in config.content["evaluation"]["stages"]):
+        carried = stage in ("transferred", "finetuned")
+        found.append(
+            {
+                "label": LABELS[stage].format(method=method),
+                "stage": stage,
+                "method": method if carried else "",
+                "seed": stages.first_seed(config) if stage in SEEDED else "",
+                "side": stages.SIDES[stage],
+                "scores": f"{folder}/eval/{stage}.json",
+                "adapter": adapters[stage],
+                "transfer_log": f"artifacts/{pair}/logs/{app}/transferred.log" if carried else "",
+                "logs": _stage_logs(config, pair, app, stages.SIDES[stage]),
+            }
+        )
+    for name in config.content["report"]["methods"]:
+        found += _method_rows(config, pair, app, name)
+    return found
+
+
+def _method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[str, Any]]:
+    """A named method's rows: as transferred, and after LFT with each seed."""
+    config.method(method)
+    seeds = config.content["finetune"]["seeds"]
+    home = f"artifacts/{pair}/logs/{app}/{method}"
+    logs = [
+        *_model_logs(config, pair),
+        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
+        *(f"artifacts/{pair}/variants/{method}/logs/{name}.log" for name in PAIR_LOGS),
+        f"artifacts/{pair}/logs/maps/{method}.log",
+        f"{home}/transferred.log",
+        *(f"{home}/seed{seed}/lora_finetuned.log" for seed in seeds),
+        f"{home}/evaluated.log",
+    ]
+    found = []
+    for stage, adapter in stages.method_adapters(config, pair, app, method).items():
+        seed = stage.partition("_seed")[2]
+        suffix = f", seed {seed}" if len(seeds) > 1 else ""
+        found.append(
+            {
+                "label": f"{method} + LFT(small){suffix}" if seed else f"{method}, no LFT",
+                "stage": "finetuned" if seed else "transferred",
+                "method": method,
+                "seed": int(seed) if seed else "",
+                "side": "new",
+                "scores": f"artifacts/{pair}/{app}/{method}/eval/{stage}.json",
+                "adapter": adapter,
+                "transfer_log": f"{home}/transferred.log",
+                "logs": logs,
+            }
+        )
+    return found
+
+
+def _model_logs(config: Config, pair: str) -> list[str]:
+    return [
+        f"artifacts/models/{model}/logs/{name}.log"
+        for model in config.pair(pair)
+        for name in MODEL_LOGS
+    ]
+
+
+def _stage_logs(config: Config, pair: str, app: str, side: str) -> list[str]:
+    """Logs of what the scores of one side's stages are made by; one job scores them all."""
+    old, new = config.pair(pair)
+    home = f"artifacts/{pair}/logs/{app}"
+    trained = [f"artifacts/models/{model}/logs/{app}/lora_trained.log" for model in (old, new)]
+    if side == "old":
+        return [*_model_logs(config, pair), trained[0], f"{home}/evaluated_old.log"]
+    method = config.content["transfer"]["method"]
+    return [
+        *_model_logs(config, pair),
+        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
+        f"artifacts/{pair}/logs/maps/{method}.log",
+        *trained,
+        *(f"{home}/{name}.log" for name in ("transferred", *TRAINED, "evaluated_new")),
+    ]
+
+
+def failure(logs: Iterable[str]) -> str:
+    """The first failure that logs tell of, as `rule: reason`; empty where none failed."""
+    for log in logs:
+        record = last_record(log)
+        if record.get("status") == "failed":
+            lines = [line for line in Path(log).read_text().splitlines() if line.strip()][:-1]
+            told = [line for line in lines if line.startswith("unexpected ")] or lines[-1:]
+            reason = told[0].partition(" (traceback in")[0] if told else "no reason was logged"
+            return f"{record['rule']}: {reason}"
+    return ""
+
+
+def split(found: list[dict[str, Any]], show: bool) -> tuple[list[str], dict[str, str]]:
+    """Score files to wait for, and of the others why they are missing.
+
+    Parameters
+    ----------
+    found : from `rows`
+    show : whether what has failed is left out and told of; otherwise everything is waited for
+    """
+    missing = {}
+    for row in found:
+        if show and not Path(row["scores"]).exists() and (reason := failure(row["logs"])):
+            missing[row["scores"]] = reason
+    return [row["scores"] for row in found if row["scores"] not in missing], missing
+
+
+def shared_logs(config: Config, pair: str) -> list[str]:
+    """Logs of what a pair needs once, for any number of adapters."""
+    methods = [config.content["transfer"]["method"], *config.content["report"]["methods"]]
+    return [
+        *_model_logs(config, pair),
+        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
+        *(f"artifacts/{pair}/logs/maps/{method}.log" for method in dict.fromkeys(methods)),
+    ]
