@@ -19,6 +19,8 @@ import numpy as np
 from .artifacts import H5Writer, read_h5, write_h5
 from .errors import LoraportError
 
+STORED = ("constant", "rows_old", "rows_new")  # arrays of a module's map that may be there
+COLUMNS = 512  # of a map that are formed at a time
 NOTE = "note_"  # prefix of the attributes that hold a module's notes
 
 
@@ -84,9 +86,13 @@ class Term:
 
     def carry(self, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`L B_o` and `A_o R`, always multiplied from the thin side: O(r · stored numbers)."""
+        return self.carry_left(b), self.carry_right(a)
+
+    def carry_left(self, b: np.ndarray) -> np.ndarray:
+        """`L B_o`."""
         for factor in reversed(self.left):
             b = factor.times(b)
-        return b, self.carry_right(a)
+        return b
 
     def carry_right(self, a: np.ndarray) -> np.ndarray:
         """`A_o R`."""
@@ -105,6 +111,7 @@ class ModuleMap:
     old_layer : where the update comes from
     terms : pairs of maps whose results add up
     norm_old, norm_new : ‖W‖_F of the two base weights
+    rows_old, rows_new : ‖W‖ of each row of the two base weights, (d_out,), or None: DoRA needs them
     constant : matrix (d_out, d_in) that is added to the carried update, or None; the sum is then
         cut to the adapter's rank
     notes : figures about how the map was made, stored beside it
@@ -118,8 +125,27 @@ class ModuleMap:
     norm_old: float
     norm_new: float
     constant: Any = field(default=None, compare=False)
+    rows_old: Any = field(default=None, compare=False)
+    rows_new: Any = field(default=None, compare=False)
     notes: Mapping[str, float] = field(default_factory=dict, compare=False)
     right_key: str = field(default="", compare=False)
+
+
+def absolute_times(entry: ModuleMap, right: np.ndarray) -> np.ndarray:
+    """`|L| right`, (d_out_n, k), for the entrywise absolute value of a map's L.
+
+    L is the sum over the map's terms. It is formed by some columns at a time.
+    """
+    if all(not term.left for term in entry.terms):
+        return right * len(entry.terms)
+    total: Any = 0.0
+    for start in range(0, len(right), COLUMNS):
+        span = slice(start, min(start + COLUMNS, len(right)))
+        columns = np.zeros((len(right), span.stop - start))
+        columns[span] = np.eye(span.stop - start)
+        left: Any = sum(term.carry_left(columns) for term in entry.terms)
+        total = total + np.abs(left) @ right[span]
+    return total
 
 
 def write_maps(
@@ -139,8 +165,9 @@ def write_maps(
                 norm_new=float(entry.norm_new),
                 **{f"{NOTE}{key}": float(value) for key, value in entry.notes.items()},
             )
-            if entry.constant is not None:
-                writer.dataset(f"{group}/constant", _float32(entry.constant))
+            for name in STORED:
+                if getattr(entry, name) is not None:
+                    writer.dataset(f"{group}/{name}", _float32(getattr(entry, name)))
             for number, term in enumerate(entry.terms):
                 for side, factors in (("L", term.left), ("R", term.right)):
                     _write_product(writer, f"{group}/term_{number}/{side}", factors, shared)
@@ -209,6 +236,7 @@ class Maps:
             right, key = self._product(node[f"term_{number}/R"])
             terms.append(Term(left, right))
             keys.append(key)
+        arrays = {name: node[name][...] for name in STORED if name in node}
         return ModuleMap(
             layer,
             role,
@@ -216,13 +244,13 @@ class Maps:
             tuple(terms),
             float(node.attrs["norm_old"]),
             float(node.attrs["norm_new"]),
-            node["constant"][...] if "constant" in node else None,
-            {
+            **arrays,
+            notes={
                 key.removeprefix(NOTE): float(value)
                 for key, value in node.attrs.items()
                 if key.startswith(NOTE)
             },
-            " + ".join(keys),
+            right_key=" + ".join(keys),
         )
 
     def _product(self, group: h5py.Group) -> tuple[tuple[Factor, ...], str]:

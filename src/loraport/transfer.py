@@ -8,30 +8,25 @@ takes of the full d×d update (arXiv 2505.13515), at O(d r²) in place of O(d³)
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .adapter import LoraWeights, audit, read_adapter, write_adapter
-from .architectures import Architecture, Dimensions
-from .artifacts import write_json
+from .artifacts import read_json, write_json
+from .errors import LoraportError
+from .kinds.dora import carried_magnitude, row_norms
 from .lowrank import truncated_sum
 from .maps import Maps, ModuleMap, open_maps
 from .provenance import versions
+from .saved import keep_saved
+from .side import Side
 from .spec import load_spec
 
 Place = tuple[int, str]  # (layer, module below the block)
 SAFE_CONDITION = 1e10  # of a Gram: beyond it the basis is taken by QR
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model as the transfer sees it: names and sizes, no weights."""
-
-    family: Architecture
-    dims: Dimensions
 
 
 def balance(b: np.ndarray, a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -87,7 +82,7 @@ class Source:
     ----------
     map : the role's map
     module : the old module that holds the role, maybe fused with others
-    weights : that module's factors
+    weights : the role's rows of that module's factors
     """
 
     map: ModuleMap
@@ -95,9 +90,7 @@ class Source:
     weights: LoraWeights
 
 
-def carry_module(
-    sources: list[Source], old: Side, new: Side, module: str
-) -> tuple[LoraWeights, float]:
+def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWeights, float]:
     """One module's new factors, balanced.
 
     Parameters
@@ -112,20 +105,21 @@ def carry_module(
     Notes
     -----
     Roles that come from one old module by the same R share A, and the rank stays r. Where they do
-    not (separate q, k, v into a fused module), their factors stand side by side: the rank is r
-    times the number of different A, alpha grows with it, and nothing is lost.
+    not (separate q, k, v into a fused module), their factors stand side by side: the rank is the
+    sum over the different A, alpha grows with it, and nothing is lost.
     """
-    first = sources[0].weights
+    sources = [source for source in sources if source.weights.rank] or sources[:1]
+    like = max((source.weights for source in sources), key=lambda each: abs(each.scale))
     shared: dict[tuple[str, str], np.ndarray] = {}
+    ranks: dict[tuple[str, str], int] = {}
     parts = []
     for source in sources:
-        rows = old.family.rows(source.map.role, old.dims)
         b_old = source.weights.b.astype(np.float64)
-        a_old = source.weights.a.astype(np.float64) * (source.weights.scale / first.scale)
+        a_old = source.weights.a.astype(np.float64) * _ratio(source.weights, like)
         key = (source.module, source.map.right_key)
-        b_role = b_old if rows is None else b_old[rows]
-        carried = [term.carry(b_role, a_old) for term in source.map.terms]
+        carried = [term.carry(b_old, a_old) for term in source.map.terms]
         shared.setdefault(key, np.vstack([a for _, a in carried]))
+        ranks[key] = source.weights.rank
         parts.append((source.map.role, key, np.hstack([b for b, _ in carried])))
     a_new = np.vstack(list(shared.values()))
     starts = dict(zip(shared, np.cumsum([0, *(len(a) for a in shared.values())]), strict=False))
@@ -134,14 +128,19 @@ def carry_module(
         rows = new.family.rows(role, new.dims)
         columns = slice(starts[key], starts[key] + b.shape[1])
         b_new[slice(None) if rows is None else rows, columns] = b
-    rank = first.rank * len(shared)
+    rank = sum(ranks.values())
     constant = _constant(sources, new, module, b_new.shape[0])
-    if constant is None:
+    kept = 1.0
+    if constant is not None:
+        b_new, a_new, kept = truncated_sum(constant / like.scale, b_new, a_new, rank)
+    elif rank:
         b_new, a_new, kept = balance(b_new, a_new, rank)
-    else:
-        b_new, a_new, kept = truncated_sum(constant / first.scale, b_new, a_new, rank)
-    alpha = first.alpha * (math.sqrt(len(shared)) if first.rslora else len(shared))
-    return first.replaced(b_new, a_new, alpha), kept
+    return like.replaced(b_new, a_new), kept
+
+
+def _ratio(weights: LoraWeights, like: LoraWeights) -> float:
+    """Scale of a source as a multiple of the new module's."""
+    return weights.scale / like.scale if like.scale else 1.0
 
 
 def _constant(sources: list[Source], new: Side, module: str, height: int) -> np.ndarray | None:
@@ -198,45 +197,112 @@ def carry(
     -----
     O(r · stored numbers of the maps) a module.
     """
-    held = {module: weights for (_, module), weights in sorted(adapter.items(), reverse=True)}
     result: dict[Place, LoraWeights] = {}
     modules: dict[str, Any] = {}
     used = set()
     for layer in range(new.dims.layers):
         for module, roles in new.family.modules.items():
             homes = {r: old.family.module_of(r) for r in roles if r in old.family.roles}
-            like = next((held[home] for home in homes.values() if home in held), None)
-            if like is None:
+            kin = [weights for (_, home), weights in adapter.items() if home in homes.values()]
+            if not kin:
                 continue  # the adapter does not adapt this kind of module
-            found = [(home, maps.module(layer, role)) for role, home in homes.items()]
-            sources = [
-                Source(each, home, adapter[each.old_layer, home])
-                for home, each in found
-                if each is not None and (each.old_layer, home) in adapter
-            ]
+            entries = {role: maps.module(layer, role) for role in homes}
+            sources = _sources(adapter, entries, homes, old)
             name = new.family.path(layer, module)
-            if not sources:
-                shape = new.family.module_shape(module, new.dims)
-                result[layer, module] = like.replaced(
-                    *new_layer(like.rank, shape, new_layers, name)
-                )
+            if sources:
+                used |= {(source.map.old_layer, source.module) for source in sources}
+                weights, kept = carry_module(sources, new, module)
+                if scale == "norm":
+                    weights = _rescaled(weights, sources)
+                modules[name] = _account(weights, sources, kept)
+                weights = with_row_vectors(weights, sources, new, module, entries)
+            elif any(entries.values()) or kin[0].magnitude is not None:
+                continue  # left alone by the adapter, or without norms for DoRA's magnitudes
+            else:
+                weights = _without_source(kin, new, module, new_layers, name)
                 modules[name] = {"source": None}
-                continue
-            used |= {(source.map.old_layer, source.module) for source in sources}
-            weights, kept = carry_module(sources, old, new, module)
-            if scale == "norm":
-                weights = _rescaled(weights, sources)
             result[layer, module] = weights
-            modules[name] = _account(weights, sources, kept)
     left = sorted(old.family.path(*place) for place in adapter if place not in used)
     return result, {"modules": modules, "left_behind": left}
 
 
+def _sources(
+    adapter: Mapping[Place, LoraWeights],
+    entries: Mapping[str, ModuleMap | None],
+    homes: Mapping[str, str],
+    old: Side,
+) -> list[Source]:
+    """What each role of a new module is made from, where the adapter has it."""
+    sources = []
+    for role, entry in entries.items():
+        if entry is not None and (entry.old_layer, homes[role]) in adapter:
+            weights = adapter[entry.old_layer, homes[role]]
+            rows = old.family.rows(role, old.dims)
+            sources.append(Source(entry, homes[role], weights.rows(rows)))
+    return sources
+
+
+def _without_source(
+    kin: list[LoraWeights], new: Side, module: str, how: str, name: str
+) -> LoraWeights:
+    """A module of a layer that no old layer serves, of the kind and rank of its kin."""
+    like = max(kin, key=lambda each: each.rank)
+    shape = new.family.module_shape(module, new.dims)
+    weights = like.replaced(*new_layer(like.rank, shape, how, name))
+    return weights if like.bias is None else replace(weights, bias=np.zeros(shape[0], np.float32))
+
+
+def with_row_vectors(
+    weights: LoraWeights,
+    sources: list[Source],
+    new: Side,
+    module: str,
+    entries: Mapping[str, ModuleMap | None],
+) -> LoraWeights:
+    """A carried module with what its kind keeps for each row: a bias (by L), DoRA's magnitudes.
+
+    Parameters
+    ----------
+    entries : role of the new module -> its map; rows of a role that the adapter leaves alone keep
+        their norm, and so need one as well
+    """
+    height = weights.b.shape[0]
+    bias, magnitude = np.zeros(height), np.zeros(height)
+    of_role = {source.map.role: source.weights for source in sources}
+    dora = sources[0].weights.magnitude is not None
+    for role, entry in entries.items():
+        if entry is None:
+            continue
+        rows = new.family.rows(role, new.dims)
+        place, held = slice(None) if rows is None else rows, of_role.get(role)
+        if held is not None and held.bias is not None:
+            carried = sum(term.carry_left(held.bias[:, None])[:, 0] for term in entry.terms)
+            bias[place] = carried * _ratio(held, weights)
+        if dora:
+            magnitude[place] = (
+                row_norms(entry)[1] if held is None else carried_magnitude(held, entry)
+            )
+    if dora:
+        return replace(weights, magnitude=_complete(magnitude, module).astype(np.float32))
+    has_bias = any(each.bias is not None for each in of_role.values())
+    return replace(weights, bias=bias.astype(np.float32)) if has_bias else weights
+
+
+def _complete(magnitude: np.ndarray, module: str) -> np.ndarray:
+    if (magnitude > 0).all():
+        return magnitude
+    raise LoraportError(
+        f"a DoRA adapter can't be carried to {module}: not all of its rows have a magnitude",
+        got=f"{int((magnitude <= 0).sum())} of {len(magnitude)} rows without one",
+        expected="maps for every role that the module holds, and base rows that are not zero",
+        todo="map all of its roles (mapping.modules), or convert the adapter to plain LoRA",
+    )
+
+
 def _norms(sources: list[Source]) -> tuple[float, float, float]:
-    """‖ΔW_o‖ of the modules that the sources lie in, and ‖W_o‖ and ‖W_n‖ of the roles."""
-    updates = {source.module: source.weights.norm() for source in sources}
+    """‖ΔW_o‖, ‖W_o‖ and ‖W_n‖ of the roles that a module is made from."""
     return (
-        math.hypot(*updates.values()),
+        math.hypot(*(source.weights.norm() for source in sources if source.weights.rank)),
         math.hypot(*(source.map.norm_old for source in sources)),
         math.hypot(*(source.map.norm_new for source in sources)),
     )
@@ -289,20 +355,23 @@ def transfer_files(
         for model in (load_spec(artifacts["old_spec"]), load_spec(artifacts["new_spec"]))
     )
     adapter = read_adapter(source)
-    located = audit(adapter, old.family, old.dims, params["known_as"])
+    revision = read_json(artifacts["old_spec"], "spec")["revision"]
+    located = audit(adapter, old.family, old.dims, params["known_as"], revision)
+    saved = keep_saved(adapter, old, new)
     settings = dict(params["settings"])
     dtype = settings.pop("dtype")
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
     base = params["base"], params["revision"]
-    write_adapter(out, adapter.config, *base, new.family, new.dims.layers, weights, dtype)
+    write_adapter(out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved)
     content = {
         "of": dict(params["of"]),
         "method": method,
         "settings": dict(params["settings"]),
         "adapter": adapter.hashes(),
         "versions": versions("numpy", "h5py", "safetensors"),
+        "kept": sorted(saved),
         "warnings": adapter.warnings,
         **report,
     }

@@ -153,7 +153,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
             f"{', '.join(sorted(optional))}",
             todo="see the attributes of loraport.architectures.Architecture",
         )
-    frozen = {
+    frozen: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in {**optional, **content}.items()
     }

@@ -34,9 +34,9 @@ class Weights:
     old: torch.Tensor
     new: torch.Tensor
 
-    def norms(self) -> tuple[float, float]:
-        """‖W_o‖_F and ‖W_n‖_F."""
-        return float(self.old.norm()), float(self.new.norm())
+    def norms(self) -> dict[str, Any]:
+        """Norms of W_o and W_n and of their rows, as fields of a ModuleMap."""
+        return both_norms(self.old, self.new)
 
 
 def weights(pair: Pair) -> Iterator[Weights]:
@@ -48,13 +48,22 @@ def weights(pair: Pair) -> Iterator[Weights]:
             yield Weights(layer, role, old_layer, *read(old_layer, layer, role))
 
 
-def base_norms(pair: Pair) -> Callable[[int, int, str], tuple[float, float]]:
-    """Function of (old layer, new layer, role): ‖W_o‖_F and ‖W_n‖_F."""
+def both_norms(old: torch.Tensor, new: torch.Tensor) -> dict[str, Any]:
+    """Norms of two weights and of their rows, as fields of a ModuleMap."""
+    return {
+        "norm_old": float(old.norm()),
+        "norm_new": float(new.norm()),
+        "rows_old": old.norm(dim=1),
+        "rows_new": new.norm(dim=1),
+    }
+
+
+def base_norms(pair: Pair) -> Callable[[int, int, str], dict[str, Any]]:
+    """Function of (old layer, new layer, role): norms of W_o and W_n, as fields of a ModuleMap."""
     read = _reader(pair)
 
-    def norms(old_layer: int, layer: int, role: str) -> tuple[float, float]:
-        old, new = read(old_layer, layer, role)
-        return float(old.norm()), float(new.norm())
+    def norms(old_layer: int, layer: int, role: str) -> dict[str, Any]:
+        return both_norms(*read(old_layer, layer, role))
 
     return norms
 

@@ -54,7 +54,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 "tokens": sum(part.count for part in moments[read]),
             }
             yield ModuleMap(
-                layer, role, old_layer, (term,), *norms(old_layer, layer, role), notes=notes
+                layer, role, old_layer, (term,), **norms(old_layer, layer, role), notes=notes
             )
 
 

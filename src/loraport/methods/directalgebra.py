@@ -26,5 +26,10 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the identity and the constant `W_o − W_n` for each role of each layer."""
     for each in weights(pair):
         yield ModuleMap(
-            each.layer, each.role, each.old_layer, (Term(),), *each.norms(), each.old - each.new
+            each.layer,
+            each.role,
+            each.old_layer,
+            (Term(),),
+            **each.norms(),
+            constant=each.old - each.new,
         )

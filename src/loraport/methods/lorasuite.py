@@ -13,6 +13,7 @@ import torch
 from ..linalg import pinv
 from ..maps import Blocks, Dense, Factor, ModuleMap, Term
 from . import MatchedHeads, Pair
+from ._weights import both_norms
 
 NEEDS = ("models", "embedding", "layers", "heads")
 SETTINGS = ("wi",)
@@ -44,7 +45,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 term = _attention(role, heads, pair, carried)
             else:
                 term = _intermediate(role, old, new, carried)
-            yield ModuleMap(layer, role, old_layer, (term,), float(old.norm()), float(new.norm()))
+            yield ModuleMap(layer, role, old_layer, (term,), **both_norms(old, new))
 
 
 class HiddenMap:

@@ -25,5 +25,10 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the identity and the constant `W_n − W_o` for each role of each layer."""
     for each in weights(pair):
         yield ModuleMap(
-            each.layer, each.role, each.old_layer, (Term(),), *each.norms(), each.new - each.old
+            each.layer,
+            each.role,
+            each.old_layer,
+            (Term(),),
+            **each.norms(),
+            constant=each.new - each.old,
         )
