@@ -8,7 +8,7 @@ APP ?= math
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test test-all lint format clean
+.PHONY: setup demo report test test-all lint format clean
 
 setup: $(READY)
 
@@ -22,6 +22,12 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/$(APP)/lora_transferred
 	python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
+
+# a stage that fails stands in the table with its reason, once all that can be built is built
+report: setup
+	snakemake --cores $(CORES) --keep-going --quiet rules progress -- artifacts/$(PAIR)/run.html || \
+	snakemake --cores $(CORES) --quiet rules progress --config 'report={failures: show}' -- artifacts/$(PAIR)/run.html
+	snakemake --config 'report={failures: show}' --report artifacts/$(PAIR)/report.html -- artifacts/$(PAIR)/run.html
 
 test: setup
 	python -m pytest -n 2

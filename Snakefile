@@ -16,6 +16,12 @@ include: "rules/common.smk"
 include: "rules/models.smk"
 include: "rules/pairs.smk"
 include: "rules/adapters.smk"
+include: "rules/apps.smk"
+include: "rules/finetune.smk"
+include: "rules/evaluate.smk"
+include: "rules/tables.smk"
+include: "rules/report.smk"
+include: "rules/sweeps.smk"
 
 
 rule all:

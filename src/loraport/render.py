@@ -20,8 +20,8 @@ LEGEND = (
     "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new bare) "
     "/ (LoRA(full) − new bare), with its interval; undefined where that gain is under twice its "
     "own. Flips: items that the old model with its LoRA got right and the row gets wrong (−), and "
-    "the reverse (+). p: McNemar's exact test against LoRA(small) on the matched schedule. Time: "
-    "transfer + training + scoring, seconds; memory: the peak of any of them. What was not done "
+    "the reverse (+). p: McNemar's exact test against LoRA(small) on the matched schedule. "
+    "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
     "here has no time."
 )
 
@@ -75,7 +75,9 @@ def header(rows: Sequence[Row]) -> list[str]:
         "retention",
         "flips −/+",
         "p",
-        "time",
+        "transfer",
+        "training",
+        "scoring",
         "memory",
     ]
 
@@ -106,7 +108,7 @@ def cells(row: Row, tasks: Sequence[str]) -> list[str]:
         _retention(row),
         NONE if None in flips else f"{flips[0]:.0f}/{flips[1]:.0f}",
         _p(row.get("p_matched")),
-        _seconds(seconds),
+        *(NONE if part is None else f"{part:.0f} s" for part in seconds),
         _memory(row),
     ]
 
@@ -128,12 +130,6 @@ def _p(value: float | None) -> str:
     if value is None:
         return NONE
     return "<0.001" if value < 1e-3 else f"{value:.3f}"
-
-
-def _seconds(parts: Sequence[float | None]) -> str:
-    if all(part is None for part in parts):
-        return NONE
-    return " + ".join(NONE if part is None else f"{part:.0f}" for part in parts) + " s"
 
 
 def _memory(row: Row) -> str:
@@ -171,9 +167,8 @@ def markdown(title: str, rows: Sequence[Row]) -> str:
     lines = [f"# {title}", "", LEGEND, ""]
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
+        lines += [f"## {app}", ""] if len(groups(rows)) > 1 else []
         lines += [
-            f"## {app}",
-            "",
             _line(header(own)),
             _line(["---", *["---:"] * (len(header(own)) - 1)]),
         ]
@@ -191,7 +186,8 @@ def page(title: str, rows: Sequence[Row]) -> str:
     parts = []
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
-        parts += [f"<h2>{html.escape(app)}</h2>", grid(header(own), [cells(r, tasks) for r in own])]
+        parts += [f"<h2>{html.escape(app)}</h2>"] if len(groups(rows)) > 1 else []
+        parts += [grid(header(own), [cells(r, tasks) for r in own])]
         parts += [f"<p class=note>{html.escape(note)}</p>" for note in notes(own)]
     return document(title, [*parts, f"<p class=legend>{html.escape(LEGEND)}</p>"])
 
@@ -215,6 +211,7 @@ th, td { padding: .3em .7em; text-align: right; border-bottom: 1px solid #ccc;
   white-space: nowrap; }
 th { border-bottom: 2px solid #111; } th:first-child, td:first-child { text-align: left; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.facts td:first-child { white-space: nowrap; }
 .note, .legend { max-width: 60em; color: #333; } .note { margin: .3em 0; }
 """
 

@@ -1,0 +1,137 @@
+# Look-ups for the rules that make tables, plots and sweeps; there are no rules here.
+from loraport import rows, sweeps
+
+SHOW_FAILURES = CONFIG.content["report"]["failures"] == "show"
+
+
+def table_rows(wildcards):
+    """The rows of an app's table."""
+    return told(rows.rows)(CONFIG, wildcards.pair, wildcards.app)
+
+
+def table_scores(wildcards):
+    """Score files that a table waits for."""
+    return rows.split(table_rows(wildcards), SHOW_FAILURES)[0]
+
+
+def table_missing(wildcards):
+    """Score files that are not there -> why; none unless failures are to be shown."""
+    return rows.split(table_rows(wildcards), SHOW_FAILURES)[1]
+
+
+def title(wildcards):
+    """A pair as it is called in titles."""
+    return " → ".join(told(CONFIG.pair)(wildcards.pair))
+
+
+@told
+def reported_apps(wildcards):
+    """The apps of a pair that the report shows: those of the config, or all that have a task."""
+    old, _ = CONFIG.pair(wildcards.pair)
+    chosen = CONFIG.content["report"]["apps"]
+    found = chosen or [app for app in CONFIG.apps(old) if CONFIG.adapter(app, old)["task"]]
+    if not found:
+        raise WorkflowError(
+            f"no app of {old} has a task, so there is nothing to report. "
+            f"What to do: name tasks in the last column of {CONFIG.content['adapters']}."
+        )
+    return found
+
+
+def of_apps(*patterns):
+    """Function of a rule's wildcards: files of all reported apps."""
+    return lambda wildcards: [
+        pattern.format(pair=wildcards.pair, app=app)
+        for app in reported_apps(wildcards)
+        for pattern in patterns
+    ]
+
+
+def sweeps_made(wildcards):
+    """Sweeps that have been run: the report shows them, and starts none."""
+    return [
+        path
+        for app in reported_apps(wildcards)
+        for name in CONFIG.content["sweeps"]
+        if Path(path := f"artifacts/{wildcards.pair}/{app}/sweeps/{name}.csv").exists()
+    ]
+
+
+def specs_of(wildcards):
+    """Name -> spec.json of both models of a pair."""
+    return {name: model_spec(name) for name in told(CONFIG.pair)(wildcards.pair)}
+
+
+def rows_of_apps(key, label):
+    """Function of a rule's wildcards: `app: label` of each row -> one of its entries."""
+    return lambda wildcards: {
+        f"{app}: {row[label]}": row[key]
+        for app in reported_apps(wildcards)
+        for row in told(rows.rows)(CONFIG, wildcards.pair, app)
+        if row[key]
+    }
+
+
+def point(wildcards):
+    """What a point of a sweep cuts from the source adapter."""
+    return {
+        wildcards.name: told(sweeps.value_of)(CONFIG, wildcards.name, wildcards.value),
+    }
+
+
+def point_start(wildcards):
+    """The transferred adapter that a point starts from, or is like."""
+    own = f"{APP}/sweeps/{{name}}/{{value}}" if wildcards.name in sweeps.CUTS else APP
+    return f"{own}/lora_transferred".format(**wildcards)
+
+
+def point_training(wildcards):
+    """Settings of a point's training."""
+    changed = told(sweeps.overrides)(CONFIG, wildcards.name, wildcards.value)
+    return stages.training(CONFIG, "lft", **changed)
+
+
+def point_transfer(wildcards):
+    """Maps, specs, and the adapter that was cut."""
+    method = method_of(wildcards)
+    own = f"{APP}/sweeps/{{name}}/{{value}}/lora_source".format(**wildcards)
+    maps = f"artifacts/{wildcards.pair}/maps/{method}.h5"
+    return {**pair_specs(wildcards.pair), "maps": maps, "adapter": own}
+
+
+def old_adapter(wildcards):
+    """The old model's adapter: its files where it is given, its directory where it is made here."""
+    return transfer_inputs(wildcards)["adapter"]
+
+
+@told
+def old_name(wildcards):
+    return CONFIG.pair(wildcards.pair)[0]
+
+
+@told
+def sweep_skipped(wildcards):
+    """Values of a sweep that the app can't serve -> why."""
+    return sweeps.skipped(CONFIG, wildcards.pair, wildcards.app, wildcards.name)
+
+
+@told
+def sweep_points(wildcards):
+    """Everything that a sweep scores: its points, and what they are compared with."""
+    home = f"{APP}/sweeps/{wildcards.name}".format(**wildcards)
+    every = stages.adapters_of_pair(CONFIG, wildcards.pair, wildcards.app)
+    wanted = [stage for stage in sweeps.REFERENCES if stage in stages.wanted(CONFIG, "new")]
+    return [
+        *({"value": "", "stage": stage, "adapter": every[stage]} for stage in wanted),
+        *(
+            {"value": value, "stage": stage, "adapter": f"{home}/{value}/{stage}"}
+            for value in sweeps.values(CONFIG, wildcards.name)
+            if value not in sweep_skipped(wildcards)
+            for stage in sweeps.STAGES
+        ),
+    ]
+
+
+def sweep_adapters(wildcards):
+    """Adapters of a sweep's points by their places in it."""
+    return {str(i): each["adapter"] for i, each in enumerate(sweep_points(wildcards))}

@@ -1,0 +1,80 @@
+"""The report on a pico pair, by the users' commands: tables, plots, a failed method, a sweep."""
+
+import json
+
+import pytest
+from workdir import PROJECT, Workdir
+
+from loraport.render import read_csv
+
+pytestmark = pytest.mark.slow
+PAGE = "artifacts/p/run.html"
+SHOW = ("--config", "report={failures: show}")
+FAILING = "simplecopy"  # wants models of one shape
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Workdir:
+    """A pico pair with a task of sums, short trainings, and a method that cannot serve the pair."""
+    work = Workdir(tmp_path_factory.mktemp("report"))
+    sums = [(a, b) for a in range(1, 7) for b in range(1, 5)]
+    lines = [
+        json.dumps({"prompt": f"{a} + {b} =", "completion": f" {a + b}", "answer": str(a + b)})
+        for a, b in sums
+    ]
+    (work.root / "sums.jsonl").write_text("\n".join(lines) + "\n")
+    (work.root / "sums.yaml").write_text(
+        f"include: {PROJECT}/resources/tasks/nano_math.yaml\ntask: sums\n"
+        f"dataset_kwargs: {{file: {work.root}/sums.jsonl}}\n"
+        'generation_kwargs: {do_sample: false, max_gen_toks: 4, until: ["\\n"]}\n'
+    )
+    (work.root / "adapters.tsv").write_text("app\tmodel\tsource\ttask\na\told\tadapter\tsums\n")
+    work.configure(
+        tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
+        finetune={"examples": 16, "epochs": 1, "full": {"max_steps": 3}},
+        evaluation={"limit": 6, "resamples": 100, "empty": "score"},
+        report={"methods": [FAILING]},
+        sweeps={"rank": [2, 64], "examples": [8, 1000]},
+    )
+    return work
+
+
+@pytest.fixture(scope="module")
+def reported(work) -> Workdir:
+    """The same after the two runs that `make report` starts."""
+    work.run("--keep-going", PAGE, ok=False)
+    work.run(*SHOW, "--", PAGE)
+    return work
+
+
+def test_a_failed_method_stands_in_the_table(reported):
+    table = read_csv(reported.root / "artifacts/p/tables/a.csv")
+    assert len(table) == 10
+    failed = [row for row in table if row["average"] is None]
+    assert {row["method"] for row in failed} == {FAILING}
+    assert all(row["note"].startswith("failed: maps: ") for row in failed)
+    assert (reported.root / "artifacts/p/tables/all.md").is_file()
+
+
+def test_sweeps_run_what_can_be_run(reported):
+    tables = [f"artifacts/p/a/sweeps/{name}.csv" for name in ("rank", "examples")]
+    reported.run(*tables)
+    rank, examples = (read_csv(reported.root / path) for path in tables)
+    cut = [row for row in rank if row["value"] == 2]
+    assert len(cut) == 2
+    assert all(0 < row["energy_kept"] < 1 for row in cut)
+    assert rank[-1]["note"].startswith("the source adapter has rank")
+    assert examples[-1]["note"] == "the task has 24 training examples"
+    assert (reported.root / "artifacts/p/a/sweeps/rank.svg").is_file()
+
+
+def test_the_report_is_one_file_without_this_host(reported):
+    import platform
+
+    reported.run(*SHOW, "--report", "artifacts/p/report.html", "--", PAGE)
+    page = (reported.root / "artifacts/p/run.html").read_text()
+    assert "Machine" in page and "torch" in page
+    assert platform.node() not in page
+    report = (reported.root / "artifacts/p/report.html").read_text()
+    assert 'src="http' not in report
+    assert "What was run" in report

@@ -1,0 +1,26 @@
+"""Rule lora_source: the source adapter cut to a lower rank, or to fewer modules, for a sweep."""
+
+from pathlib import Path
+
+from loraport.artifacts import atomic, identities
+from loraport.job import job
+from loraport.spec import load_spec
+from loraport.sweeps import cut_adapter
+
+with job(snakemake) as log:
+    params, adapter = snakemake.params, snakemake.input.adapter
+    folder = Path(adapter if isinstance(adapter, str) else adapter[0])
+    folder = folder if folder.is_dir() else folder.parent
+    specs = {"spec": snakemake.input.spec}
+    with atomic(snakemake.output[0]) as out:
+        out.mkdir()
+        done = cut_adapter(
+            folder,
+            load_spec(specs["spec"]),
+            out,
+            params.known_as,
+            params.cut,
+            params.base,
+            identities(specs),
+        )
+    log.info("%s: %.1f %% of the update's energy kept", done["cut"], 100 * done["energy_kept"])

@@ -1,0 +1,38 @@
+"""Rule sweep: score a sweep's points with one load of the base, then its table and plot."""
+
+from pathlib import Path
+
+from loraport import plots, render, sweeps
+from loraport.artifacts import identities, identity
+from loraport.evaluate import Settings, Stage, score_stages
+from loraport.job import job
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    params, outputs, spec = snakemake.params, snakemake.output, snakemake.input.spec
+    Path(outputs.scores).mkdir(parents=True)
+    points = [
+        {**each, "scores": f"{outputs.scores}/{each['value'] or 'at'}.{each['stage']}.json"}
+        for each in params.points
+    ]
+    score_stages(
+        load_spec(spec, params.base["source"]).directory,
+        [
+            Stage(
+                each["stage"],
+                Path(each["adapter"]) if each["adapter"] else None,
+                Path(each["scores"]),
+                tuple(params.task["eval"]),
+                params.task["template"],
+            )
+            for each in points
+        ],
+        params.tasks_dir,
+        Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
+        cache="artifacts/.resume/scores",
+        model_identity=identity(spec)[0],
+        inputs=identities({"spec": spec}),
+    )
+    table = sweeps.sweep_table(snakemake.wildcards.name, points, params.skipped)
+    render.write_csv(outputs.table, table, sweeps.COLUMNS)
+    plots.save(plots.sweep(table, snakemake.wildcards.name, params.order), outputs.plot)
