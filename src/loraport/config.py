@@ -16,7 +16,7 @@ from . import methods
 from .errors import LoraportError
 
 RESERVED_PAIRS = ("models",)
-RESERVED_APPS = ("models", "maps", "variants", "tables", "logs")
+RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
 COLUMNS = ("app", "model", "source", "task")
 
 
