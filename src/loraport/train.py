@@ -130,7 +130,7 @@ def train_lora(
         that they depend on; a killed run goes on from the last one and ends with the same bytes.
         Without it, a killed run starts again
     inputs : identities of the rule's inputs, recorded in training.json
-    base_name : what adapter_config.json calls the base model; kept from `start` where None
+    base_name : what adapter_config.json calls the base model; as in `start` where None
 
     Returns
     -------
@@ -159,8 +159,35 @@ def train_lora(
         checkpoints = _checkpoint_folder(resume_root, key, out)
         trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start)
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    content = {
+    content = _report(trainer, rows, settings, start)
+    content |= {"data_sha256": fingerprint(chosen), "run": run}
+    with atomic(out) as temporary:
+        temporary.mkdir()
+        save_adapter(adapted, temporary, base_name or _recorded_base(start))
+        _write_losses(temporary / "loss.csv", _losses(trainer))
+        write_json(temporary / "training.json", "training", inputs or {}, content)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return content
+
+
+def _recorded_base(start: Fresh | str | Path) -> str | None:
+    if isinstance(start, Fresh):
+        return None
+    config = json.loads((Path(start) / "adapter_config.json").read_text())
+    return config.get("base_model_name_or_path")
+
+
+def _losses(trainer: Trainer) -> list[dict[str, Any]]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _report(
+    trainer: Trainer, rows: Encoded, settings: Settings, start: Fresh | str | Path
+) -> dict[str, Any]:
+    """What a finished training has to say for itself, but for times and machines."""
+    losses = [entry["loss"] for entry in _losses(trainer)]
+    model: Any = trainer.model
+    return {
         "settings": asdict(settings),
         "start": asdict(start) if isinstance(start, Fresh) else "adapter",
         "steps": trainer.state.global_step,
@@ -168,23 +195,11 @@ def train_lora(
         "truncated": rows.truncated,
         "dropped": rows.dropped,
         "longest": rows.longest,
-        "data_sha256": fingerprint(chosen),
-        "trained_parameters": sum(p.numel() for p in adapted.parameters() if p.requires_grad),
-        "first_loss": history[0]["loss"],
-        "last_loss": history[-1]["loss"],
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
         "versions": versions(),
-        "run": run,
     }
-    keep = Path(start) / "adapter_config.json" if not isinstance(start, Fresh) else None
-    if base_name is None and keep is not None:
-        base_name = json.loads(keep.read_text()).get("base_model_name_or_path")
-    with atomic(out) as temporary:
-        temporary.mkdir()
-        save_adapter(adapted, temporary, base_name)
-        _write_losses(temporary / "loss.csv", history)
-        write_json(temporary / "training.json", "training", inputs or {}, content)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return content
 
 
 def _make_deterministic(seed: int) -> None:
