@@ -14,7 +14,7 @@ import torch
 from .errors import LoraportError
 from .linalg import chunks, least_squares
 from .spec import Model
-from .tokens import read_vocabulary, shared_tokens
+from .tokens import overlap, read_vocabulary, shared_tokens
 
 ROWS = 2048  # embedding rows held in float64 at a time
 
@@ -81,11 +81,7 @@ def map_embedding(
     rows = [c.shape(name)[0] for c, name in zip(checkpoints, names, strict=True)]
     vocabularies = read_vocabulary(old.directory), read_vocabulary(new.directory)
     ids_old, ids_new = shared_tokens(*vocabularies, rows[0], rows[1], tokens)
-    counts = {
-        "tokens_old": len(vocabularies[0].raw),
-        "tokens_new": len(vocabularies[1].raw),
-        "tokens_shared": len(ids_old),
-    }
+    counts = {**overlap(*vocabularies), "tokens_shared": len(ids_old)}
     if rule == "embedding" and len(ids_old) < old.dims.hidden and not underdetermined:
         raise LoraportError(
             "the vocabularies share fewer tokens than the old model's hidden size",

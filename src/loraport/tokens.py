@@ -1,10 +1,12 @@
 """Which tokens two vocabularies share, whatever their tokenizers' spelling.
 
-Byte-level BPE writes ` the` as `Ġthe`, SentencePiece as `▁the` and a byte as `<0xE2>`: tokens are
-compared by the bytes that they stand for, special tokens by their role.
+Byte-level BPE writes ` the` as `Ġthe`, SentencePiece as `▁the` and a byte as `<0xE2>`, tiktoken as
+base64: tokens are compared by the bytes that they stand for, special tokens by their role.
 """
 
+import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,9 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
     try:
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
-        from transformers import AutoTokenizer  # converts tokenizer.model and tiktoken files
+        if ranks := sorted(directory.glob("*.tiktoken")):
+            return _from_tiktoken(ranks[0])
+        from transformers import AutoTokenizer  # converts tokenizer.model
 
         backend = getattr(AutoTokenizer.from_pretrained(directory), "backend_tokenizer", None)
         if backend is None:
@@ -85,9 +89,19 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
         raise LoraportError(
             f"{directory} has no tokenizer that can be read",
             got=str(error).splitlines()[0],
-            expected="tokenizer.json, or tokenizer.model with its package installed",
+            expected="tokenizer.json, a .tiktoken file, or tokenizer.model with its package installed",
             todo="save the model's tokenizer beside its weights with save_pretrained()",
         ) from error
+
+
+def _from_tiktoken(path: Path) -> dict[str, Any]:
+    """A tiktoken file, lines of base64 and rank, as a byte-level tokenizer.json would put it."""
+    characters = {byte: character for character, byte in byte_alphabet().items()}
+    vocab = {}
+    for line in path.read_text(encoding="ascii").splitlines():
+        token, rank = line.split()
+        vocab["".join(characters[byte] for byte in base64.b64decode(token))] = int(rank)
+    return {"model": {"vocab": vocab}, "decoder": {"type": "ByteLevel"}}
 
 
 def _special_roles(directory: Path) -> dict[str, str]:
@@ -126,7 +140,7 @@ def _keys(
             known = all(character in alphabet for character in token)
             text = bytes(alphabet[c] for c in token) if known else token.encode()
             keys.setdefault(("bytes", text), number)
-        elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        elif re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
             fallback[("bytes", bytes([int(token[3:5], 16)]))] = number
         else:
             keys.setdefault(("bytes", token.replace("▁", " ").encode()), number)
@@ -160,3 +174,14 @@ def shared_tokens(
     )
     ids = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return ids[:, 0], ids[:, 1]
+
+
+def overlap(old: Vocabulary, new: Vocabulary) -> dict[str, int]:
+    """Tokens that two vocabularies hold and share: as they are written, and by what they mean."""
+    rows = [1 + max(each.raw.values(), default=0) for each in (old, new)]
+    return {
+        "tokens_old": len(old.raw),
+        "tokens_new": len(new.raw),
+        "tokens_shared_as_written": len(shared_tokens(old, new, *rows, "literal")[0]),
+        "tokens_shared": len(shared_tokens(old, new, *rows, "bytes")[0]),
+    }
