@@ -89,7 +89,7 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
         raise LoraportError(
             f"{directory} has no tokenizer that can be read",
             got=str(error).splitlines()[0],
-            expected="tokenizer.json, a .tiktoken file, or tokenizer.model with its package installed",
+            expected="tokenizer.json, a .tiktoken file, or tokenizer.model with its package",
             todo="save the model's tokenizer beside its weights with save_pretrained()",
         ) from error
 
@@ -178,10 +178,10 @@ def shared_tokens(
 
 def overlap(old: Vocabulary, new: Vocabulary) -> dict[str, int]:
     """Tokens that two vocabularies hold and share: as they are written, and by what they mean."""
-    rows = [1 + max(each.raw.values(), default=0) for each in (old, new)]
+    rows_old, rows_new = (1 + max(each.raw.values(), default=0) for each in (old, new))
     return {
         "tokens_old": len(old.raw),
         "tokens_new": len(new.raw),
-        "tokens_shared_as_written": len(shared_tokens(old, new, *rows, "literal")[0]),
-        "tokens_shared": len(shared_tokens(old, new, *rows, "bytes")[0]),
+        "tokens_shared_as_written": len(shared_tokens(old, new, rows_old, rows_new, "literal")[0]),
+        "tokens_shared": len(shared_tokens(old, new, rows_old, rows_new, "bytes")[0]),
     }
