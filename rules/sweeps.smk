@@ -59,8 +59,8 @@ rule lora_source:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("transferred"),
-        runtime=minutes("transferred"),
+        mem_mb=memory("spec"),
+        runtime=minutes("spec"),
     params:
         cut=point,
         known_as=lambda wildcards: CONFIG.known_as(old_name(wildcards)),
