@@ -1,5 +1,6 @@
 """A transfer method run on a model pair in this process, without artifacts but its own."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +8,24 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from loraport.activations import load_model
 from loraport.adapter import LoraWeights, audit, read_adapter, write_adapter
 from loraport.maps import open_maps, write_maps
 from loraport.methods import Pair, make_maps
-from loraport.models import attach
+from loraport.models import attach, load_base
 from loraport.moments import LayerMoments, layer_moments, make_batches
 from loraport.spec import open_model
 from loraport.transfer import Side, carry
 
 ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
-SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes", "wi": "code",
-                            "side": "input", "singular": 320, "cross_terms": "drop"}  # fmt: skip
+SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes",
+                            "writes": "stream", "wi": "code", "side": "input",
+                            "singular": 320, "cross_terms": "drop"}  # fmt: skip
 
 
 def collect_moments(old: Path, new: Path, path: list, texts: list[str]) -> list[LayerMoments]:
     """Moments of each layer pair of the path."""
     models = open_model(old), open_model(new)
-    bases, tokenizers = zip(*(load_model(model, "cpu") for model in models), strict=True)
+    bases, tokenizers = zip(*(load_base(m.directory, device="cpu") for m in models), strict=True)
     return layer_moments(models, bases, make_batches(tokenizers, texts, 64, 16), path, "cpu")
 
 
@@ -68,6 +69,7 @@ def dense(weights: LoraWeights) -> np.ndarray:
     return weights.scale * (weights.b.astype(np.float64) @ weights.a.astype(np.float64))
 
 
+@cache
 def logits(model_dir: Path, adapter: Path | None = None) -> torch.Tensor:
     """Logits of some token sequences, float64."""
     model = AutoModelForCausalLM.from_pretrained(model_dir)

@@ -24,8 +24,12 @@ from .spec import Model
 READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "gate": "mlp",
          "up": "mlp", "down": "inner"}  # fmt: skip
 WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
+# o and down write into the residual stream: role -> site where the stream has taken their output in
+STREAM = {"o": "middle", "down": "stream"}
 # site -> role of the module, and whether its input or its output is meant
 SITES = {
+    "middle": ("block", "input"),
+    "stream": ("block", "output"),
     "attention": ("q", "input"),
     "heads": ("o", "input"),
     "mlp": ("up", "input"),
@@ -69,7 +73,7 @@ class Moments:
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        written, read = site in WRITES.values(), site in READS.values()
+        written, read = site in WRITES.values(), site in (*READS.values(), *STREAM.values())
         return cls(
             zeros(old, new),
             zeros(old, old) if written else None,
@@ -166,7 +170,9 @@ def make_batches(
             table = torch.tensor(pairs).T
             for side, tokenizer in enumerate(tokenizers):
                 ids = [encoded[side][i].input_ids for i in mine[span]]
-                padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+                padded = tokenizer.pad(
+                    {"input_ids": ids}, padding_side="right", return_tensors="pt"
+                )
                 batch.inputs.append({k: padded[k] for k in ("input_ids", "attention_mask")})
                 batch.rows.append(table[[0, 1 + side]])
             batches.append(batch)
@@ -203,6 +209,7 @@ def caught_sites(
     def catch(site: str, where: str, cut: np.ndarray | None) -> Callable:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             values = inputs[0] if where == "input" else output
+            values = values[0] if isinstance(values, tuple) else values
             text, place = rows().to(values.device)
             picked = values[text, place]
             caught[site] = picked if cut is None or where == "input" else picked[:, cut]
@@ -211,10 +218,19 @@ def caught_sites(
 
     handles = []
     for site, (role, where) in SITES.items():
-        if role in family.roles:
+        if site in STREAM.values():
+            block = modules[family.block.format(layer=layer)]
+            handles.append(block.register_forward_hook(catch(site, where, None)))
+        elif role in family.roles:
             module = modules[family.path(layer, family.module_of(role))]
             hook = catch(site, where, family.rows(role, model.dims))
             handles.append(module.register_forward_hook(hook))
+    block = modules[family.block.format(layer=layer)]
+
+    def add_attention(module: Any, inputs: Any, output: Any) -> None:
+        caught["middle"] = caught["middle"] + caught["o"]
+
+    handles.append(block.register_forward_hook(add_attention))
     try:
         yield caught
     finally:
@@ -225,6 +241,8 @@ def caught_sites(
 def width(model: Model, site: str) -> int:
     """Numbers a token at a site."""
     role, where = SITES[site]
+    if site in STREAM.values():
+        return model.dims.hidden
     return model.dims.shape(role)[1 if where == "input" else 0]
 
 
@@ -234,7 +252,7 @@ def site_bytes(old: Model, new: Model) -> int:
     for site in SITES:
         o, n = width(old, site), width(new, site)
         total += o * n + (o * o if site in WRITES.values() else 0)
-        total += n * n if site in READS.values() else 0
+        total += n * n if site in (*READS.values(), *STREAM.values()) else 0
     return total * len(PARTS) * 8
 
 
@@ -269,7 +287,7 @@ def layer_moments(
     shared = [
         site
         for site, (role, _) in SITES.items()
-        if all(role in model.architecture.roles for model in models)
+        if site in STREAM.values() or all(role in model.architecture.roles for model in models)
     ]
     sums = [
         {

@@ -131,3 +131,13 @@ def fit(
     path = Path(whole, procrustes(whole) if prior == "procrustes" else None)
     rank = int((path.values > 1e-10 * path.values[-1]).sum())
     return Fit(path.matrix(ridges[best]), ridges[best], errors[best], rank)
+
+
+def right_inverse(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
+    """`Mᵀ (M Mᵀ + λ I)⁻¹` (s, t) for M (t, s), λ a fraction of the mean diagonal of M Mᵀ.
+
+    What a reader by M has to be shown so that it reads a given y: `M x ≈ y` with the least x.
+    """
+    gram = matrix @ matrix.T
+    gram.diagonal().add_(ridge * float(gram.diagonal().mean()))
+    return torch.linalg.solve(gram, matrix).T

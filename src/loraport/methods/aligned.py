@@ -7,40 +7,50 @@ For matched layers, with rows of paired tokens X (inputs) and Y (outputs, centre
 
 with λ a fraction of the mean diagonal and a prior R₀, L₀ that is zero or a scaled rotation
 (orthogonal Procrustes; compare arXiv 2602.12952). gate and up write what down reads: their L is
-fitted there. No head is matched, and the rank of the update stays. O(width³) a site.
+fitted there. o and down write into the residual stream, which every later layer reads; by `writes:
+stream` their L is what those readers understand: with M the ridge map of the old stream from the
+new one behind the module, `L = Mᵀ(M Mᵀ + λ I)⁻¹`. No head is matched, and the rank of the update
+stays. O(width³) a site.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ..maps import Dense, ModuleMap, Term
-from ..moments import READS, WRITES, Moments
-from ..ridge import Fit, Regression, fit, reading, writing
+from ..moments import READS, STREAM, WRITES, Moments
+from ..ridge import Fit, Regression, fit, reading, right_inverse, writing
 from . import Pair
 from ._weights import base_norms, roles
 
 NEEDS = ("models", "layers", "moments")
-SETTINGS = ("ridge", "prior")
+SETTINGS = ("ridge", "prior", "writes")
+# Where the ridge is `auto`. An output map is not chosen by held-out error: what predicts outputs
+# best magnifies directions that outputs seldom take, and an adapter takes those (docs/aligned.md)
+OUTPUT_RIDGE = 1.0
+STREAM_RIDGE = 1e-2  # of the map that reads the stream, and of its inverse
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the map of each role of each matched layer.
 
-    Settings: `ridge` is `auto` (by held-out error, for each map by itself) or a fraction of the
-    mean diagonal; `prior` is `zero` or `procrustes`. The weights of both models are read for their
+    Settings: `ridge` is a fraction of the mean diagonal for all maps, or `auto`: R by held-out
+    error, each by itself, and the output maps by the constants above; `prior` is `zero` or
+    `procrustes`; `writes` is `stream` or `module`. The weights of both models are read for their
     norms alone.
     """
-    settings = pair.settings["ridge"], pair.settings["prior"]
     norms = base_norms(pair)
     for old_layer, layer in pair.path:
         moments = pair.moments(layer)
         right: dict[str, Fit] = {}
         left: dict[str, Fit] = {}
         for role in roles(pair):
-            read, write = READS[role], WRITES[role]
+            read, write = READS[role], _written(role, pair)
             if read not in right:
-                right[read] = _fit(reading, moments[read], *settings)
+                right[read] = _fit(
+                    reading, moments[read], pair.settings["ridge"], pair.settings["prior"]
+                )
             if write not in left:
-                left[write] = _fit(writing, moments[write], *settings)
+                left[write] = _output(moments[write], write, pair)
             term = Term(
                 (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
                 (Dense(right[read].matrix, f"layer_{layer}_{read}_right"),),
@@ -50,12 +60,28 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 "ridge_right": right[read].ridge,
                 "error_left": left[write].error,
                 "error_right": right[read].error,
-                "rank_old_output": left[write].rank,
+                "rank_left": left[write].rank,
                 "tokens": sum(part.count for part in moments[read]),
             }
             yield ModuleMap(
                 layer, role, old_layer, (term,), **norms(old_layer, layer, role), notes=notes
             )
+
+
+def _written(role: str, pair: Pair) -> str:
+    """The site that a role's output map is fitted at."""
+    return (STREAM if pair.settings["writes"] == "stream" else WRITES).get(role, WRITES[role])
+
+
+def _output(parts: tuple[Moments, Moments], site: str, pair: Pair) -> Fit:
+    """L of a site: new output from old output, or what the stream's readers understand."""
+    asked = pair.settings["ridge"]
+    if site not in STREAM.values():
+        ridge = OUTPUT_RIDGE if asked == "auto" else asked
+        return _fit(writing, parts, ridge, pair.settings["prior"])
+    ridge = STREAM_RIDGE if asked == "auto" else float(asked)
+    read = _fit(reading, parts, ridge, "zero")
+    return replace(read, matrix=right_inverse(read.matrix, ridge))
 
 
 def _fit(
