@@ -11,6 +11,11 @@ import pytest
 import torch
 from families import FAMILIES
 from inprocess import PairRun
+from peft import AdaLoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from loraport.adapter import read_adapter
+from loraport.models import attach
 
 ACROSS = [
     ("llama", "qwen2"),
@@ -81,3 +86,132 @@ def test_transfer_equals_the_literal_algorithm(tmp_path, names):
     report = json.loads((carried / "transfer.json").read_text())
     gates = [path for path in report["left_behind"] if "gate" in path]
     assert bool(gates) == (names == ("llama", "gpt_neox"))
+
+
+@pytest.fixture(scope="module")
+def into_fused(tmp_path_factory):
+    """Separate modules into fused ones: Llama → Phi-3."""
+    root = tmp_path_factory.mktemp("into_fused")
+    old = families.make_model(root / "old", "llama", seed=1)
+    new = families.make_model(root / "new", "phi3", seed=2, wider=True)
+    return PairRun(root, old, new, pico.make_texts(root / "texts.txt", 24))
+
+
+def norms(updates, layer, roles):
+    return np.sqrt(
+        sum(np.linalg.norm(s * B @ A) ** 2 for B, A, s in (updates[layer, r] for r in roles))
+    )
+
+
+def test_ranks_and_scales_that_differ_are_kept_when_modules_are_fused(tmp_path, into_fused):
+    adapter = make_adapter(
+        tmp_path / "uneven",
+        "llama",
+        into_fused.models["old"],
+        rank_pattern={"q_proj": 2, "k_proj": 5, "up_proj": 1},
+        alpha_pattern={"v_proj": 40, "gate_proj": 1},
+    )
+    carried = into_fused.transferred(adapter)
+    names = "llama", "phi3"
+    expected = literal_updates(names, into_fused, adapter)
+    check_equal(families.load_updates("phi3", into_fused.models["new"], carried), expected)
+    config = json.loads((carried / "adapter_config.json").read_text())
+    ranks = {config["r"], *config["rank_pattern"].values()}
+    assert ranks == {2 + 5 + 4, 1 + 4, 4}  # q, k and v; gate and up; o and down
+
+
+def test_roles_that_an_adapter_leaves_alone_stay_alone(tmp_path, into_fused):
+    """Only v, and only in layer 1: no update in other rows, no module in other mapped layers."""
+    adapter = pico.make_adapter(
+        tmp_path / "few",
+        into_fused.models["old"],
+        seed=3,
+        targets=["v_proj"],
+        layers_to_transform=[1],
+    )
+    carried = into_fused.transferred(adapter)
+    got = families.load_updates("phi3", into_fused.models["new"], carried)
+    check_equal(got, literal_updates(("llama", "phi3"), into_fused, adapter))
+    served = dict(into_fused.path())
+    assert served[0] not in {layer for layer, _ in got}
+
+
+def test_relative_norms_are_kept_role_by_role(tmp_path, into_fused):
+    adapter = make_adapter(tmp_path / "normed", "llama", into_fused.models["old"])
+    carried = into_fused.transferred(adapter, scale="norm")
+    after = families.load_updates("phi3", into_fused.models["new"], carried)
+    before = families.load_updates("llama", into_fused.models["old"], adapter)
+    old = families.load_layers("llama", into_fused.models["old"])
+    new = families.load_layers("phi3", into_fused.models["new"])
+    for i, j in into_fused.path():
+        for roles in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
+            sizes = [
+                np.sqrt(sum(np.linalg.norm(getattr(layer, role)) ** 2 for role in roles))
+                for layer in (old[i], new[j])
+            ]
+            left, right = norms(before, i, roles) / sizes[0], norms(after, j, roles) / sizes[1]
+            assert right == pytest.approx(left, rel=1e-4)
+
+
+KINDS = {
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "lora_bias": {"lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_carried_through_real_maps(tmp_path, into_fused, kind):
+    """The update is the literal one; DoRA's magnitudes are positive and start from the new rows."""
+    adapter = make_adapter(tmp_path / kind, "llama", into_fused.models["old"], **KINDS[kind])
+    carried = into_fused.transferred(adapter)
+    config = json.loads((carried / "adapter_config.json").read_text())
+    assert all(config[key] for key in KINDS[kind])
+    got = families.load_updates("phi3", into_fused.models["new"], carried)
+    check_equal(got, literal_updates(("llama", "phi3"), into_fused, adapter))
+    if kind == "dora":
+        tensors = pico.read_tensors(carried)
+        weights = pico.read_tensors(into_fused.models["new"])
+        found = 0
+        for name, values in tensors.items():
+            if name.endswith("lora_magnitude_vector"):
+                base = name.removeprefix("base_model.model.")
+                base = base.replace("lora_magnitude_vector", "weight")
+                stretch = values / np.linalg.norm(weights[base], axis=1)
+                assert (abs(np.log(stretch)) < 0.2).all()  # m was ‖W‖
+                found += 1
+        assert found == 4 * len(into_fused.path())
+
+
+def test_adalora_is_carried_through_real_maps(tmp_path, into_fused):
+    adapter = make_adalora(tmp_path / "adalora", into_fused.models["old"])
+    carried = into_fused.transferred(adapter)
+    model = AutoModelForCausalLM.from_pretrained(into_fused.models["new"])
+    modules = dict(attach(model, carried).base_model.model.named_modules())
+    before = read_adapter(adapter).modules
+    old, new = (
+        families.load_layers(name, into_fused.models[side])
+        for name, side in (("llama", "old"), ("phi3", "new"))
+    )
+    W_h = literal.hidden_map(*pico.load_shared_embeddings(*into_fused.models.values()))
+    for i, j in into_fused.path():
+        weights = before[f"model.layers.{i}.mlp.down_proj"]
+        delta = weights.scale * weights.b.astype(float) @ weights.a.astype(float)
+        expected = literal.transfer_module("down", old[i], new[j], W_h, [], delta, "code")
+        module = modules[f"model.layers.{j}.mlp.down_proj"]
+        got = module.get_delta_weight("default").detach().double().numpy()
+        assert np.linalg.norm(got - expected) <= 2e-5 * np.linalg.norm(expected)
+
+
+def make_adalora(directory: Path, base: Path) -> Path:
+    config = AdaLoraConfig(
+        init_r=4, target_r=2, lora_alpha=6, total_step=10, target_modules=pico.ALL_LINEAR
+    )
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, values in adapted.named_parameters():
+            if "lora_" in name:
+                values.copy_(0.1 * torch.randn(values.shape, generator=generator))
+    adapted.save_pretrained(directory)
+    return directory
