@@ -12,6 +12,6 @@ with job(snakemake) as log:
     content = describe(directory, params.source, revision)
     write_json(snakemake.output[0], "spec", {}, content)
     if others := content["other_tensors"]:
-        log.warning("%d tensors that no family file accounts for, such as %s: they are left as they "
-                    "are", len(others), others[0])  # fmt: skip
+        told = "%d tensors that no family file accounts for, such as %s: they are left as they are"
+        log.warning(told, len(others), others[0])
     log.info("%s: %s, %s", snakemake.wildcards.model, content["family"], content["dimensions"])
