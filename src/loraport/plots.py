@@ -86,7 +86,7 @@ def cka(similarity: np.ndarray, path: Sequence[Sequence[float]], names: tuple[st
 
 
 def heads(layers: Sequence[tuple[int, int, np.ndarray, np.ndarray]]) -> Figure:
-    """Head similarities of each layer pair, the assigned pairs boxed.
+    """Head similarities of each layer pair, the assigned pairs boxed; each panel on its own scale.
 
     Parameters
     ----------
@@ -94,24 +94,23 @@ def heads(layers: Sequence[tuple[int, int, np.ndarray, np.ndarray]]) -> Figure:
     """
     across = min(4, len(layers))
     down = math.ceil(len(layers) / across)
+    tall = layers[0][2].shape[0] / layers[0][2].shape[1]
     figure, grid = plt.subplots(
-        down, across, figsize=(2.1 * across + 0.8, 2.1 * down + 0.3), squeeze=False
+        down, across, figsize=(2 * across + 0.9, down * (0.8 + 1.6 * tall)), squeeze=False
     )
-    top = max(float(np.abs(similarity).max()) for _, _, similarity, _ in layers) or 1.0
-    image = None
     for axes, (old, new, similarity, assignment) in zip(grid.flat, layers, strict=False):
-        image = _heatmap(axes, similarity, low=-top, high=top)
+        top = float(np.abs(similarity).max()) or 1.0
+        image = _heatmap(axes, similarity / top, low=-1, high=1)
         for a, b in assignment:
             axes.add_patch(_box(b, a))
-        axes.set_title(f"old layer {old} → new {new}", fontsize=9)
+        axes.set_title(f"old layer {old} → new {new}\nlargest {top:.2g}", fontsize=8)
     for axes in list(grid.flat)[len(layers) :]:
         axes.axis("off")
     for axes in grid[-1]:
         axes.set_xlabel("new head")
     for axes in grid[:, 0]:
         axes.set_ylabel("old head")
-    if image is not None:
-        figure.colorbar(image, ax=grid, label="cosine similarity", shrink=0.8)
+    figure.colorbar(image, ax=grid, label="cosine, as a share of the panel's largest", shrink=0.9)
     return figure
 
 
