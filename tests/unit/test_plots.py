@@ -65,8 +65,8 @@ def test_same_figure_same_bytes(tmp_path):
 
 def test_boxes_mark_the_path():
     figure = plots.cka(np.eye(3, 4), [[0, 1, 0.0], [2, 3, 0.0]], ("a", "b"))
-    centres = [tuple(box.get_center()) for box in figure.axes[0].patches]
-    assert centres == pytest.approx([(1, 0), (3, 2)])
+    centres = np.array([box.get_center() for box in figure.axes[0].patches])
+    assert centres.ravel().tolist() == pytest.approx([1, 0, 3, 2])
     (line,) = figure.axes[0].lines  # from the first box's corner to the second's
     assert line.get_xydata().ravel().tolist() == pytest.approx([1.45, 0.45, 2.55, 1.55])
 
