@@ -204,7 +204,7 @@ def sweep_table(
         cut = Path(point["adapter"]).parent / "lora_source" / "cut.json"
         training = training_of(point["adapter"])
         note = energy = None
-        if name in CUTS and cut.is_file():
+        if point["stage"] == "lora_finetuned" and cut.is_file():
             energy = json.loads(cut.read_text())["energy_kept"]
             way = "truncated" if name == "rank" else "cut to these modules"
             note = f"source adapter {way}: {100 * energy:.1f} % of ‖ΔW‖² kept"
