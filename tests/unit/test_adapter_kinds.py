@@ -19,11 +19,12 @@ from loraport.adapter import read_adapter, write_adapter
 from loraport.audit import audit
 from loraport.errors import LoraportError
 from loraport.maps import Blocks, Dense, ModuleMap, Term, absolute_times, open_maps, write_maps
-from loraport.models import attach
+from loraport.models import attach, save_adapter
 from loraport.patterns import is_safe, matches
 from loraport.saved import keep_saved
 from loraport.side import Side
 from loraport.spec import open_model
+from loraport.starts import begin
 from loraport.transfer import carry
 
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
@@ -454,3 +455,24 @@ def test_adapters_of_old_peft_versions_are_read(tmp_path, bases):
     for path, weights in new.items():
         assert np.array_equal(read[path].a, weights.a)
         assert np.array_equal(read[path].magnitude, weights.magnitude)
+
+
+@pytest.mark.parametrize("kind", ["dora", "adalora"])
+def test_light_fine_tuning_goes_on_from_a_carried_adapter(tmp_path, bases, kind):
+    """It starts from the carried effect, its parts have gradients, and it is saved as its kind."""
+    base = bases["llama"]
+    config = adalora() if kind == "adalora" else LoraConfig(target_modules=ALL, use_dora=True)
+    result = carried(tmp_path, base, make(tmp_path / "source", base, config))
+    model = begin(copy.deepcopy(loaded(base)), result, "init", 10)
+    output = model(input_ids=TOKENS, labels=TOKENS)
+    assert (output.logits.double() - logits(base, result)).abs().max() < 1e-5
+    output.loss.backward()
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(gradient is not None and gradient.any() for gradient in trained.values())
+    part = "lora_E" if kind == "adalora" else "magnitude"
+    assert any(part in name for name in trained)
+    save_adapter(model, tmp_path / "tuned")
+    assert set(load_file(tmp_path / "tuned" / "adapter_model.safetensors")) == set(
+        load_file(result / "adapter_model.safetensors")
+    )

@@ -337,3 +337,19 @@ def test_unknown_families_and_quantised_weights_are_refused():
     quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
     with pytest.raises(LoraportError, match=r"quantised.*gptq.*quantised from"):
         family_of(quantised, "config.json")
+
+
+def test_minicpm_is_named_as_llama_and_tied(tmp_path):
+    """Its own modelling code comes with its checkpoints; names and sizes are Llama's."""
+    llama = families.make_model(tmp_path / "llama", "llama", seed=1, tie_word_embeddings=True)
+    fields = json.loads((llama / "config.json").read_text())
+    del fields["tie_word_embeddings"], fields["head_dim"]
+    fields |= {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
+    (llama / "config.json").write_text(json.dumps(fields))
+    model = open_model(llama)
+    assert model.architecture.name == "minicpm"
+    assert model.tied
+    check_shapes(model)
+    assert describe(llama, "x", "")["other_tensors"] == []
+    fields["num_key_value_heads"] = None
+    assert model.architecture.read_dimensions(fields, "").kv_heads == fields["num_attention_heads"]
