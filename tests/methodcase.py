@@ -13,8 +13,9 @@ from loraport.maps import open_maps, write_maps
 from loraport.methods import Pair, make_maps
 from loraport.models import attach, load_base
 from loraport.moments import LayerMoments, layer_moments, make_batches
+from loraport.side import Side
 from loraport.spec import open_model
-from loraport.transfer import Side, carry
+from loraport.transfer import carry
 
 ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
 SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes",
