@@ -167,10 +167,7 @@ rule account:
         },
         adapters=rows_of_apps("adapter", "label"),
         scores=lambda wildcards: list(rows_of_apps("scores", "label")(wildcards).values()),
-        settings={
-            name: CONFIG.content[name]
-            for name in ("calibration", "mapping", "transfer", "finetune", "evaluation")
-        },
+        settings=account_settings,
         logs=lambda wildcards: rows.shared_logs(CONFIG, wildcards.pair),
         code=code("account"),
     script:

@@ -72,6 +72,14 @@ def rows_of_apps(key, label):
     }
 
 
+def account_settings(wildcards):
+    """The sections of the configuration that results depend on, with the texts that are read."""
+    names = ("calibration", "mapping", "transfer", "finetune", "evaluation")
+    sections = {name: CONFIG.content[name] for name in names}
+    texts = CONFIG.texts(told(CONFIG.pair)(wildcards.pair)[0])
+    return {**sections, "calibration": {**sections["calibration"], "texts": texts}}
+
+
 def point(wildcards):
     """What a point of a sweep cuts from the source adapter."""
     return {

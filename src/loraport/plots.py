@@ -255,37 +255,54 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], name: str, order: Sequence[str]) -> Figure:
-    """A sweep: scores with their intervals against the values, in the order of the config."""
-    scored = [row for row in rows if is_number(row.get("average"))]
-    points = [row for row in scored if row["value"] in order]
-    if not points:
+    """A sweep's scores with their intervals, and the answers' NLL, in the order of the config."""
+    rows = [row for row in rows if is_number(row.get("average"))]
+    shown = [value for value in order if value in {row["value"] for row in rows}]
+    if not shown:
         return message(f"No point of the sweep of {name.replace('_', ' ')} could be run.")
-    shown = [value for value in order if value in {row["value"] for row in points}]
-    figure, axes = plt.subplots(figsize=(6.5, 3.6))
     series: dict[str, list[Mapping[str, Any]]] = {}
-    for row in scored:
+    for row in rows:
         series.setdefault(row["row"], []).append(row)
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6))
+    _sweep_panel(panels[0], series, shown, "average", _percent(rows[0]))
+    _sweep_panel(panels[1], series, shown, "nll", 1)
+    unit = " (%)" if _percent(rows[0]) == 100 else ""
+    for axes, label in zip(panels, (f"average score{unit}", "answer NLL (nats)"), strict=True):
+        axes.set_xticks(range(len(shown)), shown)
+        axes.set_xlim(-0.5, len(shown) - 0.5)
+        axes.set_xlabel(name.replace("_", " "))
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3, axis="y")
+    _legend(panels[1])
+    return figure
+
+
+def _sweep_panel(
+    axes: Axes,
+    series: Mapping[str, Sequence[Mapping[str, Any]]],
+    shown: Sequence[str],
+    key: str,
+    scale: float,
+) -> None:
+    """One line a series; series that are no points of the sweep are horizontal."""
     drawn = [label for label, own in series.items() if own[0]["value"] in shown]
-    shift = iter(np.linspace(-0.06, 0.06, len(drawn)))
-    for (label, own), colour, marker, dash in zip(
+    shift = dict(zip(drawn, np.linspace(-0.06, 0.06, len(drawn)), strict=True))
+    for (label, every), colour, marker, dash in zip(
         series.items(), COLOURS, MARKERS, DASHES, strict=False
     ):
-        scale = _percent(own[0])
         style: dict[str, Any] = {"color": colour, "linestyle": dash, "label": label}
-        if own[0]["value"] not in shown:
-            axes.axhline(scale * own[0]["average"], linewidth=1.2, **style)
+        own = [row for row in every if is_number(row.get(key))]
+        values = scale * np.array([row[key] for row in own], float)
+        if label not in shift:
+            for value in values:
+                axes.axhline(value, linewidth=1.2, **style)
             continue
-        mean = scale * np.array([row["average"] for row in own])
-        low, high = (scale * np.array([row[key] for row in own], float) for key in ("low", "high"))
-        places = np.array([shown.index(row["value"]) for row in own]) + next(shift)
-        errors = [np.maximum(mean - low, 0), np.maximum(high - mean, 0)]
-        axes.errorbar(places, mean, yerr=errors, marker=marker, capsize=3, linewidth=1.6, **style)
-    axes.set_xticks(range(len(shown)), shown)
-    axes.set_xlabel(name.replace("_", " "))
-    axes.set_ylabel("average score" + (" (%)" if _percent(points[0]) == 100 else ""))
-    axes.grid(alpha=0.3, axis="y")
-    _legend(axes)
-    return figure
+        places = np.array([shown.index(row["value"]) for row in own]) + shift[label]
+        errors = None
+        if key == "average" and all(is_number(row.get("low")) for row in own):
+            ends = [scale * np.array([row[end] for row in own]) for end in ("low", "high")]
+            errors = [np.maximum(values - ends[0], 0), np.maximum(ends[1] - values, 0)]
+        axes.errorbar(places, values, yerr=errors, marker=marker, capsize=3, linewidth=1.6, **style)
 
 
 def read_curves(folders: Iterable[tuple[str, Path]]) -> dict[str, tuple[list[float], list[float]]]:
