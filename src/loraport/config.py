@@ -78,7 +78,7 @@ class Config:
 
     def texts(self, model: str) -> Any:
         """Where a model's calibration texts come from."""
-        return self.model(model).get("texts") or self.content["calibration"]["texts"]
+        return self.model(model).get("texts") or self.content["calibration"].get("texts")
 
     def known_as(self, model: str) -> list[str]:
         """Names under which an adapter may record a model as its base."""
@@ -316,7 +316,13 @@ def _pair_errors(config: Config) -> Iterator[str]:
             yield _problem(f"{where}: the name is reserved", todo="choose another")
         for side in missing:
             yield _unknown(f"{where}.{side}", pair[side], models)
-        if not missing and config.texts(pair["old"]) != config.texts(pair["new"]):
+        if not missing and None in (config.texts(pair["old"]), config.texts(pair["new"])):
+            yield _problem(
+                f"{where}: there are no texts for its models to read",
+                expected="calibration.texts, or `texts` in both models' entries",
+                todo="name a text file or a data set",
+            )
+        elif not missing and config.texts(pair["old"]) != config.texts(pair["new"]):
             yield _problem(
                 f"{where}: its models read different calibration texts",
                 f"{config.texts(pair['old'])} and {config.texts(pair['new'])}",

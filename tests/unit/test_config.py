@@ -70,6 +70,11 @@ def test_models_of_a_pair_read_the_same_texts(minimal):
         load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
 
 
+def test_a_pair_needs_calibration_texts(minimal):
+    with pytest.raises(LoraportError, match="no texts for its models"):
+        load(minimal, SCHEMAS)
+
+
 def test_shipped_config_is_sound_and_every_key_is_commented():
     text = (PROJECT / "config/config.yaml").read_text()
     content = yaml.safe_load(text)
