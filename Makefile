@@ -22,6 +22,8 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/$(APP)/lora_transferred
 	python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
+	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/tables/$(APP).csv
+	python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
 
 # a stage that fails stands in the table with its reason, once all that can be built is built
 report: setup

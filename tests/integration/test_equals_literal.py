@@ -149,9 +149,6 @@ def test_updates_are_the_dense_ones_however_models_are_stored(model_kwargs, tmp_
     case.check("all", "code")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="embedding.h5 holds W_h in float32; its inverse needs float64"
-)
 def test_updates_are_the_dense_ones_for_an_ill_conditioned_hidden_map(tmp_path):
     """Real embeddings span some orders of magnitude: pinv(W_h) multiplies rounding by that."""
 

@@ -14,7 +14,7 @@ with job(snakemake) as log:
     settings["device"] = pick_device(settings["device"])
     result = map_embedding(old, new, **settings)
     with write_h5(snakemake.output[0], "embedding", identities(specs)) as file:
-        file.dataset("W_h", result.hidden_map.cpu().numpy().astype("float32"))
+        file.dataset("W_h", result.hidden_map.cpu().numpy())
         file.dataset("token_ids_old", result.token_ids_old)
         file.dataset("token_ids_new", result.token_ids_new)
         file.attributes(
