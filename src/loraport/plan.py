@@ -65,7 +65,8 @@ def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
 def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     sums = _site_sums(old, new) * min(old.layers, new.layers)
     models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
-    return models + min(sums, 8 << 30), 600 + 1e5 * sums / DOUBLE / 2 / FLOPS
+    caught = 4096 * SINGLE * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
+    return models + min(sums, 8 << 30) + caught, 600 + 1e5 * sums / DOUBLE / 2 / FLOPS
 
 
 def _site_sums(old: Dimensions, new: Dimensions) -> float:
