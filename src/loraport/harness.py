@@ -16,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from .errors import LoraportError
 from .models import attach, load_base
 
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
 AUTO_BATCH = 64
 # a CUDA, CPU or cuDNN allocation that failed
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
@@ -25,7 +26,6 @@ def load(model_dir: str | Path, batch_size: int | str, **how: Any) -> HFLM:
     """A base model as the harness wants it; `how` as for `models.load_base`."""
     model, tokenizer = load_base(model_dir, **how)
     size = AUTO_BATCH if batch_size == "auto" else int(batch_size)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return _Model(pretrained=model, tokenizer=tokenizer, batch_size=size)
 
 

@@ -5,6 +5,7 @@ drops the other, and the adapter then does less than it says, or nothing.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from .weights import TensorFile
 if TYPE_CHECKING:
     from peft import PeftModel
 
+# peft asks transformers by an old name: nothing that a user could mend
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 transformers_logging.disable_progress_bar()  # of loading weights; the rules' own bars say more
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -103,7 +106,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             todo="transfer it first, or check that it was trained on this model",
         ) from error
     stored = set(TensorFile(file).tensors)
-    wanted = set(get_peft_model_state_dict(adapted))
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:
         raise LoraportError(
             f"adapter {directory} does not fit the model",
@@ -120,7 +123,11 @@ def save_adapter(model: "PeftModel", directory: Path, base_name: str | None = No
     `target_modules` are sorted (PEFT's set has another order in every process) and the model card,
     which holds nothing but the base's path, is left out.
     """
-    model.save_pretrained(str(directory), safe_serialization=True)
+    model.save_pretrained(
+        str(directory),
+        safe_serialization=True,
+        save_embedding_layers=False,  # "auto" would ask the hub for the base by its recorded name
+    )
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_text())
