@@ -68,7 +68,7 @@ def _age() -> float:
 
 
 def _peak_mib() -> float:
-    """Peak resident memory of this process; getrusage's is at least what its parent had on Linux."""
+    """Peak resident memory of this process; getrusage's is at least its parent's on Linux."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
