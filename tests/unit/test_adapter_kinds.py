@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from loraport.adapter import read_adapter, write_adapter
 from loraport.audit import audit
 from loraport.errors import LoraportError
+from loraport.factors import LoraWeights
+from loraport.kinds.dora import carried_magnitude
 from loraport.maps import Blocks, Dense, ModuleMap, Term, absolute_times, open_maps, write_maps
 from loraport.models import attach, save_adapter
 from loraport.patterns import is_safe, matches
@@ -245,7 +247,6 @@ def test_bfloat16_is_a_choice(tmp_path, bases):
 def test_dora_stretches_a_row_as_the_old_rows_that_it_is_made_of(bases):
     """ρ_n = |L| ρ_o / |L| 1, m_n = ρ_n ‖W_n‖: equal stretches stay, a permutation moves them."""
     from loraport.factors import LoraWeights
-    from loraport.kinds.dora import carried_magnitude
 
     rng = np.random.default_rng(0)
     rows_old, rows_new = rng.uniform(1, 2, 6), rng.uniform(1, 2, 6)
@@ -275,6 +276,14 @@ def test_absolute_times_takes_the_product_and_sums_the_terms_first():
     entry = ModuleMap(0, "q", 0, terms, 1.0, 1.0)
     right = rng.normal(size=(1100, 2))
     assert np.allclose(absolute_times(entry, right), np.abs(first @ second + dense) @ right)
+
+
+def test_dora_is_refused_where_a_method_adds_a_constant():
+    ones = np.ones(2)
+    entry = ModuleMap(0, "q", 0, (Term(),), 1, 1, constant=np.eye(2), rows_old=ones, rows_new=ones)
+    weights = LoraWeights(np.ones((2, 1)), np.ones((1, 2)), 1.0, magnitude=ones)
+    with pytest.raises(LoraportError, match="adds the difference of the weights"):
+        carried_magnitude(weights, entry)
 
 
 def test_dora_needs_row_norms(tmp_path, bases):

@@ -69,6 +69,13 @@ def carried_magnitude(weights: LoraWeights, entry: ModuleMap) -> np.ndarray:
     |L| is taken of the product, O(d_out_n · d_out_o · waist) where L is one; rows of zeros keep
     their norm.
     """
+    if entry.constant is not None:
+        raise LoraportError(
+            "a DoRA adapter can't be carried by a method that adds the difference of the weights",
+            got="rows whose lengths the method changes as well",
+            expected="a method that maps the update alone",
+            todo="use another method, or convert the adapter to plain LoRA",
+        )
     rows_old, rows_new = row_norms(entry)
     assert weights.magnitude is not None
     stretch = weights.magnitude.astype(np.float64) / np.where(rows_old > 0, rows_old, 1.0)
