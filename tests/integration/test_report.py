@@ -6,6 +6,7 @@ import pytest
 from workdir import PROJECT, Workdir
 
 from loraport.render import read_csv
+from loraport.sweeps import STAGES
 
 pytestmark = pytest.mark.slow
 PAGE = "artifacts/p/run.html"
@@ -60,9 +61,10 @@ def test_sweeps_run_what_can_be_run(reported):
     tables = [f"artifacts/p/a/sweeps/{name}.csv" for name in ("rank", "examples")]
     reported.run(*tables)
     rank, examples = (read_csv(reported.root / path) for path in tables)
-    cut = [row for row in rank if row["value"] == 2]
-    assert len(cut) == 2
-    assert all(0 < row["energy_kept"] < 1 for row in cut)
+    kept = {row["row"]: row["energy_kept"] for row in rank if row["value"] == 2}
+    assert set(kept) == set(STAGES.values())
+    assert 0 < kept[STAGES["lora_finetuned"]] < 1
+    assert kept[STAGES["lora_small_matched"]] is None  # a fresh LoRA is not cut from anything
     assert rank[-1]["note"].startswith("the source adapter has rank")
     assert examples[-1]["note"] == "the task has 24 training examples"
     assert (reported.root / "artifacts/p/a/sweeps/rank.svg").is_file()
