@@ -138,8 +138,3 @@ def sweep_points(wildcards):
             for stage in sweeps.STAGES
         ),
     ]
-
-
-def sweep_adapters(wildcards):
-    """Adapters of a sweep's points by their places in it."""
-    return {str(i): each["adapter"] for i, each in enumerate(sweep_points(wildcards))}

@@ -38,3 +38,12 @@ def pico_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     new = pico.make_model(root / "new", seed=2, vocab_words=240, **sizes)
     adapter = pico.make_adapter(root / "adapter", old, seed=3)
     return Pair(old, new, adapter, pico.make_texts(root / "texts.txt", 40))
+
+
+@pytest.fixture
+def one_thread():
+    """Pico models are too small to share: on a busy machine threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 from loraport.adapter import read_adapter
 from loraport.models import attach
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ACROSS = [
     ("llama", "qwen2"),
     ("mistral", "llama"),
@@ -29,15 +31,6 @@ SLOW = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo", "olmo2")  # ali
 PAIRS = [
     pytest.param((name, name), marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES
 ] + [pytest.param(names, marks=[pytest.mark.slow] * ("mistral" in names)) for names in ACROSS]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Pico models are too small to share: on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_adapter(directory: Path, name: str, model: Path, **kwargs) -> Path:

@@ -28,6 +28,8 @@ from loraport.spec import open_model
 from loraport.starts import begin
 from loraport.transfer import carry
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
 BASES = {"llama": {}, "qwen2": {}, "phi3": {}}
 
@@ -36,15 +38,6 @@ BASES = {"llama": {}, "qwen2": {}, "phi3": {}}
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
     return {name: families.make_model(root / name, name, seed=1) for name in BASES}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Pico models are too small to share: on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

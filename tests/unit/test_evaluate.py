@@ -20,18 +20,11 @@ from loraport.starts import Fresh
 from loraport.train import Settings as Training
 from loraport.train import train_lora
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASKS = Path(__file__).parents[2] / "resources" / "tasks"
 FAST = Settings(dtype="float32", batch_size=8, resamples=200, empty="score")
 SUMS = [(a, b) for a in range(1, 7) for b in range(1, 5)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Pico models are too small to share: on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,17 +28,6 @@ APP_FORMATS = {
 }
 
 
-@pytest.fixture
-def one_thread():
-    """Products this small only get slower when busy cores share them."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def shipped(app: str, split: str) -> list[dict[str, str]]:
     """The rows of a data file."""
     text = (NANO / "data" / f"{app}.{split}.jsonl").read_text()

@@ -22,6 +22,8 @@ from loraport.errors import LoraportError
 from loraport.starts import Fresh, fresh_like
 from loraport.train import Settings, count_steps, published_baseline, train_lora
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GSM8K = {
     "question": "Natalia sold clips to 48 friends, then half as many. How many in all?",
     "answer": "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = <<48+24=72>>72.\n#### 72",
@@ -34,15 +36,6 @@ def sums(n):
 
 
 FAST = Settings(examples=20, batch_size=8, epochs=2, learning_rate=1e-2, dtype="float32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Pico models are too small to share: on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

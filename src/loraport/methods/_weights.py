@@ -9,6 +9,7 @@ import torch
 
 from ..architectures import ROLES, Dimensions
 from ..errors import LoraportError
+from ..maps import ModuleMap, Term
 from . import Pair
 
 
@@ -34,9 +35,10 @@ class Weights:
     old: torch.Tensor
     new: torch.Tensor
 
-    def norms(self) -> dict[str, Any]:
-        """Norms of W_o and W_n and of their rows, as fields of a ModuleMap."""
-        return both_norms(self.old, self.new)
+    def module_map(self, *terms: Term, **more: Any) -> ModuleMap:
+        """The role's map by its terms, with the norms of both weights; `more` are its fields."""
+        norms = both_norms(self.old, self.new)
+        return ModuleMap(self.layer, self.role, self.old_layer, terms, **norms, **more)
 
 
 def weights(pair: Pair) -> Iterator[Weights]:

@@ -34,7 +34,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             u_old, v_old, notes["energy_kept_old"] = top_vectors(each.old, count)
             notes["unique"] = 0.0
         term = Term((Dense(u_new), Dense(u_old.T)), (Dense(v_old), Dense(v_new.T)))
-        yield ModuleMap(each.layer, each.role, each.old_layer, (term,), **each.norms(), notes=notes)
+        yield each.module_map(term, notes=notes)
 
 
 def top_vectors(weight: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -25,11 +25,4 @@ def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
 def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the identity and the constant `W_o − W_n` for each role of each layer."""
     for each in weights(pair):
-        yield ModuleMap(
-            each.layer,
-            each.role,
-            each.old_layer,
-            (Term(),),
-            **each.norms(),
-            constant=each.old - each.new,
-        )
+        yield each.module_map(Term(), constant=each.old - each.new)

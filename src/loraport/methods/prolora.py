@@ -40,7 +40,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             left, right = [left[0] + left[1]], [right[0] + right[1]]
         terms = tuple(Term((Dense(a),), (Dense(b),)) for a, b in zip(left, right, strict=True))
         notes = {"effective_rank_old": rank_old, "effective_rank_new": rank_new}
-        yield ModuleMap(each.layer, each.role, each.old_layer, terms, **each.norms(), notes=notes)
+        yield each.module_map(*terms, notes=notes)
 
 
 Sides = tuple[list[torch.Tensor], list[torch.Tensor]]

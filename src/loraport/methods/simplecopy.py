@@ -20,4 +20,4 @@ def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
 def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the identity for each role of each layer; weights are read for their norms alone."""
     for each in weights(pair):
-        yield ModuleMap(each.layer, each.role, each.old_layer, (Term(),), **each.norms())
+        yield each.module_map(Term())

@@ -24,11 +24,4 @@ def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
 def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the identity and the constant `W_n − W_o` for each role of each layer."""
     for each in weights(pair):
-        yield ModuleMap(
-            each.layer,
-            each.role,
-            each.old_layer,
-            (Term(),),
-            **each.norms(),
-            constant=each.new - each.old,
-        )
+        yield each.module_map(Term(), constant=each.new - each.old)

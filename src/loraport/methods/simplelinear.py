@@ -33,4 +33,4 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             if pair.settings["side"] == "input"
             else Term(left=(new, inverse))
         )
-        yield ModuleMap(each.layer, each.role, each.old_layer, (term,), **each.norms())
+        yield each.module_map(term)
