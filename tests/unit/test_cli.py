@@ -1,10 +1,37 @@
-"""`loraport inspect`: an adapter told in a few lines, or why it can't be carried."""
+"""The `loraport` command: its files are its commands, and each tells errors in one paragraph."""
 
 import json
+import subprocess
+import sys
+from importlib import import_module
 
 import pico
+import pytest
 
+from loraport import commands
 from loraport.cli import main
+
+HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
+
+
+def test_every_command_says_what_it_does(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    for name in commands.names():
+        command = import_module(f"loraport.commands.{name}")
+        assert name in told and command.__doc__ and command.HELP
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from loraport.cli import main\n"
+        "try: main(['--help'])\n"
+        f"except SystemExit: sys.exit(str([n for n in {HEAVY} if n in sys.modules] or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("usage: loraport") and done.stderr.strip() == ""
 
 
 def test_inspect_tells_kind_base_ranks_and_norms(pico_pair, capsys):

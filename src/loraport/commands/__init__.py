@@ -1,0 +1,20 @@
+"""Commands of the terminal: one file each, found by its name.
+
+A command is a module with
+
+`HELP` : what it does, one line.
+`add_arguments(parser)` : declare its arguments on an argparse parser.
+`run(arguments)` : do it; returns the exit status. A LoraportError is told and gives status 1.
+
+All of them are imported to print the help: what takes time to import is imported in `run`.
+"""
+
+from functools import cache
+from importlib.resources import files
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All commands, by their files."""
+    found = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
+    return tuple(sorted(name for name in found if name.isidentifier() and name[0] != "_"))
