@@ -57,8 +57,11 @@ def _squared_norms(gram: dict[str, torch.Tensor]) -> torch.Tensor:
 def assign(similarity: np.ndarray, how: str = "hungarian") -> np.ndarray:
     """Matched heads, (k, 2) int64 of (old, new) sorted by the new head, k = min(H_o, H_n).
 
-    `hungarian` maximises the total similarity; `identity` is the ablation in default order.
+    `hungarian` maximises the total similarity; `identity` is the ablation in default order; `none`
+    matches no head: the authors' ablation without head mapping.
     """
+    if how == "none":
+        return np.zeros((0, 2), np.int64)
     if how == "identity":
         order = np.arange(min(similarity.shape))
         return np.stack([order, order], axis=1).astype(np.int64)
@@ -89,7 +92,7 @@ def match_layer(
     Parameters
     ----------
     hidden_map : W_h (d_o, d_n) float64, or None for the identity
-    how : `hungarian` or `identity`
+    how : `hungarian`, `identity` or `none`
 
     Returns
     -------

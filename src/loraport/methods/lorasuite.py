@@ -3,13 +3,20 @@
 Every map is a product of the blocks and thin factors that it is made of; nothing d×d per head.
 Cost per layer pair: the heads' blocks are read from the artifact; gate, up and down take one
 pseudo-inverse each, O(f d²).
+
+Where no head is matched (`heads: none`, the authors' ablation) attention is carried as a whole,
+`ΔW_n = W_hᵀ ΔW_o W_h`, for heads that fill the hidden size in both models.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..architectures import Dimensions
+from ..embedding import choose_rule
+from ..errors import LoraportError
 from ..linalg import pinv
 from ..maps import Blocks, Dense, Factor, ModuleMap, Term
 from . import MatchedHeads, Pair
@@ -17,6 +24,23 @@ from ._weights import both_norms
 
 NEEDS = ("models", "embedding", "layers", "heads")
 SETTINGS = ("wi",)
+
+
+def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
+    """W_h can be left out, and attention carried without heads, only where sizes allow it."""
+    choose_rule(settings.get("wh", "auto"), old.hidden, new.hidden)
+    if settings.get("heads") == "none":
+        _require_whole_heads(old, new)
+
+
+def _require_whole_heads(old: Dimensions, new: Dimensions) -> None:
+    if any(dims.heads * dims.head_dim != dims.hidden for dims in (old, new)):
+        raise LoraportError(
+            "lorasuite without head mapping needs heads that fill the hidden size",
+            got=" and ".join(f"{d.heads} × {d.head_dim} of {d.hidden}" for d in (old, new)),
+            expected="heads × head_dim equal to the hidden size in both models",
+            todo="set mapping.heads to hungarian or identity",
+        )
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -79,6 +103,8 @@ def _attention(role: str, heads: MatchedHeads, pair: Pair, carried: HiddenMap) -
     """
     old, new = heads.assignment[:, 0], heads.assignment[:, 1]
     dims_old, dims_new = pair.old.dims, pair.new.dims
+    if not len(old):
+        return _headless(role, dims_old, dims_new, carried)
     blocks = heads.blocks[role]
     if role == "o":
         grid = (dims_old.heads, dims_new.heads)
@@ -92,6 +118,20 @@ def _attention(role: str, heads: MatchedHeads, pair: Pair, carried: HiddenMap) -
     grid = (dims_new.kv_heads, dims_old.kv_heads)
     grouped = Blocks(new // group_new, old // group_old, turned / group_new, grid)
     return Term((grouped,), carried.forward())
+
+
+def _headless(role: str, old: Dimensions, new: Dimensions, carried: HiddenMap) -> Term:
+    """`ΔW_n = W_hᵀ ΔW_o W_h`; grouped key-value heads are repeated before and averaged after."""
+    _require_whole_heads(old, new)
+    if role not in ("k", "v") or (old.kv_heads, new.kv_heads) == (old.heads, new.heads):
+        return Term(carried.transposed(), carried.forward())
+    whole = np.eye(old.hidden) if carried.matrix is None else carried.matrix.cpu().numpy()
+    groups = (new.kv_heads, new.heads // new.kv_heads, new.head_dim)
+    averaged = whole.T.reshape(*groups, old.hidden).mean(axis=1)  # (KV_n, h', d_o)
+    groups = (old.kv_heads, old.heads // old.kv_heads, old.head_dim)
+    summed = averaged.reshape(-1, *groups).sum(axis=2)  # (KV_n h', KV_o, h)
+    left = torch.from_numpy(summed.reshape(len(summed), -1))
+    return Term((Dense(left),), carried.forward())
 
 
 def _intermediate(role: str, old: torch.Tensor, new: torch.Tensor, carried: HiddenMap) -> Term:
