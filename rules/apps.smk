@@ -73,6 +73,12 @@ def method_adapters(wildcards):
     return stages.method_adapters(CONFIG, wildcards.pair, wildcards.app, wildcards.method)
 
 
+@told
+def baseline_adapters(wildcards):
+    """Stage -> adapter, of what all methods of an app are compared with."""
+    return stages.baseline_adapters(CONFIG, wildcards.pair, wildcards.app)
+
+
 def adapter_inputs(adapters):
     """Function of a rule's wildcards: adapters made here, and the files of those that are given."""
 

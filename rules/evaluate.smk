@@ -85,3 +85,21 @@ use rule evaluated_model as evaluated_method with:
         tasks_dir=TASKS,
         tasks_version=stages.folder_version(TASKS),
         code=code("evaluated"),
+
+
+use rule evaluated_model as evaluated_baselines with:
+    input:
+        adapter_inputs(baseline_adapters),
+        spec=spec_of("new"),
+    output:
+        [f"{APP}/baselines/eval/{stage}.json" for stage in stages.baseline_stages(CONFIG)],
+    log:
+        f"{PAIR}/logs/{{app}}/evaluated_baselines.log",
+    params:
+        base=base_of("new"),
+        task=task,
+        adapters=baseline_adapters,
+        settings=stages.scoring(CONFIG),
+        tasks_dir=TASKS,
+        tasks_version=stages.folder_version(TASKS),
+        code=code("evaluated"),

@@ -47,9 +47,9 @@ rule lora_small:
         base=base_of("new"),
         data=task_data,
         settings=training("small"),
-        code=code("lora_small"),
+        code=code("lora_finetuned"),
     script:
-        "../workflow/scripts/lora_small.py"
+        "../workflow/scripts/lora_finetuned.py"
 
 
 use rule lora_small as lora_small_matched with:
@@ -61,7 +61,25 @@ use rule lora_small as lora_small_matched with:
         base=base_of("new"),
         data=task_data,
         settings=training("lft"),
-        code=code("lora_small"),
+        code=code("lora_finetuned"),
+
+
+use rule lora_small as lora_small_by_seed with:
+    output:
+        directory(f"{APP}/seed{{seed}}/lora_small"),
+    log:
+        f"{PAIR}/logs/{{app}}/seed{{seed}}/lora_small.log",
+    wildcard_constraints:
+        seed="[0-9]+",
+
+
+use rule lora_small_matched as lora_small_matched_by_seed with:
+    output:
+        directory(f"{APP}/seed{{seed}}/lora_small_matched"),
+    log:
+        f"{PAIR}/logs/{{app}}/seed{{seed}}/lora_small_matched.log",
+    wildcard_constraints:
+        seed="[0-9]+",
 
 
 rule lora_finetuned:

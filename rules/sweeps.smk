@@ -110,4 +110,4 @@ use rule lora_small as sweep_small_matched with:
         base=base_of("new"),
         data=task_data,
         settings=point_training,
-        code=code("lora_small"),
+        code=code("lora_finetuned"),

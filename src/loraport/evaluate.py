@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .artifacts import atomic, read_json, sha256, write_json
+from .artifacts import atomic, sha256, write_json
 from .corpus import comet_scores, corpus_score
 from .errors import LoraportError
 from .harness import adapted, answer_nll, load, load_task, run_task, task_manager, truncated
@@ -259,11 +259,6 @@ def _write_stage(
         "tasks": run,
     }
     write_json(stage.out, "eval", inputs, content)
-
-
-def read_scores(path: str | Path) -> dict[str, Any]:
-    """Content of a stage's JSON file."""
-    return read_json(path, "eval")
 
 
 def _remember(path: Path, scored: Mapping[str, Any]) -> None:

@@ -125,20 +125,41 @@ def wanted(config: Config, side: str) -> list[str]:
 
 def method_stages(config: Config) -> list[str]:
     """Stages of a method's own table: as transferred, and after LFT with each seed."""
+    if not config.content["compare"]["finetuned"]:
+        return ["transferred"]
     return [
         "transferred",
         *(f"finetuned_seed{seed}" for seed in config.content["finetune"]["seeds"]),
     ]
 
 
+def baseline_stages(config: Config) -> list[str]:
+    """What all methods of an app are compared with: the matched LoRA(small) with each seed."""
+    seeds = config.content["finetune"]["seeds"]
+    return ["new", "lora_full", *(f"lora_small_matched_seed{seed}" for seed in seeds)]
+
+
+def baseline_adapters(config: Config, pair: str, app: str) -> dict[str, str]:
+    """Stage -> adapter, for `baseline_stages`; an empty path for the bare model."""
+    folder = f"artifacts/{pair}/{app}"
+    trained = {
+        f"lora_small_matched_seed{seed}": f"{folder}/seed{seed}/lora_small_matched"
+        for seed in config.content["finetune"]["seeds"]
+    }
+    return {"new": "", "lora_full": adapter_of(config, app, config.pair(pair)[1]), **trained}
+
+
 def method_adapters(config: Config, pair: str, app: str, method: str) -> dict[str, str]:
     """Stage -> adapter, for `method_stages`."""
     folder = f"artifacts/{pair}/{app}/{method}"
-    tuned = {
-        f"finetuned_seed{seed}": f"{folder}/seed{seed}/lora_finetuned"
-        for seed in config.content["finetune"]["seeds"]
+    every = {
+        "transferred": f"{folder}/lora_transferred",
+        **{
+            f"finetuned_seed{seed}": f"{folder}/seed{seed}/lora_finetuned"
+            for seed in config.content["finetune"]["seeds"]
+        },
     }
-    return {"transferred": f"{folder}/lora_transferred", **tuned}
+    return {stage: every[stage] for stage in method_stages(config)}
 
 
 def scoring(config: Config) -> dict[str, Any]:

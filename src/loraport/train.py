@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,6 @@ class Settings:
                 got=f"{self.batch_size} and {self.micro_batch}",
                 expected="a whole number of micro-batches a step",
             )
-
-
-def published_baseline(settings: Settings) -> Settings:
-    """The published LoRA(small) schedule: learning rate 3e-4, 100 steps of warm-up."""
-    return replace(settings, learning_rate=3e-4, warmup_steps=100)
 
 
 def count_steps(examples: int, settings: Settings) -> int:

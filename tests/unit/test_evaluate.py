@@ -98,7 +98,7 @@ def test_an_independent_count_agrees(scored, pico_pair, adapters, name):
     """Each item alone, without padding, a greedy loop and an extraction written again here."""
     adapter = {"bare": None, "first": adapters / "seed0", "second": adapters / "seed1"}[name]
     model, tokenizer = model_with(pico_pair, adapter)
-    found = evaluate.read_scores(scored / f"{name}.json")["tasks"]["sums"]
+    found = read_json(scored / f"{name}.json", "eval")["tasks"]["sums"]
     assert found["n"] == len(SUMS) == len(found["items"]) == len(found["outputs"])
     right = []
     for (a, b), output in zip(SUMS, found["outputs"], strict=True):
@@ -123,7 +123,7 @@ def test_an_independent_count_agrees(scored, pico_pair, adapters, name):
 @pytest.mark.parametrize("name", ["bare", "second"])
 def test_likelihoods_are_those_of_the_gold_answer(scored, pico_pair, adapters, name):
     model, tokenizer = model_with(pico_pair, None if name == "bare" else adapters / "seed1")
-    found = evaluate.read_scores(scored / f"{name}.json")["tasks"]["sums"]
+    found = read_json(scored / f"{name}.json", "eval")["tasks"]["sums"]
     for (a, b), nll in list(zip(SUMS, found["item_nll"], strict=True))[:6]:
         prompt = tokenizer(f"{a} + {b} =")["input_ids"]
         whole = tokenizer(f"{a} + {b} = {a + b}")["input_ids"]
@@ -189,7 +189,7 @@ def test_a_killed_job_goes_on_after_its_last_task(tmp_path, pico_pair, tasks, ad
 
 
 def test_the_file_says_what_was_done(scored):
-    content = evaluate.read_scores(scored / "first.json")
+    content = read_json(scored / "first.json", "eval")
     assert content["stage"] == "first" and content["template"] == "plain"
     assert len(content["adapter_sha256"]) == 64
     assert content["versions"]["lm_eval"] and content["run"]["seconds"] > 0
@@ -197,15 +197,15 @@ def test_the_file_says_what_was_done(scored):
     means = [task["value"] for task in content["tasks"].values()]
     assert content["average"]["mean"] == pytest.approx(sum(means) / 2)
     assert "data_dir" not in content["settings"]
-    same = evaluate.read_scores(scored / "bare.json")["tasks"]["sums"]["items_sha256"]
+    same = read_json(scored / "bare.json", "eval")["tasks"]["sums"]["items_sha256"]
     assert content["tasks"]["sums"]["items_sha256"] == same
 
 
 def test_a_limit_takes_the_first_items(tmp_path, pico_pair, tasks, scored, adapters):
     job = stages(tmp_path, adapters)[1:2]
     score_stages(pico_pair.new, job, tasks, replace(FAST, limit=7), cache=tmp_path / "cache")
-    found = evaluate.read_scores(job[0].out)["tasks"]["sums"]
-    whole = evaluate.read_scores(scored / "first.json")["tasks"]["sums"]
+    found = read_json(job[0].out, "eval")["tasks"]["sums"]
+    whole = read_json(scored / "first.json", "eval")["tasks"]["sums"]
     assert found["n"] == 7 and found["outputs"] == whole["outputs"][:7]
 
 
@@ -264,7 +264,7 @@ def test_a_task_that_generates_nothing_is_an_error_or_wrong(tmp_path, pico_pair,
             score_stages(pico_pair.new, one(tmp_path, name), tasks, strict, cache=tmp_path / "c")
         assert not (tmp_path / "bare.json").exists()
         score_stages(pico_pair.new, one(tmp_path, name), tasks, FAST, cache=tmp_path / "c")
-    assert evaluate.read_scores(tmp_path / "bare.json")["tasks"]["empty"]["value"] == 0
+    assert read_json(tmp_path / "bare.json", "eval")["tasks"]["empty"]["value"] == 0
 
 
 def test_a_task_without_room_for_an_answer_is_told(tmp_path, pico_pair, tasks):
@@ -321,6 +321,6 @@ def test_translations_are_scored_through_the_harness(tmp_path, pico_pair):
     job = one(tmp_path, (str(tmp_path / "wmt.yaml"),))
     settings = replace(FAST, data_dir=str(tmp_path))
     score_stages(pico_pair.new, job, TASKS, settings, cache=tmp_path / "c")
-    found = evaluate.read_scores(tmp_path / "bare.json")["tasks"]["wmt"]
+    found = read_json(tmp_path / "bare.json", "eval")["tasks"]["wmt"]
     assert found["metric"] == "bleu" and set(found["others"]) == {"chrf"}
     assert math.isfinite(found["value"]) and found["nll"] > 0

@@ -1,4 +1,4 @@
-"""LoRASuite's ablations through the workflow's scripts, each against its formula written densely."""
+"""LoRASuite's ablations through the workflow's scripts, each against its formula, dense."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pico
 import pytest
 import torch
+import yaml
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,7 +21,7 @@ from loraport import data, train
 from loraport.data import IGNORED, Example
 from loraport.errors import LoraportError
 from loraport.starts import Fresh, fresh_like
-from loraport.train import Settings, count_steps, published_baseline, train_lora
+from loraport.train import Settings, count_steps, train_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,6 +36,8 @@ def sums(n):
     return [Example(f"{a} + {b} =", f" {a + b}") for a, b in ((i % 9, i % 7) for i in range(n))]
 
 
+SHIPPED = Path(__file__).parents[2] / "config" / "config.yaml"
+PUBLISHED = yaml.safe_load(SHIPPED.read_text())["finetune"]["small"]
 FAST = Settings(examples=20, batch_size=8, epochs=2, learning_rate=1e-2, dtype="float32")
 
 
@@ -203,7 +206,7 @@ def test_long_examples_are_counted_cut_or_dropped(model):
 def test_steps_of_the_published_small_run_never_leave_the_warm_up():
     lft = Settings(examples=100)
     assert count_steps(100, lft) == 21
-    assert published_baseline(lft).warmup_steps > count_steps(100, published_baseline(lft))
+    assert PUBLISHED["warmup_steps"] > count_steps(100, replace(lft, **PUBLISHED))
     assert count_steps(100, replace(lft, max_steps=5)) == 5
 
 
@@ -217,7 +220,7 @@ def test_the_matched_baseline_takes_lfts_steps_and_learning_rates(tmp_path, mode
         sums(40),
         tmp_path / "small",
         start=fresh_like(start),
-        settings=published_baseline(FAST),
+        settings=replace(FAST, **PUBLISHED),
     )
     rates = {}
     for name in ("lft", "matched", "small"):

@@ -1,22 +1,25 @@
-"""Rule lora_finetuned: light fine-tuning (LFT) of a transferred adapter on the small set."""
+"""Rules lora_finetuned and lora_small…: training on the small set, from a transferred adapter or,
+where there is one to be `like`, from a fresh adapter of its shape."""
 
 from loraport.artifacts import identities
 from loraport.data import read
 from loraport.job import job
 from loraport.spec import load_spec
+from loraport.starts import fresh_like
 from loraport.train import Settings, train_lora
 
 with job(snakemake) as log:
-    params = snakemake.params
-    model = load_spec(snakemake.input.spec, params.base["source"])
+    params, inputs = snakemake.params, dict(snakemake.input.items())
+    model = load_spec(inputs["spec"], params.base["source"])
     result = train_lora(
         model.directory,
         read(**params.data),
         snakemake.output[0],
-        start=snakemake.input.transferred,
+        start=fresh_like(inputs["like"]) if "like" in inputs else inputs["transferred"],
         settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
         resume_root="artifacts/.resume/training",
-        inputs=identities({"spec": snakemake.input.spec}),
+        inputs=identities({"spec": inputs["spec"]}),
+        base_name=params.base["source"],
     )
     log.info("%(examples)d examples, %(steps)d steps, last loss %(last_loss).4f", result)
     log.info("cut: %(truncated)d, dropped: %(dropped)d, longest: %(longest)d tokens", result)
