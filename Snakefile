@@ -21,6 +21,7 @@ include: "rules/finetune.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/report.smk"
+include: "rules/compare.smk"
 include: "rules/sweeps.smk"
 
 

@@ -1,6 +1,8 @@
 # Look-ups for the rules that train and score an app's adapters; there are no rules here.
 from loraport import stages
 
+SHOW_FAILURES = CONFIG.content["report"]["failures"] == "show"
+
 
 @told
 def task(wildcards):
@@ -58,11 +60,15 @@ def model_adapters(wildcards):
 
 
 def pair_adapters(side):
-    """Function of a rule's wildcards: stage -> adapter, of the configured stages of one model."""
+    """Function of a rule's wildcards: stage -> adapter, of the configured stages of one model.
+
+    Of one stage alone where the rule scores them one by one.
+    """
 
     def adapters(wildcards):
         every = told(stages.adapters_of_pair)(CONFIG, wildcards.pair, wildcards.app)
-        return {stage: every[stage] for stage in stages.wanted(CONFIG, side)}
+        wanted = [wildcards.stage] if hasattr(wildcards, "stage") else stages.wanted(CONFIG, side)
+        return {stage: every[stage] for stage in wanted}
 
     return adapters
 
@@ -103,7 +109,13 @@ def size(section, part):
 
 
 def score_files(side):
-    """Score files of the configured stages of a pair's old or new model."""
+    """Score files of the configured stages of a pair's old or new model.
+
+    Where failures are shown, those of the new model are scored one by one, so that a stage that
+    fails takes no other with it; what is scored already costs nothing.
+    """
+    if SHOW_FAILURES and side == "new":
+        return f"{APP}/eval/{{stage}}.json"
     return [f"{APP}/eval/{stage}.json" for stage in stages.wanted(CONFIG, side)]
 
 

@@ -1,7 +1,5 @@
 # Look-ups for the rules that make tables, plots and sweeps; there are no rules here.
-from loraport import rows, sweeps
-
-SHOW_FAILURES = CONFIG.content["report"]["failures"] == "show"
+from loraport import contenders, rows, sweeps
 
 
 def table_rows(wildcards):
@@ -17,6 +15,31 @@ def table_scores(wildcards):
 def table_missing(wildcards):
     """Score files that are not there -> why; none unless failures are to be shown."""
     return rows.split(table_rows(wildcards), SHOW_FAILURES)[1]
+
+
+def compared_entries(wildcards):
+    """What the comparison of an app's methods holds."""
+    return told(contenders.entries)(CONFIG, wildcards.pair, wildcards.app)
+
+
+def compared_with(wildcards):
+    """The old model with its adapter, which flips are counted against."""
+    return told(contenders.reference)(CONFIG, wildcards.pair, wildcards.app)
+
+
+def compared_runs(wildcards):
+    """Everything that is scored for a comparison."""
+    return [*contenders.runs_of(compared_entries(wildcards)), *compared_with(wildcards)]
+
+
+def compared_scores(wildcards):
+    """Score files that a comparison waits for."""
+    return rows.split(compared_runs(wildcards), SHOW_FAILURES)[0]
+
+
+def compared_missing(wildcards):
+    """Score files that are not there -> why; none unless failures are to be shown."""
+    return rows.split(compared_runs(wildcards), SHOW_FAILURES)[1]
 
 
 def title(wildcards):

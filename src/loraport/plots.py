@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .artifacts import atomic
-from .render import is_number
+from .render import SCORE, is_number
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -221,6 +221,140 @@ def _retention_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         "right", functions=(lambda y: (y - bare) / gain, lambda r: bare + r * gain)
     )
     second.set_ylabel("retention")
+
+
+LINES = {
+    "new": ("black", ":"),
+    "lora_small_matched": (COLOURS[3], "--"),
+    "lora_full": ("black", "-"),
+}
+STARTS = {"transferred": "as transferred", "finetuned": "after light fine-tuning"}
+
+
+def methods(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Scores of all methods, task by task, and the answers' NLL: bars with intervals.
+
+    Parameters
+    ----------
+    rows : of a comparison, over seeds
+    """
+    order = list(dict.fromkeys(str(row["method"]) for row in rows if row.get("method")))
+    if not any(is_number(row.get("average")) for row in rows if row.get("method")):
+        return message("No method has a score.")
+    tasks = [key for key in rows[0] if key.startswith(SCORE)] if rows else []
+    panels = [("average", "average score" if len(tasks) > 1 else tasks[0].removeprefix(SCORE))]
+    panels += [(key, key.removeprefix(SCORE)) for key in tasks] if len(tasks) > 1 else []
+    panels += [("nll", "answer NLL (nats)")]
+    figure, grid = plt.subplots(
+        1,
+        len(panels),
+        figsize=(2.2 + 2.6 * len(panels), 0.3 * len(order) + 1.6),
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, (key, label) in zip(grid[0], panels, strict=True):
+        _method_bars(axes, rows, order, key)
+        scaled = key != "nll" and _percent(rows[0]) == 100
+        axes.set_xlabel(f"{label} (%)" if scaled else label)
+        axes.grid(alpha=0.3, axis="x")
+    grid[0, 0].set_yticks(range(len(order)), order)
+    grid[0, 0].invert_yaxis()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _method_bars(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], order: Sequence[str], key: str
+) -> None:
+    """Two bars a method, and a line for each baseline; methods without a number say so."""
+    scale = 1 if key == "nll" else _percent(rows[0])
+    for row in rows:
+        if not row.get("method") and is_number(row.get(key)):
+            colour, dash = LINES[row["stage"]]
+            axes.axvline(scale * row[key], color=colour, linestyle=dash, label=row["row"], zorder=3)
+    for number, (stage, label) in enumerate(STARTS.items()):
+        own = [row for row in rows if row.get("method") and row["stage"] == stage]
+        own = [row for row in own if is_number(row.get(key))]
+        if not own:
+            continue
+        values = np.array([scale * row[key] for row in own])
+        errors = None
+        if key == "average" and all(is_number(row.get("low")) for row in own):
+            ends = [scale * np.array([row[end] for row in own]) for end in ("low", "high")]
+            errors = [np.maximum(values - ends[0], 0), np.maximum(ends[1] - values, 0)]
+        axes.barh(
+            [order.index(row["method"]) + (number - 0.5) * 0.4 for row in own],
+            values,
+            height=0.38,
+            xerr=errors,
+            color=COLOURS[4 - 4 * number],
+            hatch=HATCHES[1 - number],
+            edgecolor="white",
+            error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            label=label,
+        )
+    scored = {row["method"] for row in rows if is_number(row.get(key))}
+    for row in rows:
+        if row.get("method") and row["method"] not in scored:
+            word = str(row.get("note") or "").partition(":")[0] or "no score"
+            axes.text(0, order.index(row["method"]), f" {word}", va="center", fontsize=7)
+
+
+def method_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Retention of all methods against seconds of transfer and training of one adapter.
+
+    Retention of the score or, where that is undefined, of the answers' likelihood.
+    """
+    own = [row for row in rows if row.get("method") or row["stage"] == "lora_small_matched"]
+    key = next(
+        (k for k in ("retention", "nll_retention") if any(is_number(row.get(k)) for row in own)), ""
+    )
+    own = [row for row in own if is_number(row.get(key))]
+    if not own:
+        return message("Retention is undefined here, of the score and of the answers' likelihood.")
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    names = list(dict.fromkeys(str(row.get("method") or row["row"]) for row in own))
+    looks = dict(zip(names, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
+    for row in own:
+        name = str(row.get("method") or row["row"])
+        colour, marker = looks[name]
+        tuned = row["stage"] != "transferred"
+        ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
+        value = row[key]
+        errors = None
+        if all(map(is_number, ends)):
+            errors = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
+        axes.errorbar(
+            max(sum(row.get(part) or 0 for part in ("transfer_s", "train_s")), 0.1),
+            value,
+            yerr=errors,
+            color=colour,
+            marker=marker,
+            markerfacecolor=colour if tuned else "white",
+            markersize=6,
+            capsize=2,
+            elinewidth=0.8,
+            linestyle="none",
+            label=name
+            if tuned or name not in {r.get("method") for r in own if r is not row}
+            else "",
+        )
+    axes.axhline(0, color="black", linestyle=":", linewidth=1)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("seconds of transfer and training for one adapter")
+    axes.set_ylabel("retention" if key == "retention" else "share of the NLL's gain that is kept")
+    axes.set_title("Open: as transferred; filled: after fine-tuning on the small set", fontsize=9)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    axes.legend(shown.values(), shown.keys(), loc="upper left", bbox_to_anchor=(1.02, 1),
+                frameon=False, fontsize=8)  # fmt: skip
+    return figure
 
 
 def costs(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -3,7 +3,8 @@
 import csv
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ LEGEND = (
     "the reverse (+). p: McNemar's exact test against LoRA(small) on the matched schedule. "
     "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
     "here has no time."
+)
+COMPARED = (
+    "Every method and variant on the same items; where there are several seeds of training, their "
+    "mean, ± its standard deviation over seeds. Scores in % where the metric is a share of right "
+    "answers; intervals: bootstrap 95 %, over items. NLL: of the right answers, in nats; less is "
+    "better. Retention: share of LoRA(full)'s gain over the bare new model that is kept; NLL kept: "
+    "the same of the answers' NLL. − matched: the difference to LoRA(small) from nothing on the "
+    "same schedule and seeds; p: McNemar's exact test against it, least to greatest over seeds. "
+    "Flips: items that the old model with its LoRA got right and the row gets wrong (−), and the "
+    "reverse (+), mean over seeds. Maps: once for the pair, for any number of adapters. Transfer, "
+    "training: one adapter. Memory: the peak of any part."
 )
 
 
@@ -113,6 +125,87 @@ def cells(row: Row, tasks: Sequence[str]) -> list[str]:
     ]
 
 
+def compared_header(rows: Sequence[Row]) -> list[str]:
+    """Column titles of a comparison of methods."""
+    names = shown_tasks(rows)
+    return [
+        "",
+        *(name.removeprefix(SCORE) for name in names),
+        "average (95 %)" if names else "score (95 %)",
+        "NLL",
+        "retention",
+        "NLL kept",
+        "− matched",
+        "NLL − matched",
+        "p",
+        "flips −/+",
+        "maps",
+        "transfer",
+        "training",
+        "memory",
+    ]
+
+
+def compared_cells(row: Row, tasks: Sequence[str]) -> list[str]:
+    """One row of a comparison of methods as it is shown."""
+    scale = 1 if row.get("metric") in ("bleu", "chrf") else 100
+    note = str(row.get("note") or "")
+    gone = next((word for word in ("not served", "failed") if note.startswith(word)), "")
+    there = row.get("average") is not None
+    flips = [row.get("negative_flips"), row.get("positive_flips")]
+    return [
+        str(row["row"]),
+        *(_number(row.get(name), scale) for name in tasks),
+        _spread(row, "average", scale, 1) + _interval(row, "", scale, 1) if there else gone or NONE,
+        _spread(row, "nll", 1, 3),
+        _share(row, "retention"),
+        _share(row, "nll_retention"),
+        _signed(row, "difference", scale, 1),
+        _signed(row, "nll_difference", 1, 2),
+        _range(row.get("p_low"), row.get("p_high")),
+        NONE if None in flips else f"{flips[0]:.0f}/{flips[1]:.0f}",
+        *(_seconds(row.get(key)) for key in ("pair_s", "transfer_s", "train_s")),
+        _memory(row),
+    ]
+
+
+def _spread(row: Row, key: str, scale: float, digits: int) -> str:
+    spread = row.get(f"{key}_spread")
+    told = "" if spread is None else f" ± {_number(spread, scale, digits)}"
+    return _number(row.get(key), scale, digits) + told
+
+
+def _interval(row: Row, key: str, scale: float, digits: int) -> str:
+    low, high = (row.get(f"{key}_{end}" if key else end) for end in ("low", "high"))
+    if low is None or high is None:
+        return ""
+    return f" ({_number(low, scale, digits)}–{_number(high, scale, digits)})"
+
+
+def _share(row: Row, key: str) -> str:
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return value or NONE
+    ends = "" if row.get("stage") in ("new", "lora_full") else _interval(row, key, 1, 2)
+    return f"{value:.2f}{ends}"
+
+
+def _signed(row: Row, key: str, scale: float, digits: int) -> str:
+    value = row.get(key)
+    if value is None:
+        return NONE
+    return f"{scale * value:+.{digits}f}{_interval(row, key, scale, digits)}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    first, last = _p(low), _p(high)
+    return first if first == last else f"{first}–{last}"
+
+
+def _seconds(value: float | None) -> str:
+    return NONE if value is None else f"{value:.0f} s"
+
+
 def _number(value: Any, scale: float = 1, digits: int = 1) -> str:
     return NONE if value is None else f"{scale * value:.{digits}f}"
 
@@ -139,6 +232,24 @@ def _memory(row: Row) -> str:
     return f"{row['peak_mib']:.0f}{gpu} MiB"
 
 
+@dataclass(frozen=True)
+class View:
+    """How a table is shown: its titles, its cells, and what they mean."""
+
+    header: Callable[[Sequence[Row]], list[str]]
+    cells: Callable[[Row, Sequence[str]], list[str]]
+    legend: str
+
+
+STAGES = View(header, cells, LEGEND)
+COMPARISON = View(compared_header, compared_cells, COMPARED)
+
+
+def view_of(rows: Sequence[Row]) -> View:
+    """The view that fits a table's columns."""
+    return COMPARISON if rows and "variant_of" in rows[0] else STAGES
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """What rows have to say, each with the row that says it."""
     return [f"{row['row']}: {row['note']}" for row in rows if row.get("note")]
@@ -154,25 +265,27 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def text(rows: Sequence[Row]) -> str:
     """Tables for the terminal, one an app."""
-    blocks = []
+    blocks, view = [], view_of(rows)
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
-        block = text_table([app, *header(own)[1:]], [cells(row, tasks) for row in own])
+        shown = [view.cells(row, tasks) for row in own]
+        block = text_table([app, *view.header(own)[1:]], shown)
         blocks.append("\n".join([block, *(f"  {note}" for note in notes(own))]))
     return "\n\n".join(blocks)
 
 
 def markdown(title: str, rows: Sequence[Row]) -> str:
     """Tables in Markdown, one an app, under a title and with a legend."""
-    lines = [f"# {title}", "", LEGEND, ""]
+    view = view_of(rows)
+    lines = [f"# {title}", "", view.legend, ""]
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
         lines += [f"## {app}", ""] if len(groups(rows)) > 1 else []
         lines += [
-            _line(header(own)),
-            _line(["---", *["---:"] * (len(header(own)) - 1)]),
+            _line(view.header(own)),
+            _line(["---", *["---:"] * (len(view.header(own)) - 1)]),
         ]
-        lines += [_line(cells(row, tasks)) for row in own]
+        lines += [_line(view.cells(row, tasks)) for row in own]
         lines += ["", *(f"- {note}" for note in notes(own)), *([""] if notes(own) else [])]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -183,13 +296,13 @@ def _line(values: Sequence[str]) -> str:
 
 def page(title: str, rows: Sequence[Row]) -> str:
     """Tables as one HTML page that needs nothing else."""
-    parts = []
+    parts, view = [], view_of(rows)
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
         parts += [f"<h2>{html.escape(app)}</h2>"] if len(groups(rows)) > 1 else []
-        parts += [grid(header(own), [cells(r, tasks) for r in own])]
+        parts += [grid(view.header(own), [view.cells(r, tasks) for r in own])]
         parts += [f"<p class=note>{html.escape(note)}</p>" for note in notes(own)]
-    return document(title, [*parts, f"<p class=legend>{html.escape(LEGEND)}</p>"])
+    return document(title, [*parts, f"<p class=legend>{html.escape(view.legend)}</p>"])
 
 
 def grid(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

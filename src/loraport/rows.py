@@ -21,8 +21,11 @@ LABELS = {
 }
 PAIR_LOGS = ("embedding", "cka", "layers", "heads", "moments")
 MODEL_LOGS = ("spec", "activations")
-TRAINED = ("lora_small", "lora_small_matched", "lora_finetuned")
-SEEDED = ("lora_small", "lora_small_matched", "finetuned")  # stages that are trained here
+MADE_BY = {  # stages that are trained here -> the rule that trains them
+    "lora_small": "lora_small",
+    "lora_small_matched": "lora_small_matched",
+    "finetuned": "lora_finetuned",
+}
 
 
 def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
@@ -45,20 +48,20 @@ def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
                 "label": LABELS[stage].format(method=method),
                 "stage": stage,
                 "method": method if carried else "",
-                "seed": stages.first_seed(config) if stage in SEEDED else "",
+                "seed": stages.first_seed(config) if stage in MADE_BY else "",
                 "side": stages.SIDES[stage],
                 "scores": f"{folder}/eval/{stage}.json",
                 "adapter": adapters[stage],
                 "transfer_log": f"artifacts/{pair}/logs/{app}/transferred.log" if carried else "",
-                "logs": _stage_logs(config, pair, app, stages.SIDES[stage]),
+                "logs": stage_logs(config, pair, app, stage),
             }
         )
     for name in config.content["report"]["methods"]:
-        found += _method_rows(config, pair, app, name)
+        found += method_rows(config, pair, app, name)
     return found
 
 
-def _method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[str, Any]]:
+def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[str, Any]]:
     """A named method's rows: as transferred, and after LFT with each seed."""
     config.method(method)
     seeds = config.content["finetune"]["seeds"]
@@ -92,6 +95,18 @@ def _method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[
     return found
 
 
+def baseline_logs(config: Config, pair: str, app: str) -> list[str]:
+    """Logs of what all methods of an app are compared with."""
+    home = f"artifacts/{pair}/logs/{app}"
+    seeds = config.content["finetune"]["seeds"]
+    return [
+        *_transfer_logs(config, pair, app),
+        f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log",
+        *(f"{home}/seed{seed}/lora_small_matched.log" for seed in seeds),
+        f"{home}/evaluated_baselines.log",
+    ]
+
+
 def _model_logs(config: Config, pair: str) -> list[str]:
     return [
         f"artifacts/models/{model}/logs/{name}.log"
@@ -100,21 +115,34 @@ def _model_logs(config: Config, pair: str) -> list[str]:
     ]
 
 
-def _stage_logs(config: Config, pair: str, app: str, side: str) -> list[str]:
-    """Logs of what the scores of one side's stages are made by; one job scores them all."""
-    old, new = config.pair(pair)
-    home = f"artifacts/{pair}/logs/{app}"
-    trained = [f"artifacts/models/{model}/logs/{app}/lora_trained.log" for model in (old, new)]
-    if side == "old":
-        return [*_model_logs(config, pair), trained[0], f"{home}/evaluated_old.log"]
-    method = config.content["transfer"]["method"]
+def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
+    """Logs of what the adapter carried by the configured method is made by."""
     return [
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
-        f"artifacts/{pair}/logs/maps/{method}.log",
-        *trained,
-        *(f"{home}/{name}.log" for name in ("transferred", *TRAINED, "evaluated_new")),
+        f"artifacts/{pair}/logs/maps/{config.content['transfer']['method']}.log",
+        f"artifacts/models/{config.pair(pair)[0]}/logs/{app}/lora_trained.log",
+        f"artifacts/{pair}/logs/{app}/transferred.log",
     ]
+
+
+def stage_logs(config: Config, pair: str, app: str, stage: str) -> list[str]:
+    """Logs of what a stage's scores are made by.
+
+    Where failures are shown, stages of the new model are scored one by one: each has a log.
+    """
+    home = f"artifacts/{pair}/logs/{app}"
+    side = stages.SIDES[stage]
+    if side == "old":
+        model = config.pair(pair)[0]
+        trained = [f"artifacts/models/{model}/logs/{app}/lora_trained.log"]
+        return [*_model_logs(config, pair), *trained, f"{home}/evaluated_old.log"]
+    own = f"{home}/evaluated_new/{stage}.log"
+    if stage in ("new", "lora_full"):
+        trained = [f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log"]
+        return [*_model_logs(config, pair), *(trained if stage == "lora_full" else []), own]
+    trained = [f"{home}/{MADE_BY[stage]}.log"] if stage in MADE_BY else []
+    return [*_transfer_logs(config, pair, app), *trained, own]
 
 
 def failure(logs: Iterable[str]) -> str:

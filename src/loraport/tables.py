@@ -69,7 +69,7 @@ def make_table(
             **{key: row[key] for key in ("stage", "method", "seed")},
         }
         if row["scores"] in scores:
-            entry |= _scores(scores[row["scores"]])
+            entry |= score_columns(scores[row["scores"]])
             if row["side"] == "new":
                 entry |= _compared(scores[row["scores"]], row["stage"], by_stage)
             entry |= costs(row, scores[row["scores"]])
@@ -86,7 +86,7 @@ def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*FIXED, *named, *DERIVED, *COSTS, "note"]
 
 
-def _scores(content: Mapping[str, Any]) -> Row:
+def score_columns(content: Mapping[str, Any]) -> Row:
     """Scores per task, their unweighted mean with its interval, and the answers' likelihood."""
     tasks = content["tasks"]
     found: Row = {"metric": ", ".join(sorted({task["metric"] for task in tasks.values()}))}
@@ -106,7 +106,7 @@ def _scores(content: Mapping[str, Any]) -> Row:
 
 def scored(path: str | Path) -> Row:
     """Scores of one file, as columns of a table."""
-    return _scores(read_json(path, "eval"))
+    return score_columns(read_json(path, "eval"))
 
 
 def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any]) -> Row:
@@ -120,7 +120,7 @@ def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any])
         found["retention"] = UNDEFINED if kept.value is None else kept.value
         found |= {"retention_low": kept.low, "retention_high": kept.high}
         notes += [f"retention undefined: {kept.reason}"] if kept.reason and stage == "new" else []
-    if _binary(content):
+    if is_binary(content):
         if "old_lora" in others:
             changed = flips(all_items(others["old_lora"], content), all_items(content))
             found |= {"negative_flips": changed.negative, "positive_flips": changed.positive}
@@ -130,7 +130,7 @@ def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any])
     return {**found, "note": "; ".join(notes)}
 
 
-def _binary(content: Mapping[str, Any]) -> bool:
+def is_binary(content: Mapping[str, Any]) -> bool:
     """Whether items are right or wrong, so that flips can be counted."""
     return all(set(task["items"]) <= {0, 1} for task in content["tasks"].values())
 
@@ -158,14 +158,18 @@ def all_items(content: Mapping[str, Any], like: Mapping[str, Any] | None = None)
     return np.concatenate([np.asarray(tasks[name]["items"], float) for name in sorted(tasks)])
 
 
-def weighted_items(content: Mapping[str, Any]) -> np.ndarray:
-    """Items of all tasks `(n,)`, weighted so that their mean is the unweighted mean over tasks."""
+def weighted_items(content: Mapping[str, Any], of: str = "items") -> np.ndarray:
+    """Items of all tasks `(n,)`, weighted so that their mean is the unweighted mean over tasks.
+
+    Parameters
+    ----------
+    of : `items`, the scores, or `item_nll`, the answers' negative log-likelihoods
+    """
     tasks = content["tasks"]
-    total = sum(len(task["items"]) for task in tasks.values())
+    total = sum(len(task[of]) for task in tasks.values())
     return np.concatenate(
         [
-            np.asarray(tasks[name]["items"], float)
-            * (total / len(tasks) / len(tasks[name]["items"]))
+            np.asarray(tasks[name][of], float) * (total / len(tasks) / len(tasks[name][of]))
             for name in sorted(tasks)
         ]
     )
