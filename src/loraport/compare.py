@@ -62,7 +62,9 @@ def comparison(
         for run in [*runs_of(list(every)), *old_lora]
         if run["scores"] not in missing
     }
-    found = {id(e): [held[r["scores"]] for r in e["runs"] if r["scores"] in held] for e in every}
+    found: dict[int, list[Run]] = {
+        id(e): [held[r["scores"]] for r in e["runs"] if r["scores"] in held] for e in every
+    }
     others: dict[str, list[Run]] = {e["stage"]: found[id(e)] for e in every if not e["method"]}
     others[OLD] = [held[run["scores"]] for run in old_lora if run["scores"] in held]
     table = []

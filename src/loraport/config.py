@@ -219,6 +219,8 @@ def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -
     schema = resolved(schema, defs)
     if isinstance(content, str) and "type" in schema and "string" not in schema["type"]:
         return yaml.safe_load(content)
+    if isinstance(content, list) and "items" in schema:
+        return [complete(schema["items"], item, defs) for item in content]
     if not isinstance(content, dict):
         return content
     content = dict(content)

@@ -60,7 +60,7 @@ def entries(config: Config, pair: str, app: str) -> list[Entry]:
     found = _baselines(config, pair, app)
     for name in names(config):
         base = config.method(name)
-        about = {"method": name, "variant_of": "" if base == name else base}
+        about: Entry = {"method": name, "variant_of": "" if base == name else base}
         if reason := refusal(config, pair, name):
             found.append(_entry(name, "transferred", refused=reason, **about))
             continue

@@ -38,11 +38,13 @@ def test_text_from_the_command_line_is_read_as_numbers(minimal):
     sections = {
         "calibration": {"texts": "t", "examples": "36"},
         "mapping": {"max_offset": "null", "underdetermined": "true"},
+        "finetune": {"seeds": ["0", "1"]},
     }
     content = load({**minimal, **sections}, SCHEMAS).content
     assert content["calibration"]["examples"] == 36
     assert content["mapping"]["max_offset"] is None
     assert content["mapping"]["underdetermined"] is True
+    assert content["finetune"]["seeds"] == [0, 1]
 
 
 def test_variants_override_mapping_and_transfer(minimal):
