@@ -22,6 +22,7 @@ include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/report.smk"
 include: "rules/compare.smk"
+include: "rules/merges.smk"
 include: "rules/sweeps.smk"
 
 

@@ -36,7 +36,7 @@ wildcard_constraints:
     model=NAME,
     pair=f"(?!models/){NAME}",
     app=NAME,
-    method=NAME,
+    method=f"(?!after/){NAME}",
 
 
 def code(script, *modules):
@@ -151,7 +151,8 @@ def transfer_inputs(wildcards):
         preflight.check_adapter(row["source"], CONFIG.model(old)["source"], CONFIG.known_as(old))
         adapter = preflight.adapter_files(row["source"])
     else:
-        adapter = f"artifacts/models/{old}/{wildcards.app}/lora_trained"
+        made = "lora_merged" if CONFIG.merge(wildcards.app) else "lora_trained"
+        adapter = f"artifacts/models/{old}/{wildcards.app}/{made}"
     maps = f"artifacts/{wildcards.pair}/maps/{method}.h5"
     return {**pair_specs(wildcards.pair), "maps": maps, "adapter": adapter}
 

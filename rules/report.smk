@@ -28,7 +28,7 @@ rule table:
     log:
         f"{PAIR}/logs/{{app}}/table.log",
     wildcard_constraints:
-        app=rf"(?!all\.|.*\.methods\.){NAME}",
+        app=rf"(?!all\.|.*\.(methods|merged)\.){NAME}",
     conda:
         "../environment.yml"
     resources:

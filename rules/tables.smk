@@ -161,3 +161,55 @@ def sweep_points(wildcards):
             for stage in sweeps.STAGES
         ),
     ]
+
+
+def merged_model(wildcards):
+    """The base model of a merge: a model's own, or a pair's new one after the transfer."""
+    return base_name(wildcards, "own" if hasattr(wildcards, "model") else "new")
+
+
+@told
+def merged_folders(wildcards):
+    """The adapters of a merge: of one model, or as carried one by one."""
+    apps = CONFIG.merge(wildcards.app)["apps"]
+    if hasattr(wildcards, "model"):
+        return [stages.adapter_of(CONFIG, app, wildcards.model) for app in apps]
+    method = f"{wildcards.method}/" if hasattr(wildcards, "method") else ""
+    return [f"artifacts/{wildcards.pair}/{app}/{method}lora_transferred" for app in apps]
+
+
+def merged_adapters(wildcards):
+    """Their files where they are given, their folders where they are made here."""
+    return adapter_inputs(lambda _: dict(enumerate(merged_folders(wildcards))))(wildcards)
+
+
+def merge_settings(wildcards):
+    """Weights and density of a merge."""
+    return {key: CONFIG.merge(wildcards.app)[key] for key in ("weights", "density")}
+
+
+def merge_base(wildcards):
+    """How the base of a merge is named in adapters."""
+    name = merged_model(wildcards)
+    entry = CONFIG.model(name)
+    return {
+        "known_as": CONFIG.known_as(name),
+        "base": entry["source"],
+        "revision": entry["revision"],
+    }
+
+
+@told
+def merge_rows(wildcards):
+    """The rows of a merge's table."""
+    return rows.merge_rows(CONFIG, wildcards.pair, wildcards.app)
+
+
+def merge_stages(wildcards):
+    """Stage -> adapter, of what is scored on the new model for a merge."""
+    return {row["stage"]: row["adapter"] for row in merge_rows(wildcards) if row["side"] == "new"}
+
+
+def merge_scores(wildcards):
+    """Score files that a merge's table waits for."""
+    return [row["scores"] for row in merge_rows(wildcards)]

@@ -17,6 +17,7 @@ from .errors import LoraportError
 
 RESERVED_PAIRS = ("models",)
 RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
+RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval")
 COLUMNS = ("app", "model", "source", "task")
 
 
@@ -43,7 +44,11 @@ class Config:
         return entry["old"], entry["new"]
 
     def adapter(self, app: str, model: str) -> dict[str, str]:
-        """The row of an adapter."""
+        """The row of an adapter; one without source and task for a merge."""
+        if merge := self.merge(app):
+            for each in merge["apps"]:
+                self.adapter(each, model)
+            return {"app": app, "model": model, "source": "", "task": ""}
         if (app, model) not in self.adapters:
             apps = sorted(a for a, m in self.adapters if m == model)
             raise LoraportError(
@@ -53,6 +58,10 @@ class Config:
                 todo="add a row: app, model, source, task",
             )
         return self.adapters[app, model]
+
+    def merge(self, app: str) -> dict[str, Any] | None:
+        """The entry of `merges` that an app's name stands for, if it is one."""
+        return self.content["merges"].get(app)
 
     def apps(self, model: str) -> list[str]:
         """Apps that have an adapter of a model."""
@@ -304,8 +313,11 @@ def _cross_errors(config: Config) -> Iterator[str]:
             yield _unknown(f"{where}.method", variant["method"], methods.names())
         if name in methods.names():
             yield _problem(f"{where}: a method has that name", todo="choose another")
+        if name in RESERVED_VARIANTS:
+            yield _problem(f"{where}: the name is reserved", todo="choose another")
         if "method" in variant.get("transfer", {}):
             yield _problem(f"{where}.transfer.method: the method is said twice", todo="remove it")
+    yield from _merge_errors(config)
     yield from _adapter_errors(config)
 
 
@@ -331,6 +343,17 @@ def _pair_errors(config: Config) -> Iterator[str]:
                 "the same `texts` in both models' entries, or in neither",
                 "make them equal",
             )
+
+
+def _merge_errors(config: Config) -> Iterator[str]:
+    apps = {app for app, _ in config.adapters}
+    for name, merge in config.content["merges"].items():
+        where = f"config.merges.{name}"
+        if name in apps or name in RESERVED_APPS:
+            yield _problem(f"{where}: the name is reserved or an app's", todo="choose another")
+        if merge["weights"] and len(merge["weights"]) != len(merge["apps"]):
+            got = f"{len(merge['weights'])} weights for {len(merge['apps'])} apps"
+            yield _problem(f"{where}.weights: not one an app", got, todo="correct them")
 
 
 def _adapter_errors(config: Config) -> Iterator[str]:

@@ -19,6 +19,11 @@ LABELS = {
     "finetuned": "transferred ({method}) + LFT(small)",
     "lora_full": "LoRA(full)",
 }
+MERGED = {  # stages of a merge's table on the new model
+    "new": "new, bare",
+    "before": "merged, then transferred ({method})",
+    "after": "transferred ({method}), then merged",
+}
 PAIR_LOGS = ("embedding", "cka", "layers", "heads", "moments")
 MODEL_LOGS = ("spec", "activations")
 MADE_BY = {  # stages that are trained here -> the rule that trains them
@@ -93,6 +98,31 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
             }
         )
     return found
+
+
+def merge_rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
+    """Rows of a merge's table: the old model with it, the bare new one, merged before and after."""
+    folder, method = f"artifacts/{pair}/{app}", config.content["transfer"]["method"]
+    places = {
+        "old_lora": stages.adapter_of(config, app, config.pair(pair)[0]),
+        "new": "",
+        "before": f"{folder}/lora_transferred",
+        "after": f"{folder}/after/lora_transferred",
+    }
+    return [
+        {
+            "label": {**MERGED, "old_lora": "old + merged LoRA"}[stage].format(method=method),
+            "stage": stage,
+            "method": method if stage in ("before", "after") else "",
+            "seed": "",
+            "side": "old" if stage == "old_lora" else "new",
+            "scores": f"{folder}/{'eval' if stage == 'old_lora' else 'merged/eval'}/{stage}.json",
+            "adapter": adapter,
+            "transfer_log": "",
+            "logs": [],
+        }
+        for stage, adapter in places.items()
+    ]
 
 
 def baseline_logs(config: Config, pair: str, app: str) -> list[str]:

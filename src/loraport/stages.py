@@ -1,7 +1,7 @@
 """What is trained and scored for an app: its task, its settings, and the stages of its table."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ OWN_KEYS = ("seeds", "small", "full", "lora")  # of `finetune`, that are no trai
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
     """The task that an app is trained and scored on, by the first row that names one.
 
-    Rows of `models` are asked first, then any other row of the app.
+    Rows of `models` are asked first, then any other row of the app. A merge is scored on the tasks
+    of all its apps, and has no training data.
     """
+    if merge := config.merge(app):
+        parts = [task_of(config, each, *models) for each in merge["apps"]]
+        return _joined(app, parts)
     rows = [config.adapters[app, model] for model in models if (app, model) in config.adapters]
     rows += [row for (name, _), row in config.adapters.items() if name == app]
     for row in rows:
@@ -42,6 +46,20 @@ def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
         expected=f"one of {', '.join(config.content['tasks']) or 'the entries of `tasks`'}",
         todo="name its task in the table's last column, and describe it under `tasks`",
     )
+
+
+def _joined(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The task of a merge."""
+    templates = sorted({part["template"] for part in parts})
+    if len(templates) > 1:
+        raise LoraportError(
+            f"the apps of merge {name!r} put their questions in different ways",
+            got=", ".join(templates),
+            expected="one template",
+            todo="merge apps whose tasks have the same `template`",
+        )
+    scored = [each for part in parts for each in part["eval"]]
+    return {**parts[0], "task": name, "train": "", "eval": list(dict.fromkeys(scored))}
 
 
 def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +113,9 @@ def first_seed(config: Config) -> int:
 
 
 def adapter_of(config: Config, app: str, model: str) -> str:
-    """Directory of a model's adapter for an app: as given, or to be trained here."""
+    """Directory of a model's adapter for an app: as given, or to be trained or merged here."""
+    if config.merge(app):
+        return f"artifacts/models/{model}/{app}/lora_merged"
     row = config.adapters.get((app, model))
     if row and row["source"]:
         return row["source"]

@@ -4,14 +4,18 @@ Merging A and B apart, PEFT's plain `ties`, depends on how the two factors share
 scale, which a transfer changes; the updates themselves do not.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from .adapter import LoraWeights
+from .adapter import Adapter, LoraWeights, audit, read_adapter, write_adapter
+from .artifacts import write_json
 from .errors import LoraportError
+from .kinds import lora
+from .spec import Model
 from .transfer import balance
 
 Key = TypeVar("Key", bound=Hashable)
@@ -72,3 +76,72 @@ def merge(
 
 def _product(weights: LoraWeights) -> np.ndarray:
     return weights.b.astype(np.float64) @ weights.a.astype(np.float64)
+
+
+def merge_files(
+    sources: Sequence[str | Path],
+    model: Model,
+    out: Path,
+    known_as: Collection[str],
+    settings: Mapping[str, Any],
+    base: str,
+    revision: str,
+    inputs: Mapping[str, str],
+) -> dict[str, Any]:
+    """Write the merge of adapter directories of one base model into the folder `out`.
+
+    Parameters
+    ----------
+    model : their base; its spec is enough
+    settings : `weights` (empty: equal shares) and `density`
+    base, revision : of the base model, as the merged adapter records them
+    inputs : identities of the rule's inputs, recorded in merge.json
+
+    Returns
+    -------
+    content of merge.json: the settings, the adapters' hashes, and the norm of each module's update
+    before, adapter by adapter, and after
+
+    Raises
+    ------
+    LoraportError
+        For adapters other than LoRA and rsLoRA, and for those with biases or whole tensors.
+    """
+    adapters = [read_adapter(source) for source in sources]
+    for adapter in adapters:
+        _refuse_other_kinds(adapter)
+    located = [audit(each, model.architecture, model.dims, known_as) for each in adapters]
+    shares = list(settings["weights"]) or [1 / len(adapters)] * len(adapters)
+    merged = merge(located, shares, settings["density"])
+    family = model.architecture
+    config = {**adapters[0].config, "use_rslora": any(w.rslora for w in merged.values())}
+    write_adapter(out, config, base, revision, family, model.dims.layers, merged, "float32")
+    content = {
+        "weights": shares,
+        "density": settings["density"],
+        "adapters": [adapter.hashes() for adapter in adapters],
+        "modules": {
+            family.path(*place): {
+                "norms_before": [each[place].norm() for each in located if place in each],
+                "norm_after": weights.norm(),
+            }
+            for place, weights in sorted(merged.items())
+        },
+    }
+    write_json(out / "merge.json", "merge", inputs, content)
+    return content
+
+
+def _refuse_other_kinds(adapter: Adapter) -> None:
+    odd = [
+        *(["modules_to_save"] if adapter.saved else []),
+        *(["lora_bias"] if any(w.bias is not None for w in adapter.modules.values()) else []),
+        *([] if lora.serves(adapter.config) else ["an adapter that is not plain LoRA or rsLoRA"]),
+    ]
+    if odd:
+        raise LoraportError(
+            f"adapter {adapter.directory} can't be merged",
+            got=", ".join(odd),
+            expected="a LoRA or rsLoRA adapter whose update is all that it changes",
+            todo="leave it out of the merge, or convert it to plain LoRA",
+        )

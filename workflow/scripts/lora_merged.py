@@ -1,0 +1,20 @@
+"""Rules lora_merged and merged_after: several adapters of one base model merged by TIES."""
+
+from loraport.artifacts import atomic, identities
+from loraport.job import job
+from loraport.spec import load_spec
+from loraport.ties import merge_files
+
+with job(snakemake) as log:
+    params, spec = snakemake.params, snakemake.input.spec
+    with atomic(snakemake.output[0]) as out:
+        out.mkdir()
+        done = merge_files(
+            params.adapters,
+            load_spec(spec),
+            out,
+            settings=params.settings,
+            inputs=identities({"spec": spec}),
+            **params.base,
+        )
+    log.info("%d adapters, %d modules", len(done["adapters"]), len(done["modules"]))
