@@ -7,9 +7,12 @@ from snakemake.exceptions import WorkflowError
 from loraport import methods, plan, preflight
 from loraport import config as configuration
 from loraport.errors import LoraportError
+from loraport.places import Places
 from loraport.provenance import code_hash, versions
 
 BASE = Path(workflow.basedir)
+# whether rules share their results through $SNAKEMAKE_OUTPUT_CACHE: with --cache, and else not
+SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 PAIR = "artifacts/{pair}"
 VARIANT = "artifacts/{pair}/variants/{method}"
@@ -67,6 +70,12 @@ def model_files(wildcards):
     return preflight.local_files(CONFIG.model(wildcards.model)["source"])
 
 
+def hub_id(wildcards):
+    """The hub's name of a model; none for a local one, which its files stand for."""
+    source = CONFIG.model(wildcards.model)["source"]
+    return "" if preflight.is_local(source) else source
+
+
 def pair_specs(pair):
     """Specs of a pair's models as named inputs."""
     old, new = told(CONFIG.pair)(pair)
@@ -82,19 +91,26 @@ def activations_of(wildcards):
     }
 
 
+def model_sources(wildcards):
+    """Where a model's weights and its calibration texts are."""
+    return Places(
+        model=CONFIG.model(wildcards.model)["source"], texts=CONFIG.texts(wildcards.model)
+    )
+
+
 def sources(wildcards):
-    """Where the weights of a pair's models are, for the rules that read them."""
-    names = dict(zip(("old", "new"), told(CONFIG.pair)(wildcards.pair)))
-    return {side: CONFIG.model(name)["source"] for side, name in names.items()}
+    """Where the weights of a pair's models are, and the texts that both read."""
+    old, new = told(CONFIG.pair)(wildcards.pair)
+    return Places(
+        old=CONFIG.model(old)["source"], new=CONFIG.model(new)["source"], texts=CONFIG.texts(old)
+    )
 
 
 def reading(wildcards):
     """How both models of a pair read the calibration texts."""
     old, new = told(CONFIG.pair)(wildcards.pair)
-    texts = CONFIG.texts(old)
     return {
-        "texts": texts,
-        "texts_version": preflight.texts_version(texts),
+        "texts_version": preflight.texts_version(CONFIG.texts(old)),
         "remote_code": [CONFIG.model(name)["remote_code"] for name in (old, new)],
         "calibration": {
             key: CONFIG.content["calibration"][key]

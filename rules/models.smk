@@ -10,6 +10,7 @@ rule spec:
         "artifacts/models/{model}/logs/spec.log",
     wildcard_constraints:
         model=reachable_models(),
+    cache: SHARED
     priority: 100
     conda:
         "../environment.yml"
@@ -17,8 +18,9 @@ rule spec:
         mem_mb=2000,
         runtime=60,
     params:
-        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
+        hub_id=hub_id,
         revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],
+        sources=model_sources,
         code=code("spec"),
     script:
         "../workflow/scripts/spec.py"
@@ -31,6 +33,7 @@ rule activations:
         "artifacts/models/{model}/activations.h5",
     log:
         "artifacts/models/{model}/logs/activations.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
@@ -39,8 +42,7 @@ rule activations:
         runtime=minutes("activations"),
         gpu=gpus("calibration"),
     params:
-        source=lambda wildcards: CONFIG.model(wildcards.model)["source"],
-        texts=lambda wildcards: CONFIG.texts(wildcards.model),
+        sources=model_sources,
         texts_version=lambda wildcards: preflight.texts_version(CONFIG.texts(wildcards.model)),
         remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
         calibration={k: v for k, v in CONFIG.content["calibration"].items() if k != "texts"},

@@ -9,6 +9,7 @@ rule embedding:
         f"{PAIR}/embedding.h5",
     log:
         f"{PAIR}/logs/embedding.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
@@ -31,6 +32,7 @@ rule cka:
         f"{PAIR}/cka.h5",
     log:
         f"{PAIR}/logs/cka.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
@@ -51,6 +53,7 @@ rule layers:
         f"{PAIR}/layers.json",
     log:
         f"{PAIR}/logs/layers.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     resources:
@@ -72,6 +75,7 @@ rule heads:
         f"{PAIR}/heads.h5",
     log:
         f"{PAIR}/logs/heads.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
@@ -94,6 +98,7 @@ rule moments:
         f"{PAIR}/moments.h5",
     log:
         f"{PAIR}/logs/moments.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
@@ -139,6 +144,7 @@ rule maps:
         f"{PAIR}/maps/{{method}}.h5",
     log:
         f"{PAIR}/logs/maps/{{method}}.log",
+    cache: SHARED
     conda:
         "../environment.yml"
     threads: 8

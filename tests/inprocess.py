@@ -74,8 +74,8 @@ class PairRun:
         return {side: str(path) for side, path in self.models.items()}
 
     def spec(self, side: str) -> Path:
-        source = str(self.models[side])
-        return self._script("spec", f"{side}_spec.json", {}, source=source, revision="")
+        sources = {"model": str(self.models[side])}
+        return self._script("spec", f"{side}_spec.json", {}, sources=sources, revision="")
 
     def _specs(self) -> dict:
         return {"old_spec": self.spec("old"), "new_spec": self.spec("new")}
@@ -83,9 +83,8 @@ class PairRun:
     def activations(self, side: str) -> Path:
         params = {
             "calibration": dict(CALIBRATION),
-            "texts": str(self.texts),
             "texts_version": "1",
-            "source": str(self.models[side]),
+            "sources": {"model": str(self.models[side]), "texts": str(self.texts)},
             "remote_code": False,
         }
         inputs = {"spec": self.spec(side)}

@@ -1,5 +1,6 @@
 """Checks that need no work: done while the workflow is planned, before any rule runs."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -66,5 +67,5 @@ def _file_version(path: str) -> str:
 
 
 def texts_version(texts: Any) -> str:
-    """SHA-256 of a text file, or the revision of a data set."""
-    return _file_version(texts) if isinstance(texts, str) else str(texts.get("revision", ""))
+    """SHA-256 of a text file, or what names a data set, as JSON."""
+    return _file_version(texts) if isinstance(texts, str) else json.dumps(texts, sort_keys=True)

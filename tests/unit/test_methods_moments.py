@@ -51,13 +51,12 @@ def test_the_rule_gives_the_same_in_one_pass_and_in_many(pico_pair, tmp_path, gi
     run = PairRun(tmp_path, pico_pair.old, pico_pair.new, pico_pair.texts)
     keys = ("examples", "max_tokens", "batch_size", "device")
     reading = {
-        "texts": str(pico_pair.texts),
         "texts_version": "1",
         "remote_code": [False, False],
         "calibration": {key: CALIBRATION[key] for key in keys},
     }
     specs = {f"{side}_spec": run.spec(side) for side in ("old", "new")}
-    sources = {side: str(path) for side, path in run.models.items()}
+    sources = {"texts": str(pico_pair.texts), **run._sources()}
     file = run._script(
         "moments", "moments.h5", {**specs, "layers": run.layers()},
         sources=sources, reading=reading, settings={"moments_gib": gib},

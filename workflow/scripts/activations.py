@@ -9,8 +9,8 @@ from loraport.spec import load_spec
 with job(snakemake) as log:
     params = snakemake.params
     settings = dict(params.calibration)
-    texts = load_texts(params.texts, settings.pop("examples"))
-    model = load_spec(snakemake.input.spec, params.source)
+    texts = load_texts(params.sources["texts"], settings.pop("examples"))
+    model = load_spec(snakemake.input.spec, params.sources["model"])
     settings["device"] = pick_device(settings["device"])
     with progress(len(texts), f"{snakemake.wildcards.model} reads") as bar:
         features, kept = pooled_features(

@@ -15,7 +15,7 @@ with job(snakemake) as log:
     reading, settings = params.reading, params.reading["calibration"]
     sides = [load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new")]
     device = pick_device(settings["device"])
-    texts = load_texts(reading["texts"], settings["examples"])
+    texts = load_texts(params.sources["texts"], settings["examples"])
     path = read_path(inputs["layers"])
     loaded = [
         load_base(model.directory, device=device, trust_remote_code=remote)

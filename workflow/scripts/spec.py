@@ -6,10 +6,11 @@ from loraport.spec import describe, is_local, resolve
 
 with job(snakemake) as log:
     params = snakemake.params
-    directory, revision = resolve(params.source, params.revision)
-    if not params.revision and not is_local(params.source):
-        log.warning("%s: no revision given; took the newest, %s", params.source, revision)
-    content = describe(directory, params.source, revision)
+    source = params.sources["model"]
+    directory, revision = resolve(source, params.revision)
+    if not params.revision and not is_local(source):
+        log.warning("%s: no revision given; took the newest, %s", source, revision)
+    content = describe(directory, source, revision)
     write_json(snakemake.output[0], "spec", {}, content)
     if others := content["other_tensors"]:
         told = "%d tensors that no family file accounts for, such as %s: they are left as they are"
