@@ -1,7 +1,7 @@
 """Random models, an adapter and features of given shapes, on disk as the workflow finds them.
 
-Run as a child process by transfer.py: `fixtures.py KIND JSON`, where KIND is model,
-adapter or features.
+Run as a child process by pipeline.py: `fixtures.py KIND JSON`, where KIND is model (of a few
+Llama-like tensors), whole (all tensors of a published family), texts, adapter or features.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from loraport.artifacts import identities, write_h5
 from loraport.weights import save_tensors
@@ -55,9 +56,66 @@ def make_model(directory: str, sizes: dict, dtype: str, seed: int) -> None:
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(_config(sizes, dtype)))
-    vocabulary = {f"token{number}": number for number in range(sizes["vocab"])}
-    tokenizer = {"model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "token0"}}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    _write_tokenizer(folder, sizes["vocab"])
+
+
+def make_whole_model(
+    directory: str, kind: str, config: dict, dtype: str, device: str, seed: int
+) -> None:
+    """A model of a published family with all its tensors: shards of some 2 GB, never held whole.
+
+    `kind` and `config` are a transformers config class and its arguments; matrices are drawn from
+    N(0, 1/d_in) on `device`, norm weights are 1, biases N(0, 0.01).
+    """
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    settings = getattr(transformers, kind)(**config)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(settings)
+    shapes = {name: values.shape for name, values in model.state_dict().items()}
+    if settings.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    folder, where, held = Path(directory), {}, {}
+    folder.mkdir(parents=True)
+
+    def flush() -> None:
+        file = f"model-{len(set(where.values())) + 1:05d}.safetensors"
+        save_file(held, folder / file, {"format": "pt"})
+        where.update(dict.fromkeys(held, file))
+        held.clear()
+
+    for name, shape in shapes.items():
+        deviation = shape[1] ** -0.5 if len(shape) == 2 else 0.1
+        values = torch.randn(shape, device=device) * deviation
+        values = torch.ones(shape) if name.endswith("norm.weight") else values
+        held[name] = values.to(getattr(torch, dtype)).cpu()
+        if sum(each.nbytes for each in held.values()) > 2e9:
+            flush()
+    flush()
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    settings.dtype = dtype
+    settings.save_pretrained(folder)
+    _write_tokenizer(folder, settings.vocab_size)
+
+
+def _write_tokenizer(folder: Path, size: int) -> None:
+    """Words `token0`, `token1`, …, so that two models of this file share all that both have."""
+    vocabulary = {f"token{number}": number for number in range(size)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="token0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "token1"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def make_texts(path: str, examples: int, words: int, vocab: int, seed: int) -> None:
+    """Texts of random words that `_write_tokenizer` knows, one a line."""
+    drawn = np.random.default_rng(seed).integers(2, vocab, (examples, words))
+    Path(path).write_text("\n".join(" ".join(f"token{n}" for n in row) for row in drawn))
 
 
 def _config(sizes: dict, dtype: str) -> dict:
@@ -116,6 +174,10 @@ def make_features(path: str, spec: str, sizes: dict, examples: int, seed: int) -
 
 
 if __name__ == "__main__":
-    {"model": make_model, "adapter": make_adapter, "features": make_features}[sys.argv[1]](
-        **json.loads(sys.argv[2])
-    )
+    {
+        "model": make_model,
+        "whole": make_whole_model,
+        "texts": make_texts,
+        "adapter": make_adapter,
+        "features": make_features,
+    }[sys.argv[1]](**json.loads(sys.argv[2]))

@@ -1,7 +1,8 @@
 """One script of the workflow in this process, with a stand-in for what Snakemake gives it.
 
-Run as a child process by transfer.py: `rule.py SCRIPT JSON`; prints one JSON line with the
-seconds of the script without its imports and the peak of GPU memory (MiB).
+Run as a child process by pipeline.py: `rule.py SCRIPT JSON`; prints one JSON line with the seconds
+of the script without its imports, what it read (MiB, from a disk or its cache), the peak of its
+memory and of the GPU's (MiB).
 """
 
 import ast
@@ -11,6 +12,10 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+import psutil
+
+from loraport.job import last_record
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
 
@@ -31,8 +36,8 @@ def import_first(path: Path) -> None:
     exec(compile(tree, str(path), "exec"), {})
 
 
-def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> tuple[float, float]:
-    """Run a script; returns its seconds and its CPU seconds. Its log lies beside the output."""
+def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> dict[str, float]:
+    """Run a script; its log lies beside the output."""
     given = SimpleNamespace(
         input=Named(inputs),
         output=Named(only=output),
@@ -44,14 +49,20 @@ def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> t
     )
     path = SCRIPTS / f"{script}.py"
     import_first(path)
-    start, start_cpu = time.perf_counter(), time.process_time()
+    process = psutil.Process()
+    start, cpu, read = time.perf_counter(), time.process_time(), process.io_counters().read_chars
     runpy.run_path(str(path), init_globals={"snakemake": given})
-    return time.perf_counter() - start, time.process_time() - start_cpu
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu": time.process_time() - cpu,
+        "read_mib": (process.io_counters().read_chars - read) / 2**20,
+        "own_mib": last_record(f"{output}.log")["peak_mib"],
+    }
 
 
 if __name__ == "__main__":
-    seconds, cpu = run(sys.argv[1], **json.loads(sys.argv[2]))
+    found = run(sys.argv[1], **json.loads(sys.argv[2]))
     torch = sys.modules.get("torch")
     used = torch is not None and torch.cuda.is_initialized()
     peak = torch.cuda.max_memory_allocated() / 2**20 if used else 0.0
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "gpu_mib": peak}))
+    print(json.dumps({**found, "gpu_mib": peak}))

@@ -86,6 +86,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "maps": _maps,
     "transferred": _transferred,
 }
+OF_ONE_MODEL = ("spec", "activations")
 
 
 def need(rule: str, *models: Dimensions) -> tuple[int, int]:
@@ -97,6 +98,16 @@ def need(rule: str, *models: Dimensions) -> tuple[int, int]:
     """
     size, seconds = RULES[rule](*models)
     return BASE_MIB + int(2 * size / MIB), 5 + int(2 * seconds / 60)
+
+
+def table(old: Dimensions, new: Dimensions) -> list[tuple[str, int, int]]:
+    """Each rule with its memory in MiB and wall time in minutes; rules of one model for each."""
+    rows = []
+    for rule in RULES:
+        sides = {f"{rule} old": (old,), f"{rule} new": (new,)}
+        models = sides if rule in OF_ONE_MODEL else {rule: (old, new)}
+        rows += [(name, *need(rule, *each)) for name, each in models.items()]
+    return rows
 
 
 def read(inputs: Any) -> list[Dimensions]:

@@ -1,0 +1,217 @@
+"""Every rule of the workflow at the real shapes of published pairs, on random weights.
+
+    python benchmarks/fullsize.py --pair qwen --device cpu --threads 2 --out benchmarks/results
+
+Makes both models in a temporary folder (bfloat16, sharded, never held whole), runs the workflow's
+own scripts on them, each in a process of its own, and writes time and peak memory of each beside
+what the plan asks for. See README.md beside this file.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import table
+from pipeline import ROLES, Pipeline, machine
+
+from loraport import plan
+from loraport.architectures import Dimensions
+
+EXAMPLES, WORDS = 512, 128  # calibration texts and their words, a token each
+RANK = 32
+# Sizes as the LoRASuite paper prints them (arXiv 2505.13515); the vocabularies are the defaults of
+# transformers' config classes. A head of its own or a tied one is what gives the printed sizes.
+PAIRS: dict[str, dict[str, Any]] = {
+    "qwen": {
+        "title": "Qwen1.5-1.8B → Qwen2.5-3B",
+        "kind": "Qwen2Config",
+        "old": (151936, 2048, 5504, 24, 16, 16, False),
+        "new": (151936, 2048, 11008, 36, 16, 2, True),
+        "layers": None,
+    },
+    "llama": {
+        "title": "Llama-2-13B → Llama-3.1-70B",
+        "kind": "LlamaConfig",
+        "old": (32000, 5120, 13824, 40, 40, 40, False),
+        "new": (128256, 8192, 28672, 80, 64, 8, False),
+        "layers": 1,  # of each model are made; the plan is for the whole
+    },
+}
+
+
+def sizes(pair: str, side: str, shrink: int, layers: int | None) -> dict[str, int]:
+    """Sizes of one model, in fixtures' words, divided by `shrink` for a trial."""
+    vocab, hidden, intermediate, depth, heads, kv_heads, _ = PAIRS[pair][side]
+    return {
+        "vocab": vocab // shrink,
+        "hidden": hidden // shrink,
+        "intermediate": intermediate // shrink,
+        "layers": layers or depth,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": hidden // shrink // heads,
+    }
+
+
+def dimensions(given: dict[str, int]) -> Dimensions:
+    """The same as the plan reads them."""
+    names = {"vocab": "vocabulary"}
+    return Dimensions(**{names.get(key, key): value for key, value in given.items()})
+
+
+def plans(pair: str) -> dict[str, dict[str, int]]:
+    """Rule -> what the workflow asks a scheduler for, at the pair's whole size."""
+    models = [dimensions(sizes(pair, side, 1, None)) for side in ("old", "new")]
+    return {rule: {"mib": mib, "minutes": minutes}
+            for rule, mib, minutes in plan.table(*models)}  # fmt: skip
+
+
+def make_models(run: Pipeline, options: argparse.Namespace, layers: int | None) -> None:
+    """Both models, their specs, and an adapter on q, k, v, o and one on all linear modules."""
+    for seed, side in enumerate(("old", "new")):
+        given = sizes(options.pair, side, options.shrink, layers)
+        config = {
+            "vocab_size": given["vocab"],
+            "hidden_size": given["hidden"],
+            "intermediate_size": given["intermediate"],
+            "num_hidden_layers": given["layers"],
+            "num_attention_heads": given["heads"],
+            "num_key_value_heads": given["kv_heads"],
+            "tie_word_embeddings": PAIRS[options.pair][side][-1],
+            "pad_token_id": 1,
+        }
+        made = {"directory": str(run.root / side), "kind": PAIRS[options.pair]["kind"],
+                "config": config, "dtype": "bfloat16", "device": options.device,
+                "seed": seed}  # fmt: skip
+        run.note("fixture", f"model {side}", 0, run.child("fixtures.py", "whole", made))
+        run.spec(side)
+    given = sizes(options.pair, "old", options.shrink, layers)
+    for name, roles in (("adapter", ROLES[:4]), ("adapter_all", ROLES)):
+        made = {"directory": str(run.root / name), "sizes": given, "seed": 20, "rank": RANK,
+                "roles": roles}  # fmt: skip
+        run.child("fixtures.py", "adapter", made)
+
+
+def make_features(run: Pipeline, options: argparse.Namespace, layers: int | None) -> None:
+    """Features of calibration texts by rule activations, or random ones."""
+    if options.activations:
+        texts = str(run.root / "texts.txt")
+        vocab = PAIRS[options.pair]["old"][0] // options.shrink
+        drawn = {"path": texts, "examples": EXAMPLES, "words": WORDS, "vocab": vocab, "seed": 5}
+        run.child("fixtures.py", "texts", drawn)
+        for side in ("old", "new"):
+            run.activations(side, texts, EXAMPLES)
+        return
+    for seed, side in enumerate(("old", "new")):
+        given = sizes(options.pair, side, options.shrink, layers)
+        run.features(side, given, EXAMPLES, 10 + seed)
+
+
+def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
+    """Everything once, and the adapters several times."""
+    layers = PAIRS[options.pair]["layers"]
+    run = Pipeline(root, options.device, options.threads, ROLES)
+    make_models(run, options, layers)
+    make_features(run, options, layers)
+    run.mapping()
+    for repeat in range(options.adapters):
+        for adapter, which in (("adapter", "q k v o"), ("adapter_all", "all linear")):
+            run.transferred(adapter, repeat, name=f"transferred, {which}", threads=1)
+    return run.records
+
+
+def summarise(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Step -> best and median seconds, peak MiB and MiB read; `process` is with the imports."""
+    found = {}
+    for step in dict.fromkeys(each["step"] for each in records if each["side"] == "pipeline"):
+        mine = [each for each in records if each["step"] == step]
+        found[step] = {
+            "seconds": min(each["seconds"] for each in mine),
+            "median": statistics.median(each["seconds"] for each in mine),
+            "process": min(each["wall"] for each in mine),
+            "process_median": statistics.median(each["wall"] for each in mine),
+            "cpu": min(each["cpu"] for each in mine),
+            "peak_mib": max(each["own_mib"] for each in mine),
+            "gpu_mib": max(each["gpu_mib"] for each in mine),
+            "read_mib": max(each["read_mib"] for each in mine),
+            "others": statistics.median(each["others"] for each in mine),
+            "runs": len(mine),
+        }
+    return found
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All runs that the JSON file holds, and the plan of each pair."""
+    lines = []
+    for run in results["runs"].values():
+        where = run["machine"]["gpu"] or f"{run['threads']} threads of {run['machine']['cpu']}"
+        lines += [f"## {PAIRS[run['pair']]['title']}, {where}", ""]
+        if run["layers"]:
+            lines += [f"Models of {run['layers']} layer each, at the real width.", ""]
+        gpu = any(each["gpu_mib"] for each in run["steps"].values())
+        head = ["rule", "seconds", "median of runs", "process", "peak MiB", "read MiB",
+                "others' load"]  # fmt: skip
+        lines.append(row([*head, "GPU MiB"] if gpu else head))
+        lines.append("|---" * (len(head) + gpu) + "|")
+        for step, each in run["steps"].items():
+            median = f"{each['median']:.2f} of {each['runs']}" if each["runs"] > 1 else ""
+            cells = [step, f"{each['seconds']:.2f}", median, f"{each['process']:.2f}",
+                     f"{each['peak_mib']:.0f}", f"{each['read_mib']:.0f}",
+                     f"{each['others']:.2f}"]  # fmt: skip
+            lines.append(row([*cells, f"{each['gpu_mib']:.0f}"] if gpu else cells))
+        lines.append("")
+    for pair, rules in results["plans"].items():
+        lines += [f"## The plan of {PAIRS[pair]['title']}", "", row(["rule", "MiB", "minutes"]),
+                  "|---|---|---|"]  # fmt: skip
+        lines += [row([rule, each["mib"], each["minutes"]]) for rule, each in rules.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def row(cells: list[Any]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Run one pair and add it to the results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--pair", choices=PAIRS, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--activations", action="store_true", help="run the models on texts")
+    parser.add_argument("--adapters", type=int, default=5, help="times that each is carried")
+    parser.add_argument("--shrink", type=int, default=1, help="divides all widths, for a trial")
+    parser.add_argument("--work", type=Path, help="folder for the models; default: a temporary one")
+    parser.add_argument("--out", type=Path, help="folder of fullsize.json and fullsize.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="loraport-fullsize-", dir=options.work) as folder:
+        records = measure(options, Path(folder))
+    run = {
+        "pair": options.pair,
+        "threads": options.threads,
+        "layers": PAIRS[options.pair]["layers"],
+        "machine": machine(options.device),
+        "versions": table.versions(),
+        "sizes": {side: asdict(dimensions(sizes(options.pair, side, options.shrink, None)))
+                  for side in ("old", "new")},
+        "steps": summarise(records),
+        "records": records,
+    }  # fmt: skip
+    path = (options.out or Path()) / "fullsize.json"
+    known = json.loads(path.read_text()) if options.out and path.exists() else {"runs": {}}
+    known["runs"][f"{options.pair}_{options.device}"] = run
+    known["plans"] = {pair: plans(pair) for pair in PAIRS}
+    print(text := markdown(known))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=1) + "\n")
+        path.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
