@@ -7,10 +7,10 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .errors import LoraportError
 
 log = logging.getLogger("loraport")
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -101,3 +102,11 @@ def progress(total: int, what: str) -> "tqdm[Any]":
     """A progress bar on the terminal; off it, a line every half minute at the most."""
     slow = None if sys.stderr.isatty() or os.environ.get("TQDM_MININTERVAL") else 30.0
     return tqdm(total=total, desc=what, mininterval=slow or 0.5, file=sys.stderr, leave=False)
+
+
+def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The items one by one, each counted on a progress bar."""
+    with progress(total, what) as bar:
+        for item in items:
+            yield item
+            bar.update()

@@ -4,9 +4,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
 from loraport.errors import LoraportError
-from loraport.job import job, last_record
+from loraport.job import counted, job, last_record
 from loraport.provenance import PACKAGE, code_hash
 
 
@@ -64,3 +65,11 @@ def test_code_hash_tells_a_script_from_the_module_of_its_name(tmp_path):
     script = tmp_path / "layers.py"
     script.write_text("")
     assert code_hash(script) != code_hash(script, "layers")
+
+
+def test_items_are_counted_and_pass_unchanged(monkeypatch):
+    """A bar's `update` returns True whenever it draws itself."""
+    drawn = tqdm(total=3, mininterval=0, miniters=1)
+    monkeypatch.setattr("loraport.job.progress", lambda total, what: drawn)
+    assert list(counted(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert drawn.n == 3

@@ -2,7 +2,7 @@
 
 from loraport.artifacts import identities
 from loraport.device import pick_device
-from loraport.job import job, progress
+from loraport.job import counted, job
 from loraport.maps import write_maps
 from loraport.methods import make_maps
 from loraport.pair import open_pair
@@ -15,7 +15,6 @@ with job(snakemake) as log:
     device = pick_device(params.settings["device"])
     pair = open_pair(old, new, inputs, dict(params.settings), device)
     total = min(old.dims.layers, new.dims.layers) * len(params.settings["modules"])
-    with progress(total, "module maps") as bar:
-        made = (bar.update() or each for each in make_maps(params.method, pair))
-        write_maps(snakemake.output[0], params.method, identities(inputs), made)
+    made = counted(make_maps(params.method, pair), total, "module maps")
+    write_maps(snakemake.output[0], params.method, identities(inputs), made)
     log.info("maps by %s for %s", params.method, ", ".join(params.settings["modules"]))
