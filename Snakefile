@@ -23,6 +23,7 @@ include: "rules/tables.smk"
 include: "rules/report.smk"
 include: "rules/compare.smk"
 include: "rules/merges.smk"
+include: "rules/advice.smk"
 include: "rules/sweeps.smk"
 
 

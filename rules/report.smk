@@ -143,7 +143,10 @@ rule account:
         of_apps(*(f"{APP}/plots/{view}.svg" for view in ("loss", "retention", "cost"))),
         f"{PAIR}/tables/all.html",
         f"{PAIR}/plots/cka.svg",
+        f"{PAIR}/advice.html",
+        f"{PAIR}/plots/distance.svg",
         sweeps_made,
+        compared_made,
         specs=lambda wildcards: list(specs_of(wildcards).values()),
     output:
         report(

@@ -1,5 +1,5 @@
 # Look-ups for the rules that make tables, plots and sweeps; there are no rules here.
-from loraport import contenders, rows, sweeps
+from loraport import advice, contenders, rows, sweeps
 
 
 def table_rows(wildcards):
@@ -213,3 +213,42 @@ def merge_stages(wildcards):
 def merge_scores(wildcards):
     """Score files that a merge's table waits for."""
     return [row["scores"] for row in merge_rows(wildcards)]
+
+
+@told
+def own_adapter_folder(wildcards):
+    """The folder of a model's adapter for an app."""
+    CONFIG.adapter(wildcards.app, wildcards.model)
+    return stages.adapter_of(CONFIG, wildcards.app, wildcards.model)
+
+
+def own_adapter(wildcards):
+    """Its files where it is given, the folder where it is made here."""
+    return adapter_inputs(lambda _: {"": own_adapter_folder(wildcards)})(wildcards)
+
+
+def old_magnitude(wildcards):
+    """Size of the update of the old model's adapter."""
+    return f"artifacts/models/{old_name(wildcards)}/{wildcards.app}/magnitude.json"
+
+
+def magnitudes_of(wildcards):
+    """App -> size of its update, of all reported apps."""
+    old = old_name(wildcards)
+    return {app: f"artifacts/models/{old}/{app}/magnitude.json" for app in reported_apps(wildcards)}
+
+
+def measured_cases():
+    """The cases that advice rests on: they come with the package."""
+    return [str(path) for path in sorted(advice.MEASURED.glob("*.json"))]
+
+
+def compared_made(wildcards):
+    """Comparisons of methods that have been made: the report shows them, and starts none."""
+    home = f"artifacts/{wildcards.pair}"
+    return [
+        shown
+        for app in reported_apps(wildcards)
+        if Path(f"{home}/tables/{app}.methods.csv").exists()
+        for shown in (f"{home}/tables/{app}.methods.html", f"{home}/{app}/plots/methods.svg")
+    ]

@@ -4,13 +4,16 @@ Model distance: `mean_i ‖W_o⁽ⁱ⁾ − W_n⁽ⁱ⁾‖_F / numel(W_n⁽ⁱ�
 both under one name and shape (the trivial-baselines study). Weights are read one tensor at a time.
 """
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .artifacts import read_h5, read_json
+from .factors import LoraWeights
 from .spec import Model
 
 
@@ -70,12 +73,15 @@ def mapping_quality(layers: str | Path, embedding: str | Path, heads: str | Path
             group = file[f"layer_{layer}"]
             similarity, matched = group["similarity"][...], group["assignment"][...]
             found[str(layer)] = {
-                "assigned": float(similarity[matched[:, 0], matched[:, 1]].mean()),
+                "assigned": _mean(similarity[matched[:, 0], matched[:, 1]]),
                 "random": float(similarity.mean()),
                 "default_order": float(np.diag(similarity).mean()),
             }
     keys = ("assigned", "random", "default_order")
-    means = {key: float(np.mean([each[key] for each in found.values()])) for key in keys}
+    means = {
+        key: _mean(np.array([each[key] for each in found.values() if each[key] is not None]))
+        for key in keys
+    }
     return {
         "path": {"pairs": rows, "mean": float(np.mean([row[2] for row in rows]))},
         "embedding": about,
@@ -83,6 +89,25 @@ def mapping_quality(layers: str | Path, embedding: str | Path, heads: str | Path
     }
 
 
-def update_magnitudes(adapter: dict[Any, Any]) -> dict[str, float]:
-    """`‖s B A‖_F²` of each module of an adapter."""
-    return {str(module): weights.norm() ** 2 for module, weights in adapter.items()}
+def _mean(values: np.ndarray) -> float | None:
+    """None where there is nothing: no head is assigned by `heads: none`."""
+    return float(values.mean()) if values.size else None
+
+
+def update_magnitudes(located: Mapping[tuple[int, str], LoraWeights]) -> dict[str, Any]:
+    """`‖s B A‖_F²` of an adapter's modules.
+
+    Parameters
+    ----------
+    located : (layer, module below the block) -> factors, as `adapter.audit` gives them
+
+    Returns
+    -------
+    `total`, and sums by the module's `kinds` (its last name, such as q_proj) and by `layers`
+    """
+    kinds: dict[str, float] = defaultdict(float)
+    layers: dict[str, float] = defaultdict(float)
+    for (layer, module), weights in sorted(located.items()):
+        kinds[module.rpartition(".")[2]] += weights.norm() ** 2
+        layers[str(layer)] += weights.norm() ** 2
+    return {"total": math.fsum(layers.values()), "kinds": dict(kinds), "layers": dict(layers)}

@@ -357,6 +357,61 @@ def method_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def distance(
+    panels: Mapping[str, tuple[Sequence[tuple[str, float, float]], float | None]], pair: str
+) -> Figure:
+    """What is kept against how far apart the models are, with Pearson's r.
+
+    Parameters
+    ----------
+    panels : label of a distance -> points (pair/app, distance, share kept) and r, or None
+    pair : whose points are filled
+    """
+    if not any(found for found, _ in panels.values()):
+        return message("No app was measured.")
+    figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.2), sharey=True)
+    for axes, (label, (found, r)) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+        names = sorted({name.partition("/")[0] for name, *_ in found})
+        for name, x, y in found:
+            mark = names.index(name.partition("/")[0])
+            colour = COLOURS[mark % len(COLOURS)]
+            own = name.startswith(f"{pair}/")
+            axes.plot(x, y, MARKERS[mark % len(MARKERS)], color=colour,
+                      markerfacecolor=colour if own else "white")  # fmt: skip
+            axes.annotate(name.partition("/")[2], (x, y), xytext=(5, 3),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+        axes.margins(x=0.3)
+        told = f"r = {r:.2f}" if r is not None else "no r" if found else "not measured"
+        axes.set_title(f"{told}, n = {len(found)}", fontsize=9)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    np.atleast_1d(grid)[0].set_ylabel("share of the NLL's gain kept, no LFT")
+    return figure
+
+
+def magnitudes(apps: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Squared norm of each app's update, stacked by kind of module.
+
+    Parameters
+    ----------
+    apps : app -> content of its magnitude.json
+    """
+    if not apps:
+        return message("No app has an adapter.")
+    kinds = list(dict.fromkeys(kind for each in apps.values() for kind in each["kinds"]))
+    figure, axes = plt.subplots(figsize=(6.5, 0.45 * len(apps) + 1.2))
+    start = np.zeros(len(apps))
+    for kind, colour, hatch in zip(kinds, cycle(COLOURS), cycle(HATCHES), strict=False):
+        width = np.array([each["kinds"].get(kind, 0.0) for each in apps.values()])
+        axes.barh(list(apps), width, left=start, color=colour, hatch=hatch, edgecolor="white",
+                  label=kind)  # fmt: skip
+        start += width
+    axes.invert_yaxis()
+    axes.set_xlabel("‖sBA‖², summed over modules")
+    _legend(axes)
+    return figure
+
+
 def costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Seconds of transfer, training and scoring, and peak memory, of each row."""
     rows = [row for row in rows if is_number(row.get("eval_s"))]

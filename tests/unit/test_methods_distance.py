@@ -4,7 +4,7 @@ import numpy as np
 import pico
 from inprocess import PairRun
 
-from loraport.adapter import read_adapter
+from loraport.adapter import audit, read_adapter
 from loraport.distance import mapping_quality, model_distance, update_magnitudes
 from loraport.spec import open_model
 
@@ -48,7 +48,22 @@ def test_mapping_quality_reads_the_artifacts(pico_pair, tmp_path):
 
 
 def test_update_magnitude_is_the_squared_norm_of_the_dense_update(pico_pair):
-    found = update_magnitudes(read_adapter(pico_pair.adapter).modules)
-    for (layer, role), (B, A, s) in pico.load_adapter(pico_pair.old, pico_pair.adapter).items():
-        path = f"model.layers.{layer}.{pico.PATHS[role]}"
-        assert np.isclose(found[path], np.linalg.norm(s * B @ A) ** 2, rtol=1e-5)
+    model = open_model(pico_pair.old)
+    adapter = read_adapter(pico_pair.adapter)
+    located = audit(adapter, model.architecture, model.dims, {str(pico_pair.old)})
+    found = update_magnitudes(located)
+    dense = {
+        place: np.linalg.norm(s * B @ A) ** 2
+        for place, (B, A, s) in pico.load_adapter(pico_pair.old, pico_pair.adapter).items()
+    }
+    assert np.isclose(found["total"], sum(dense.values()), rtol=1e-5)
+    queries = sum(value for (_, role), value in dense.items() if role == "q")
+    assert np.isclose(found["kinds"]["q_proj"], queries, rtol=1e-5)
+    second = sum(value for (layer, _), value in dense.items() if layer == 1)
+    assert np.isclose(found["layers"]["1"], second, rtol=1e-5)
+
+
+def test_no_assigned_head_is_no_number(pico_pair, tmp_path):
+    run = PairRun(tmp_path, pico_pair.old, pico_pair.old, pico_pair.texts, heads="none")
+    found = mapping_quality(run.layers(), run.embedding(), run.heads())["heads"]
+    assert found["assigned"] is None and np.isclose(found["default_order"], 1)
