@@ -1,8 +1,10 @@
 # Tables, names and look-ups that the rules use; there are no rules here.
 import functools
+import sys
+import traceback
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from loraport import methods, plan, preflight
 from loraport import config as configuration
@@ -20,14 +22,16 @@ APP = "artifacts/{pair}/{app}"
 
 
 def told(function):
-    """Turn loraport's errors into Snakemake's, so that they are told without a traceback."""
+    """End with loraport's errors told in one paragraph; --verbose shows where they were raised."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except LoraportError as error:
-            raise WorkflowError(str(error)) from None
+            logger.debug(traceback.format_exc())
+            logger.error(str(error))
+            sys.exit(1)
 
     return wrapper
 
