@@ -69,6 +69,7 @@ def reachable_models():
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+@told
 def model_files(wildcards):
     """Files of a local model, so that a change is noticed; none for a model of the hub."""
     return preflight.local_files(CONFIG.model(wildcards.model)["source"])
@@ -110,11 +111,19 @@ def sources(wildcards):
     )
 
 
+@told
+def texts_version(wildcards):
+    """What names the calibration texts of a model, or of both models of a pair."""
+    name = wildcards.model if hasattr(wildcards, "model") else CONFIG.pair(wildcards.pair)[0]
+    return preflight.texts_version(CONFIG.texts(name))
+
+
+@told
 def reading(wildcards):
     """How both models of a pair read the calibration texts."""
-    old, new = told(CONFIG.pair)(wildcards.pair)
+    old, new = CONFIG.pair(wildcards.pair)
     return {
-        "texts_version": preflight.texts_version(CONFIG.texts(old)),
+        "texts_version": texts_version(wildcards),
         "remote_code": [CONFIG.model(name)["remote_code"] for name in (old, new)],
         "calibration": {
             key: CONFIG.content["calibration"][key]
@@ -135,6 +144,7 @@ def mapping(*keys):
     }
 
 
+@told
 def home(pair, method):
     """Folder of a pair's mapping, or of a variant's own where it changes what the maps are made of.
 
@@ -177,6 +187,7 @@ def transfer_inputs(wildcards):
     return {**pair_specs(wildcards.pair), "maps": maps, "adapter": adapter}
 
 
+@told
 def transfer_params(wildcards):
     """Settings of a transfer, and how the models are named in what it writes."""
     old, new = CONFIG.pair(wildcards.pair)

@@ -43,7 +43,7 @@ rule activations:
         gpu=gpus("calibration"),
     params:
         sources=model_sources,
-        texts_version=lambda wildcards: preflight.texts_version(CONFIG.texts(wildcards.model)),
+        texts_version=texts_version,
         remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
         calibration={k: v for k, v in CONFIG.content["calibration"].items() if k != "texts"},
         code=code("activations"),

@@ -54,9 +54,11 @@ def reported_apps(wildcards):
     chosen = CONFIG.content["report"]["apps"]
     found = chosen or [app for app in CONFIG.apps(old) if CONFIG.adapter(app, old)["task"]]
     if not found:
-        raise WorkflowError(
-            f"no app of {old} has a task, so there is nothing to report. "
-            f"What to do: name tasks in the last column of {CONFIG.content['adapters']}."
+        raise LoraportError(
+            f"there is nothing to report: no app of {old} has a task",
+            got=f"apps {', '.join(CONFIG.apps(old)) or 'none'}",
+            expected="a task for one of them at least",
+            todo=f"name tasks in the last column of {CONFIG.content['adapters']}",
         )
     return found
 
