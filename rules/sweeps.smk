@@ -6,7 +6,7 @@ POINT_LOGS = f"{PAIR}/logs/{{app}}/sweeps/{{name}}/{{value}}"
 
 
 wildcard_constraints:
-    name="|".join(CONFIG.content["sweeps"]),
+    name="|".join(sweeps.NAMES),
     value=NAME,
 
 

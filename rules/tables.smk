@@ -77,7 +77,7 @@ def sweeps_made(wildcards):
     return [
         path
         for app in reported_apps(wildcards)
-        for name in CONFIG.content["sweeps"]
+        for name in sweeps.NAMES
         if Path(path := f"artifacts/{wildcards.pair}/{app}/sweeps/{name}.csv").exists()
     ]
 
@@ -132,9 +132,14 @@ def point_transfer(wildcards):
     return {**pair_specs(wildcards.pair), "maps": maps, "adapter": own}
 
 
+@told
 def old_adapter(wildcards):
-    """The old model's adapter: its files where it is given, its directory where it is made here."""
-    return transfer_inputs(wildcards)["adapter"]
+    """The adapter that a sweep cuts: its files where it is given, its directory where it is made."""
+    old = old_name(wildcards)
+    app = sweeps.source_app(CONFIG, wildcards.app, wildcards.name, old)
+    if source := CONFIG.adapter(app, old)["source"]:
+        preflight.check_adapter(source, CONFIG.model(old)["source"], CONFIG.known_as(old))
+    return adapter_inputs(lambda _: {"": stages.adapter_of(CONFIG, app, old)})(wildcards)
 
 
 @told

@@ -24,6 +24,7 @@ from .spec import Model, is_local, open_model
 from .tables import SCORE, Row, scored, training_of
 from .transfer import balance
 
+NAMES = ("rank", "learning_rate", "examples", "modules")
 CUTS = ("rank", "modules")  # sweeps that cut the source adapter
 STAGES = {
     "lora_finetuned": "transferred + LFT(small)",
@@ -47,9 +48,9 @@ COLUMNS = (
 def values(config: Config, name: str) -> list[str]:
     """Values of a sweep as they stand in paths."""
     sweeps = config.content["sweeps"]
-    if name not in sweeps:
+    if name not in NAMES:
         raise LoraportError(
-            f"there is no sweep {name!r}", got=name, expected=f"one of {', '.join(sweeps)}"
+            f"there is no sweep {name!r}", got=name, expected=f"one of {', '.join(NAMES)}"
         )
     return [value if isinstance(value, str) else f"{value:g}" for value in sweeps[name]]
 
@@ -73,6 +74,12 @@ def overrides(config: Config, name: str, value: str) -> dict[str, Any]:
     return {} if name in CUTS else {name: value_of(config, name, value)}
 
 
+def source_app(config: Config, app: str, name: str, old: str) -> str:
+    """The app whose adapter a sweep cuts: for modules one that adapts them all, where there is."""
+    whole = config.content["sweeps"]["modules_from"].get(app, app)
+    return whole if name == "modules" and (whole, old) in config.adapters else app
+
+
 def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
     """Values that the app's adapter or data can't serve -> why."""
     old, new = config.pair(pair)
@@ -84,7 +91,8 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
             for value in values(config, name)
             if held and value_of(config, name, value) > held
         }
-    source = config.adapter(app, old)["source"] if name in CUTS else ""
+    cut = source_app(config, app, name, old)
+    source = config.adapter(cut, old)["source"] if name in CUTS else ""
     if not source:
         return {}
     about = json.loads((Path(source) / CONFIG).read_text())

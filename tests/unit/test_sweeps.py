@@ -80,6 +80,17 @@ def test_modules_that_the_adapter_lacks_are_skipped(config, pico_pair, tmp_path)
     }
 
 
+def test_modules_are_cut_from_the_adapter_that_has_them_all(config, pico_pair, tmp_path):
+    cut(pico_pair, tmp_path / "qkvo", modules=["q", "k", "v", "o"])
+    config.adapters["whole", "old"] = dict(config.adapters["a", "old"])
+    config.adapters["a", "old"]["source"] = str(tmp_path / "qkvo")
+    config.content["sweeps"]["modules_from"] = {"a": "whole"}
+    assert sweeps.skipped(config, "p", "a", "modules") == {}
+    assert sweeps.source_app(config, "a", "rank", "old") == "a"
+    del config.adapters["whole", "old"]
+    assert sweeps.source_app(config, "a", "modules", "old") == "a"
+
+
 def test_truncation_is_the_best_of_its_rank(pico_pair, tmp_path):
     done = cut(pico_pair, tmp_path / "low", rank=2)
     assert rank_of(tmp_path / "low") == 2
