@@ -1,4 +1,4 @@
-# make setup · demo · test · test-all · lint: each sets up what it needs.
+# make setup · demo · report · compare · test · test-all · lint: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +8,7 @@ APP ?= math
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo report test test-all lint format clean
+.PHONY: setup demo report compare test test-all lint format clean
 
 setup: $(READY)
 
@@ -25,11 +25,22 @@ demo: setup
 	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/tables/$(APP).csv
 	python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
 
-# a stage that fails stands in the table with its reason, once all that can be built is built
+# a stage that fails stands in the table with its reason, once all that can be built is built; those
+# that wait for nothing that failed are then scored one by one
+SHOW := --config 'report={failures: show}'
+BUILD := snakemake --cores $(CORES) --quiet rules progress
 report: setup
-	snakemake --cores $(CORES) --keep-going --quiet rules progress -- artifacts/$(PAIR)/run.html || \
-	snakemake --cores $(CORES) --quiet rules progress --config 'report={failures: show}' -- artifacts/$(PAIR)/run.html
+	$(BUILD) --keep-going -- artifacts/$(PAIR)/run.html || \
+	$(BUILD) --keep-going $(SHOW) -- artifacts/$(PAIR)/run.html || \
+	$(BUILD) $(SHOW) -- artifacts/$(PAIR)/run.html
 	snakemake --config 'report={failures: show}' --report artifacts/$(PAIR)/report.html -- artifacts/$(PAIR)/run.html
+
+# every method and variant on one app; SETTINGS='finetune={seeds: [0, 1, 2]}' or the like goes to --config
+COMPARED = $(foreach end,tables/$(APP).methods.csv $(APP)/plots/methods.svg,artifacts/$(PAIR)/$(end))
+compare: setup
+	$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(COMPARED) || \
+	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(COMPARED)
+	python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).methods.csv
 
 test: setup
 	python -m pytest -n 2
