@@ -216,11 +216,19 @@ def gpus(section):
     return 0 if CONFIG.content[section]["device"] == "cpu" else 1
 
 
+def merged_dtype(wildcards):
+    """Of the weights of a merged model: as configured, or each as the base has it."""
+    wanted = CONFIG.content["transfer"]["merged_model"]
+    return "base" if wanted == "none" else wanted
+
+
 def everything():
     """What a bare `snakemake` builds: every adapter of every pair in `run`."""
     pairs = [(pair, CONFIG.pair(pair)[0]) for pair in CONFIG.content["run"]]
+    whole = CONFIG.content["transfer"]["merged_model"] != "none"
     return [
-        f"artifacts/{pair}/{app}/lora_transferred"
+        f"artifacts/{pair}/{app}/{each}"
         for pair, old in pairs
         for app in CONFIG.apps(old)
+        for each in ["lora_transferred", *(["model_merged"] if whole else [])]
     ]

@@ -18,6 +18,7 @@ from .errors import LoraportError
 RESERVED_PAIRS = ("models",)
 RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
 RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval")
+OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 COLUMNS = ("app", "model", "source", "task")
 
 
@@ -80,10 +81,12 @@ class Config:
         return {**self.content["mapping"], **overrides}
 
     def transfer(self, name: str) -> dict[str, Any]:
-        """Transfer settings of a method or variant, without the method's name."""
+        """What a transfer by a method or variant reads: its settings but the method's name and
+        what is made of the result.
+        """
         overrides = self.content["variants"].get(name, {}).get("transfer", {})
         settings = {**self.content["transfer"], **overrides}
-        return {key: value for key, value in settings.items() if key != "method"}
+        return {key: value for key, value in settings.items() if key not in OF_ALL}
 
     def texts(self, model: str) -> Any:
         """Where a model's calibration texts come from."""
@@ -315,8 +318,10 @@ def _cross_errors(config: Config) -> Iterator[str]:
             yield _problem(f"{where}: a method has that name", todo="choose another")
         if name in RESERVED_VARIANTS:
             yield _problem(f"{where}: the name is reserved", todo="choose another")
-        if "method" in variant.get("transfer", {}):
-            yield _problem(f"{where}.transfer.method: the method is said twice", todo="remove it")
+        for key in OF_ALL:
+            if key in variant.get("transfer", {}):
+                todo = "remove it; it is said beside, or once for all in config.transfer"
+                yield _problem(f"{where}.transfer.{key}: no variant has its own", todo=todo)
     yield from _merge_errors(config)
     yield from _adapter_errors(config)
 

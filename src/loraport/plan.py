@@ -62,6 +62,11 @@ def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     return 3 * waist * DOUBLE, 60
 
 
+def _model_merged(new: Dimensions) -> tuple[float, float]:
+    rows = (1 << 24) + new.hidden  # a block of rows, several times in float64
+    return 6 * rows * DOUBLE, parameters(new) * SINGLE / 1e8
+
+
 def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     sums = _site_sums(old, new) * min(old.layers, new.layers)
     models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
@@ -85,8 +90,9 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "moments": _moments,
     "maps": _maps,
     "transferred": _transferred,
+    "model_merged": _model_merged,
 }
-OF_ONE_MODEL = ("spec", "activations")
+SIDES = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
 def need(rule: str, *models: Dimensions) -> tuple[int, int]:
@@ -103,10 +109,13 @@ def need(rule: str, *models: Dimensions) -> tuple[int, int]:
 def table(old: Dimensions, new: Dimensions) -> list[tuple[str, int, int]]:
     """Each rule with its memory in MiB and wall time in minutes; rules of one model for each."""
     rows = []
+    models = {"old": old, "new": new}
     for rule in RULES:
-        sides = {f"{rule} old": (old,), f"{rule} new": (new,)}
-        models = sides if rule in OF_ONE_MODEL else {rule: (old, new)}
-        rows += [(name, *need(rule, *each)) for name, each in models.items()]
+        sides = SIDES.get(rule)
+        if sides is None:
+            rows.append((rule, *need(rule, old, new)))
+        else:
+            rows += [(f"{rule} {side}", *need(rule, models[side])) for side in sides]
     return rows
 
 

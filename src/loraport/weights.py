@@ -6,9 +6,9 @@ the transfer of an adapter starts fast. A header is checked before anything is b
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -30,6 +30,7 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -160,10 +161,13 @@ class Checkpoint:
         file, stored = self._find(name)
         return file.tensors[stored][0]
 
+    def stored(self, name: str) -> str:
+        """The name under which the checkpoint holds a tensor."""
+        return self._find(name)[1]
+
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """A tensor in its stored dtype, or a range of its rows; NaN and Inf are refused."""
-        file, stored = self._find(name)
-        values = file.read(stored, rows)
+        values = self.read_raw(name, rows)
         if not is_finite(values):
             raise LoraportError(
                 f"tensor {name!r} of {self.directory} holds NaN or Inf",
@@ -172,6 +176,11 @@ class Checkpoint:
                 todo="download the model again, or use a checkpoint that is not broken",
             )
         return values
+
+    def read_raw(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """The same as it is, whatever it holds: for tensors that are no weights."""
+        file, stored = self._find(name)
+        return file.read(stored, rows)
 
     def _find(self, name: str) -> tuple[TensorFile, str]:
         for stored in self._stored_names(name):
@@ -233,3 +242,42 @@ def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     )
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+class Planned(NamedTuple):
+    """A tensor that is to be written."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def write_streamed(
+    path: str | Path,
+    tensors: Sequence[Planned],
+    blocks: Callable[[Planned], Iterable[np.ndarray]],
+) -> None:
+    """Write one safetensors file block by block: no tensor of it need ever be held whole.
+
+    Parameters
+    ----------
+    blocks : gives a tensor's values in order, in its dtype, as ranges of its first axis
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for each in tensors:
+        span = [end, end + each.nbytes]
+        header[each.name] = {"dtype": CODES[each.dtype], "shape": each.shape, "data_offsets": span}
+        end = span[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for each in tensors:
+            for block in blocks(each):
+                file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        assert file.tell() == 8 + len(text) + end

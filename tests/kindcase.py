@@ -1,0 +1,88 @@
+"""Adapters of every kind on pico models, made and run by peft."""
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pico
+import torch
+from peft import AdaLoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from loraport.adapter import read_adapter
+from loraport.models import attach
+
+TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
+
+
+@cache
+def loaded(base: Path):
+    return AutoModelForCausalLM.from_pretrained(base)
+
+
+def make(directory: Path, base: Path, config, seed: int = 3) -> Path:
+    """An adapter of random parts, none of them at its start value, saved by peft."""
+    adapted = get_peft_model(copy.deepcopy(loaded(base)), config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, values in adapted.named_parameters():
+            noise = torch.randn(values.shape, generator=generator)
+            if "magnitude" in name or "modules_to_save" in name:
+                values.mul_(1 + 0.2 * noise)
+            elif "lora_" in name:
+                values.copy_(0.1 * noise)
+    adapted.save_pretrained(directory)
+    return directory
+
+
+def logits(base: Path, adapter: Path | None) -> torch.Tensor:
+    """Of the model with an adapter; a key that is missing or left over is an error of `attach`."""
+    model = copy.deepcopy(loaded(base))
+    model = model if adapter is None else attach(model, adapter)
+    with torch.no_grad():
+        return model.eval()(TOKENS).logits.double()
+
+
+def config_of(directory: Path) -> dict:
+    return json.loads((directory / "adapter_config.json").read_text())
+
+
+def edit(directory: Path, **changes) -> Path:
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return directory
+
+
+def edit_tensors(directory: Path, change) -> Path:
+    path = directory / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    return directory
+
+
+def adalora(**more) -> AdaLoraConfig:
+    return AdaLoraConfig(
+        init_r=4, target_r=2, lora_alpha=6, total_step=10, target_modules=pico.ALL_LINEAR, **more
+    )
+
+
+def prune(directory: Path) -> Path:
+    """Ranks pruned as AdaLoRA's allocator does: masks in the config, thinner tensors, one of 0."""
+    modules = sorted(read_adapter(directory).modules)
+    masks = {
+        path: [place % (number % 4 + 1) == 0 for place in range(4)] if number else [False] * 4
+        for number, path in enumerate(modules)
+    }
+
+    def thin(tensors):
+        for path, mask in masks.items():
+            for part in ("A", "B", "E"):
+                name = f"base_model.model.{path}.lora_{part}"
+                kept = tensors[name][:, mask] if part == "B" else tensors[name][mask]
+                tensors[name] = np.ascontiguousarray(kept)
+        return tensors
+
+    edit_tensors(directory, thin)
+    return edit(directory, rank_pattern={f"{path}.lora_E": mask for path, mask in masks.items()})
