@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import resource
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .errors import LoraportError
+from .memory import peak_mib
 
 log = logging.getLogger("loraport")
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
             "wildcards": dict(snakemake.wildcards.items()),
             "status": status,
             "seconds": round(_age(), 3),
-            "peak_mib": round(_peak_mib(), 1),
+            "peak_mib": round(peak_mib(), 1),
             "threads": snakemake.threads,
         }
         log.debug("%s", json.dumps(record))
@@ -66,15 +66,6 @@ def _age() -> float:
         return time.time() - psutil.Process().create_time()
     ticks = int(stat.read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mib() -> float:
-    """Peak resident memory of this process; getrusage's is at least its parent's on Linux."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _set_up_logging(path: Path, rule: str) -> None:

@@ -1,14 +1,13 @@
 """What a run took and where it ran: kept apart from results, so that results can be compared."""
 
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from . import provenance
+from .memory import peak_mib
 
 LIBRARIES = (
     "torch",
@@ -37,6 +36,8 @@ def measured() -> Iterator[dict[str, Any]]:
     import torch
 
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    if gpus:
+        torch.cuda.init()  # statistics of a device that nothing has used yet are refused
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     start = time.perf_counter()
@@ -45,9 +46,7 @@ def measured() -> Iterator[dict[str, Any]]:
         yield run
     finally:
         run["seconds"] = round(time.perf_counter() - start, 3)
-        # kilobytes on Linux, bytes on macOS
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        run["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+        run["peak_mib"] = round(peak_mib(), 1)
         if gpus:
             peak = max(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
             run["gpu_peak_mib"] = round(peak / 2**20, 1)
