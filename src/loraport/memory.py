@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process, in MiB; getrusage's is at least its parent's on Linux."""
+    """Peak resident memory of this process, MiB; by getrusage it is at least its parent's."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
