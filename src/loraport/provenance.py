@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-FRAME = ("errors.py", "job.py", "memory.py")  # no number passes through these: an edit redoes nothing
+FRAME = ("errors.py", "job.py", "memory.py")  # no number passes through: edits redo nothing
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "safetensors", "h5py", "tokenizers")
 
 
