@@ -113,9 +113,15 @@ def sources(wildcards):
 
 @told
 def texts_version(wildcards):
-    """What names the calibration texts of a model, or of both models of a pair."""
+    """What names the calibration texts of a model, or of both models of a pair.
+
+    Empty where the file is gone but the model is described already: its activations may be there
+    too, or never be needed, and the rule that reads the texts will tell.
+    """
     name = wildcards.model if hasattr(wildcards, "model") else CONFIG.pair(wildcards.pair)[0]
-    return preflight.texts_version(CONFIG.texts(name))
+    texts, spec = CONFIG.texts(name), Path(f"artifacts/models/{name}/spec.json")
+    gone = isinstance(texts, str) and not Path(texts).exists()
+    return "" if gone and spec.exists() else preflight.texts_version(texts)
 
 
 @told
