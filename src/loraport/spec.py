@@ -1,8 +1,10 @@
 """What a model is: where it lies, its family, its dimensions and its weight files."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,20 @@ class Model:
     Attributes
     ----------
     tied : whether the output head shares the input embedding's weight
+    checksums : weight file -> tensor -> CRC-32 that what is read of it must have
     """
 
     architecture: Architecture
     dims: Dimensions
     directory: Path
     tied: bool = False
+    checksums: Mapping[str, Mapping[str, int]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def checkpoint(self) -> Checkpoint:
         """The weights, one tensor at a time."""
-        return Checkpoint(self.directory, self.architecture.stored_names)
+        return Checkpoint(self.directory, self.architecture.stored_names, self.checksums)
 
     def weight(self, checkpoint: Checkpoint, layer: int, role: str) -> np.ndarray:
         """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module."""
@@ -128,7 +134,7 @@ def check_shapes(model: Model) -> None:
 
 
 def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
-    """Content of spec.json; reads every weight once (for NaN and Inf) and hashes every file.
+    """Content of spec.json; reads every weight (for NaN and Inf) and hashes tensors and files.
 
     O(bytes of the model) time, one tensor of memory. Holds no local path: it can be shared.
     """
@@ -150,32 +156,62 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
         "hub_id": "" if is_local(source) else source,
         "revision": revision,
         "files": {
-            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in hashed
+            path.name: {"sha256": digest, "bytes": path.stat().st_size}
+            for path, digest in zip(hashed, _hashes(hashed), strict=True)
+        },
+        "tensors": {
+            file.path.name: {name: file.checksum(name) for name in sorted(file.tensors)}
+            for file in checkpoint.files
         },
     }
 
 
-def load_spec(path: str | Path, source: str = "", revision: str = "") -> Model:
-    """A model by its spec.json; `source` is needed only where its weights will be read."""
+def _hashes(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of files, as many at once as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(sha256, paths))
+
+
+def load_spec(
+    path: str | Path, source: str = "", revision: str = "", *, streamed: bool = False
+) -> Model:
+    """A model by its spec.json.
+
+    Parameters
+    ----------
+    source : needed only where the model's weights will be read; they must be those of spec.json
+    streamed : the weights are read through `Model.checkpoint`, which checks each tensor that it
+        reads; else all weight files are hashed here, O(bytes of the model) time
+    """
     content = read_json(path, "spec")
     directory = Path()
     if source:
         directory, _ = resolve(source, content["revision"] or revision)
-        _check_unchanged(directory, content["files"], path)
+        _check_unchanged(directory, content["files"], path, streamed)
     family, dims = families()[content["family"]], Dimensions(**content["dimensions"])
-    return Model(family, dims, directory, content["tied"])
+    return Model(family, dims, directory, content["tied"], content.get("tensors", {}))
 
 
-def _check_unchanged(directory: Path, files: Mapping[str, Any], spec: str | Path) -> None:
-    """Compare the sizes of a model's files, and the text of its small ones, with spec.json."""
-    for name, recorded in files.items():
-        path = directory / name
+def _check_unchanged(
+    directory: Path, files: Mapping[str, Any], spec: str | Path, streamed: bool
+) -> None:
+    """Compare a model's files with spec.json: sizes first, then hashes; of weights as asked."""
+    paths = {directory / name: recorded for name, recorded in files.items()}
+    for path, recorded in paths.items():
         size = path.stat().st_size if path.is_file() else None
-        small = size is not None and not name.endswith(".safetensors")
-        if size != recorded["bytes"] or (small and sha256(path) != recorded["sha256"]):
-            raise LoraportError(
-                f"{path} is not the file that {spec} describes",
-                got=f"{size} bytes" if size is not None else "no such file",
-                expected=f"{recorded['bytes']} bytes, sha256 {recorded['sha256'][:12]}…",
-                todo=f"restore the model, or delete {spec} to map the changed one",
-            )
+        if size != recorded["bytes"]:
+            got = f"{size} bytes" if size is not None else "no such file"
+            raise _changed(path, spec, got, f"{recorded['bytes']} bytes")
+    hashed = [path for path in paths if not (streamed and path.suffix == ".safetensors")]
+    for path, found in zip(hashed, _hashes(hashed), strict=True):
+        if found != (expected := paths[path]["sha256"]):
+            raise _changed(path, spec, f"sha256 {found[:12]}…", f"{expected[:12]}…")
+
+
+def _changed(path: Path, spec: str | Path, got: str, expected: str) -> LoraportError:
+    return LoraportError(
+        f"{path} is not the file that {spec} describes",
+        got=got,
+        expected=expected,
+        todo=f"restore the model, or delete {spec} to map the changed one",
+    )

@@ -6,6 +6,7 @@ the transfer of an adapter starts fast. A header is checked before anything is b
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +38,19 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 class TensorFile:
     """One safetensors file: names, shapes and dtypes from its header, data on demand.
 
+    Parameters
+    ----------
+    checksums : tensor -> CRC-32 that what is read of it must have, where it is known
+
     Raises
     ------
     LoraportError
         If the header is not one, or does not fit the file (truncated, overlapping, overlong).
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, checksums: Mapping[str, int] | None = None):
         self.path = Path(path)
+        self._checksums = dict(checksums or {})
         try:
             self.size = self.path.stat().st_size
             with self.path.open("rb") as file:
@@ -88,9 +94,10 @@ class TensorFile:
         )
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """A tensor in its stored dtype, or a range of its first axis."""
+        """A tensor in its stored dtype, or a range of its first axis; checked where it can be."""
         dtype, shape, offset = self.tensors[name]
         if rows is not None:
+            self._check(name)
             first, last, _ = rows.indices(shape[0])
             offset += first * dtype.itemsize * math.prod(shape[1:])
             shape = (max(0, last - first), *shape[1:])
@@ -104,7 +111,36 @@ class TensorFile:
                 if not count:
                     raise self._bad(f"the data of {name!r} ends early")
                 done += count
+        if rows is None:
+            self._check(name, view)
         return values
+
+    def _check(self, name: str, data: memoryview | None = None) -> None:
+        """Compare a tensor with its checksum; before a part of it is used, once, from the file."""
+        expected = self._checksums.get(name)
+        if expected is None:
+            return
+        found = self.checksum(name) if data is None else zlib.crc32(data)
+        if found != expected:
+            raise LoraportError(
+                f"tensor {name!r} of {self.path} is not the one that spec.json describes",
+                got=f"CRC-32 {found:08x}",
+                expected=f"{expected:08x}",
+                todo="restore the file, or delete the model's spec.json to map the changed model",
+            )
+        if data is None:
+            del self._checksums[name]
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of a tensor's bytes; O(its size) time, 1 MiB of memory."""
+        dtype, shape, offset = self.tensors[name]
+        left, found = dtype.itemsize * math.prod(shape), 0
+        with self.path.open("rb") as file:
+            file.seek(self.start + offset)
+            while left and (block := file.read(min(left, 1 << 20))):
+                found = zlib.crc32(block, found)
+                left -= len(block)
+        return found
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -120,6 +156,7 @@ class Checkpoint:
     Parameters
     ----------
     stored_names : gives the names under which a tensor may be held, the first one found counts
+    checksums : file -> tensor -> CRC-32, where they are known
 
     Raises
     ------
@@ -131,10 +168,14 @@ class Checkpoint:
         self,
         directory: str | Path,
         stored_names: Callable[[str], Iterable[str]] = lambda name: (name,),
+        checksums: Mapping[str, Mapping[str, int]] | None = None,
     ):
         self.directory = Path(directory)
         self._stored_names = stored_names
-        self.files = [TensorFile(path) for path in weight_files(self.directory)]
+        known = checksums or {}
+        self.files = [
+            TensorFile(path, known.get(path.name)) for path in weight_files(self.directory)
+        ]
         self._where: dict[str, TensorFile] = {}
         for file in self.files:
             for name in file.tensors:

@@ -7,7 +7,9 @@ from loraport.spec import load_spec
 
 with job(snakemake) as log:
     inputs, sources = dict(snakemake.input.items()), snakemake.params.sources
-    old, new = (load_spec(inputs[f"{side}_spec"], sources[side]) for side in ("old", "new"))
+    old, new = (
+        load_spec(inputs[f"{side}_spec"], sources[side], streamed=True) for side in ("old", "new")
+    )
     content = {
         "distance": model_distance(old, new),
         **mapping_quality(inputs["layers"], inputs["embedding"], inputs["heads"]),

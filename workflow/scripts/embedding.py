@@ -9,7 +9,9 @@ from loraport.spec import load_spec
 with job(snakemake) as log:
     specs = {"old_spec": snakemake.input.old_spec, "new_spec": snakemake.input.new_spec}
     sources = snakemake.params.sources
-    old, new = (load_spec(specs[f"{side}_spec"], sources[side]) for side in ("old", "new"))
+    old, new = (
+        load_spec(specs[f"{side}_spec"], sources[side], streamed=True) for side in ("old", "new")
+    )
     settings = dict(snakemake.params.settings)
     settings["device"] = pick_device(settings["device"])
     result = map_embedding(old, new, **settings)

@@ -11,7 +11,9 @@ with job(snakemake) as log:
     settings, sources = snakemake.params.settings, snakemake.params.sources
     device = pick_device(settings["device"])
     inputs = dict(snakemake.input.items())
-    old, new = (load_spec(inputs[f"{side}_spec"], sources[side]) for side in ("old", "new"))
+    old, new = (
+        load_spec(inputs[f"{side}_spec"], sources[side], streamed=True) for side in ("old", "new")
+    )
     hidden_map = read_hidden_map(inputs["embedding"], device)
     path = read_path(inputs["layers"])
     weights = old.checkpoint(), new.checkpoint()

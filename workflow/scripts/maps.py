@@ -11,7 +11,10 @@ from loraport.spec import load_spec
 with job(snakemake) as log:
     params = snakemake.params
     inputs = dict(snakemake.input.items())
-    old, new = (load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new"))
+    old, new = (
+        load_spec(inputs[f"{side}_spec"], params.sources[side], streamed=True)
+        for side in ("old", "new")
+    )
     device = pick_device(params.settings["device"])
     pair = open_pair(old, new, inputs, dict(params.settings), device)
     total = min(old.dims.layers, new.dims.layers) * len(params.settings["modules"])
