@@ -218,8 +218,9 @@ def minutes(rule):
 
 
 def gpus(section):
-    """One GPU for rules that may use it, none where the config says cpu."""
-    return 0 if CONFIG.content[section]["device"] == "cpu" else 1
+    """GPUs to take, none where the config says cpu or names one GPU itself (cuda:1)."""
+    settings = CONFIG.content[section]
+    return settings.get("gpus", 1) if settings["device"] in ("auto", "cuda") else 0
 
 
 def merged_dtype(wildcards):

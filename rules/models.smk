@@ -45,7 +45,11 @@ rule activations:
         sources=model_sources,
         texts_version=texts_version,
         remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
-        calibration={k: v for k, v in CONFIG.content["calibration"].items() if k != "texts"},
+        calibration={
+            key: value
+            for key, value in CONFIG.content["calibration"].items()
+            if key not in ("texts", "gpus")
+        },
         code=code("activations"),
     script:
         "../workflow/scripts/activations.py"

@@ -16,6 +16,7 @@ rule embedding:
     resources:
         mem_mb=memory("embedding"),
         runtime=minutes("embedding"),
+        gpu=gpus("mapping"),
     params:
         sources=sources,
         settings=mapping("wh", "tokens", "underdetermined", "device"),
@@ -82,6 +83,7 @@ rule heads:
     resources:
         mem_mb=memory("heads"),
         runtime=minutes("heads"),
+        gpu=gpus("mapping"),
     params:
         sources=sources,
         settings=mapping("heads", "device"),
@@ -151,6 +153,7 @@ rule maps:
     resources:
         mem_mb=memory("maps"),
         runtime=minutes("maps"),
+        gpu=gpus("mapping"),
     params:
         sources=sources,
         method=lambda wildcards: told(CONFIG.method)(wildcards.method),

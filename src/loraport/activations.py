@@ -127,6 +127,7 @@ def pooled_features(
     max_tokens: int = 256,
     batch_size: int = 16,
     device: str = "cpu",
+    device_map: str = "",
     remote_code: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -141,9 +142,8 @@ def pooled_features(
     -----
     Batches hold texts of like length. Memory: one batch's block outputs beside the model.
     """
-    spread = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else ""
     base, tokenizer = load_base(
-        model.directory, device=device, device_map=spread, trust_remote_code=remote_code
+        model.directory, device=device, device_map=device_map, trust_remote_code=remote_code
     )
     tokenizer.padding_side = "right"
     encoded = [tokenizer(text, truncation=True, max_length=max_tokens).input_ids for text in texts]

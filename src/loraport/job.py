@@ -15,6 +15,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from . import gpus
 from .errors import LoraportError
 from .memory import peak_mib
 
@@ -34,7 +35,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
     status = "failed"
     try:
-        with threadpool_limits(snakemake.threads):
+        with threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake)):
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             yield log
@@ -57,6 +58,11 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         }
         log.debug("%s", json.dumps(record))
         logging.shutdown()
+
+
+def _asked(snakemake: Any) -> int:
+    """GPUs that the rule asks for."""
+    return getattr(snakemake, "resources", {}).get("gpu", 0)
 
 
 def _age() -> float:
