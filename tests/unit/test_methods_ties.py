@@ -1,5 +1,7 @@
 """TIES merging against the paper's steps, and against peft's own ties_svd."""
 
+from pathlib import Path
+
 import numpy as np
 import pico
 import pytest
@@ -7,10 +9,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from loraport import config as configuration
+from loraport import rows, stages
 from loraport.adapter import LoraWeights, read_adapter
 from loraport.errors import LoraportError
-from loraport.ties import merge
+from loraport.spec import open_model
+from loraport.ties import merge, merge_files
 
+SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 SIZES = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
 
 
@@ -75,3 +81,87 @@ def test_a_module_of_one_adapter_alone_and_wrong_input():
         merge([one, two], [1.0])
     with pytest.raises(LoraportError, match="not of one base model"):
         merge([one, {"m": whole(np.ones((5, 3)))}], [0.5, 0.5])
+
+
+def merged_files(tmp_path, base, folders, **settings):
+    out = tmp_path / "merged"
+    out.mkdir()
+    settings = {"weights": [], "density": 0.5, **settings}
+    about = {"known_as": {str(base), base.name}, "base": str(base), "revision": ""}
+    return out, merge_files(folders, open_model(base), out, settings=settings, inputs={}, **about)
+
+
+def test_a_merge_is_written_as_an_adapter_of_the_same_base(tmp_path):
+    base = pico.make_model(tmp_path / "base", seed=1, **SIZES)
+    kinds = {"a": {"rank_pattern": {"q_proj": 3}}, "b": {"use_rslora": True}}
+    folders = [pico.make_adapter(tmp_path / n, base, seed=ord(n), **kinds[n]) for n in kinds]
+    out, done = merged_files(tmp_path, base, folders, density=0.4)
+    expected = merge([read_adapter(folder).modules for folder in folders], [0.5, 0.5], 0.4)
+    found = read_adapter(out).modules
+    assert found.keys() == expected.keys()
+    for path, weights in found.items():
+        assert np.allclose(dense(weights), dense(expected[path]), atol=1e-5)
+        assert np.isclose(done["modules"][path]["norm_after"], weights.norm(), rtol=1e-5)
+    assert done["weights"] == [0.5, 0.5] and len(done["adapters"]) == 2
+    model = AutoModelForCausalLM.from_pretrained(base)
+    loaded = PeftModel.from_pretrained(model, out)
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    update = dict(loaded.named_modules())[name].get_delta_weight("default").detach().numpy()
+    path = name.removeprefix("base_model.model.")
+    assert np.allclose(update, dense(expected[path]), atol=1e-5)
+
+
+def test_kinds_whose_update_is_not_b_a_alone_are_not_merged(tmp_path):
+    base = pico.make_model(tmp_path / "base", seed=1, **SIZES)
+    plain = pico.make_adapter(tmp_path / "plain", base, seed=1)
+    dora = pico.make_adapter(tmp_path / "dora", base, seed=2, use_dora=True)
+    with pytest.raises(LoraportError, match="can't be merged"):
+        merged_files(tmp_path, base, [plain, dora])
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """A configuration with two apps and what is said of their merge."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["app\tmodel\tsource\ttask", "a\told\tA\tt", "b\told\tB\tu"]
+    Path("adapters.tsv").write_text("\n".join(lines) + "\n")
+
+    def made(templates=("plain", "plain"), **merge):
+        tasks = {n: {"template": t, "eval": [n]} for n, t in zip("tu", templates, strict=True)}
+        content = {
+            "models": {"old": {"source": "old"}, "new": {"source": "new"}},
+            "pairs": {"p": {"old": "old", "new": "new"}},
+            "adapters": "adapters.tsv",
+            "calibration": {"texts": "texts.txt"},
+            "tasks": tasks,
+            "merges": {"both": {"apps": ["a", "b"], **merge}},
+        }
+        return configuration.load(content, SCHEMAS)
+
+    return made
+
+
+def test_a_merge_is_used_like_an_app(load):
+    made = load()
+    assert made.merge("both")["density"] == 0.5
+    assert stages.adapter_of(made, "both", "old") == "artifacts/models/old/both/lora_merged"
+    assert made.adapter("both", "old") == {"app": "both", "model": "old", "source": "", "task": ""}
+    assert stages.task_of(made, "both", "new", "old")["eval"] == ["t", "u"]
+    assert "both" not in made.apps("old")
+    folders = {row["stage"]: row["adapter"] for row in rows.merge_rows(made, "p", "both")}
+    assert folders["before"] == "artifacts/p/both/lora_transferred"
+    assert folders["after"] == "artifacts/p/both/after/lora_transferred"
+
+
+def test_a_merge_that_makes_no_sense_is_told(load):
+    for wrong, message in (
+        ({"weights": [1.0]}, "1 weights for 2 apps"),
+        ({"density": 0}, "density"),
+        ({"apps": ["a"]}, "apps"),
+    ):
+        with pytest.raises(LoraportError, match=message):
+            load(**wrong)
+    with pytest.raises(LoraportError, match="no adapter 'c' of model 'old'"):
+        load(apps=["a", "c"]).adapter("both", "old")
+    with pytest.raises(LoraportError, match="put their questions in different ways"):
+        stages.task_of(load(templates=("plain", "question")), "both", "new", "old")
