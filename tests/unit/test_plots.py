@@ -24,6 +24,21 @@ def curves():
     return {"LFT": ([1, 2, 3], [2.0, 1.0, 0.5]), "LoRA(small)": ([1, 2, 3], [2.0, 1.9, 1.8])}
 
 
+def compared():
+    """A comparison of two methods, one of them without a number."""
+    keys = {"metric": "acc", "retention": 0.5, "retention_low": 0.4, "retention_high": 0.6}
+    numbers = keys | {"average": 0.3, "low": 0.2, "high": 0.4, "nll": 5.0, "score t": 0.3}
+    numbers |= {"transfer_s": 1.0, "train_s": 8.0}
+    names = {"new": "", "lora_full": "", "lora_small_matched": ""}
+    rows = [numbers | {"row": stage, "stage": stage, "method": ""} for stage in names]
+    rows += [
+        numbers | {"row": f"x {stage}", "stage": stage, "method": "x", "average": average}
+        for stage, average in (("transferred", 0.1), ("finetuned", 0.6))
+    ]
+    refused = {"row": "y", "stage": "transferred", "method": "y", "note": "not served: shapes"}
+    return [*rows, refused]
+
+
 def figures():
     rng = np.random.default_rng(0)
     heads = [(i, i + 1, rng.normal(size=(4, 6)), np.array([[0, 1], [2, 3]])) for i in range(3)]
@@ -40,6 +55,12 @@ def figures():
         "undefined": lambda: plots.retention(table(retention="undefined")),
         "costs": lambda: plots.costs(table()),
         "sweep": lambda: plots.sweep(points, "rank", ["4", "8", "16"]),
+        "methods": lambda: plots.methods(compared()),
+        "method costs": lambda: plots.method_costs(compared()),
+        "magnitudes": lambda: plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}}),
+        "no method": lambda: plots.methods(compared()[:3]),
+        "no retention": lambda: plots.method_costs([]),
+        "no adapter": lambda: plots.magnitudes({}),
         "no curve": lambda: plots.losses({}),
         "no row": lambda: plots.retention([]),
         "no time": lambda: plots.costs([]),
@@ -91,3 +112,18 @@ def test_curves_are_read_from_what_was_trained(tmp_path):
     (folder / "loss.csv").write_text("step,epoch,loss,learning_rate,grad_norm\n1,0.5,2.5,1e-3,\n")
     found = plots.read_curves([("small", folder), ("given", Path("nowhere"))])
     assert found == {"small": ([1.0], [2.5])}
+
+
+def test_methods_have_two_bars_and_those_without_a_number_their_reason():
+    score, nll = plots.methods(compared()).axes
+    widths = [round(bar.get_width()) for bar in score.patches]
+    assert widths == [10, 60]
+    assert [text.get_text().strip() for text in score.texts] == ["not served"]
+    assert [text.get_text() for text in score.get_yticklabels()] == ["x", "y"]
+    assert len(score.lines) >= 3 and nll.get_xlabel() == "answer NLL (nats)"
+
+
+def test_magnitudes_are_stacked_by_kind():
+    figure = plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}, "b": {"kinds": {"q": 4.0}}})
+    bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
+    assert bars == [(0, 1), (0, 4), (1, 2), (4, 0)]
