@@ -61,8 +61,9 @@ def cost_table(logs: Sequence[Path]) -> str:
     return table(["rule", "wall time", "peak memory"], rows)
 
 
-def summarise(directory: Path) -> str:
-    """The whole summary of a `lora_transferred` directory."""
+def summarise(directory: Path, shown: Path | None = None) -> str:
+    """The whole summary of a `lora_transferred` directory; `shown` is a copy of it to point to."""
+    shown = shown or directory
     report = read_json(directory / "transfer.json", "transfer")
     pair = directory.parent.parent if report["of"]["app"] == directory.parent.name else None
     pair = pair or directory.parent.parent.parent
@@ -73,7 +74,7 @@ def summarise(directory: Path) -> str:
         *(path for folder in models for path in folder.glob("*.log")),
         *(pair / "logs").glob("*.log"),
         pair / "logs" / "maps" / f"{report['of']['method']}.log",
-        *(pair / "logs" / report["of"]["app"]).glob("transferred.log"),
+        pair / "logs" / directory.parent.relative_to(pair) / "transferred.log",
     ]
     left = len(report["left_behind"])
     lines = [
@@ -86,8 +87,8 @@ def summarise(directory: Path) -> str:
         "",
         f"modules of the old adapter without a place in the new model: {left}",
         *(f"warning: {each}" for each in report["warnings"]),
-        f"The carried adapter: {directory}",
-        f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(directory)!r})",
+        f"The carried adapter: {shown}",
+        f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,61 @@
+"""`loraport transfer`: carry adapters from an old model to a new one, by one command.
+
+It runs the workflow, whose artifacts stay in `--work`: a second adapter of the same two models
+takes seconds. Several adapters go into subfolders of OUT.
+"""
+
+import os
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+
+HELP = "carry adapters from an old model to a new one"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Models, adapters and where they go, as `cp` takes them."""
+    add = parser.add_argument
+    add("old", metavar="OLD", help="the adapters' base model: a directory or a hub id")
+    add("new", metavar="NEW", help="the model to carry them to: a directory or a hub id")
+    add("adapters", metavar="ADAPTER", nargs="+", type=Path, help="PEFT directories")
+    add("out", metavar="OUT", type=Path, help="new folder; of several adapters a subfolder each")
+    add("--method", default="lorasuite", help="transfer method (default: lorasuite)")
+    add("--set", dest="settings", metavar="SECTION.KEY=VALUE", action="append", default=[],
+        help="a setting of config.yaml, such as transfer.scale=norm; may be repeated")  # fmt: skip
+    add("--texts", default="", help="file of calibration texts, one a line (default: Wikitext-2)")
+    add("--known-as", action="append", default=[],
+        help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
+    add("--merged", choices=["base", "float32", "bfloat16"], default="",
+        help="write the whole new model with each adapter in its weights as well")  # fmt: skip
+    add("--cores", type=int, default=os.cpu_count(), help="for the workflow (default: all)")
+    add("--work", type=Path, default=Path(), help="folder of artifacts/ (default: this one)")
+
+
+def run(arguments: Namespace) -> int:
+    """Run the workflow and tell what it did."""
+    from .. import oneoff
+    from ..summary import summarise
+
+    out, adapters = arguments.out, arguments.adapters
+    request = oneoff.Request(
+        old=arguments.old,
+        new=arguments.new,
+        adapters=tuple(adapters),
+        outs=(out,),
+        method=arguments.method,
+        merged=arguments.merged,
+        texts=arguments.texts,
+        known_as=tuple(arguments.known_as),
+        settings=tuple(arguments.settings),
+        work=arguments.work,
+        cores=arguments.cores,
+    )
+    if len(adapters) > 1:
+        request = replace(request, outs=tuple(out / app for app in request.apps))
+    results = oneoff.run(request)
+    for result, copy in zip(results, request.outs, strict=True):
+        print(summarise(result, shown=copy), end="\n\n")
+        if arguments.merged:
+            print(f"The merged model: {result.with_name('model_merged')}\n")
+    print("Next: fine-tune it on about 100 examples of its task; a transfer alone may do little.")
+    return 0
