@@ -32,3 +32,7 @@ rule all:
     default_target: True
     input:
         everything(),
+
+
+onerror:
+    tell_of_killed_jobs()

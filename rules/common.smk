@@ -1,18 +1,20 @@
 # Tables, names and look-ups that the rules use; there are no rules here.
 import functools
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from snakemake.logging import logger
 
-from loraport import methods, plan, preflight
+from loraport import faults, methods, plan, preflight
 from loraport import config as configuration
 from loraport.errors import LoraportError
 from loraport.places import Places
 from loraport.provenance import code_hash, versions
 
 BASE = Path(workflow.basedir)
+STARTED = time.time()
 # whether rules share their results through $SNAKEMAKE_OUTPUT_CACHE: with --cache, and else not
 SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -34,6 +36,12 @@ def told(function):
             sys.exit(1)
 
     return wrapper
+
+
+def tell_of_killed_jobs():
+    """Say which rules ended without a word, what they may have needed, and the way on."""
+    for error in faults.told_of_killed(Path("artifacts"), STARTED):
+        logger.error(str(error))
 
 
 CONFIG = told(configuration.load)(config, BASE / "workflow" / "schemas")

@@ -7,9 +7,11 @@ each dataset has a Fletcher-32 checksum that HDF5 verifies on reading. The ident
 artifact is the SHA-256 of the file.
 """
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +39,16 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to write (file or folder), renamed when all is well."""
+    """Give a temporary sibling of `path` to write (file or folder), renamed when all is well.
+
+    What a process of this machine left there when it was killed is removed first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{platform.node()}.*.tmp"):
+        if left == temporary or not _is_alive(left.name.split(".")[-2]):
+            _remove(left)
     try:
         yield temporary
         if path.is_dir():
@@ -49,6 +56,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+def _is_alive(number: str) -> bool:
+    try:
+        os.kill(int(number), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

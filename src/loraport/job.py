@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from . import gpus
 from .errors import LoraportError
+from .faults import BEGAN, beginning, explained
 from .memory import peak_mib
 
 log = logging.getLogger("loraport")
@@ -28,13 +29,15 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     """Run a rule's script.
 
     Logs go to the rule's log and, from INFO up, to the terminal; the last line of the log is one
-    JSON object with the wall time since the process began and the peak memory. An error of the
-    user's is told in one paragraph; of any other the log keeps the traceback. Either ends the
-    script with status 1.
+    JSON object with the wall time since the process began and the peak memory, the first one what a
+    job that is killed leaves behind. An error of the user's is told in one paragraph, and so is
+    memory that ran out or a full disk; of any other the log keeps the traceback. All end the script
+    with status 1.
     """
-    _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
     status = "failed"
     try:
+        _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
+        log.debug("%s", json.dumps(beginning(snakemake)))
         with threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake)):
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
@@ -44,7 +47,12 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         log.error("%s", error)
         sys.exit(1)
     except Exception as error:
-        log.error("unexpected %s: %s (traceback in %s)", type(error).__name__, error, snakemake.log)
+        needed = getattr(getattr(snakemake, "resources", None), "mem_mb", None)
+        if known := explained(error, snakemake.rule, needed):
+            log.error("%s", known)
+        else:
+            name = type(error).__name__
+            log.error("unexpected %s: %s (traceback in %s)", name, error, snakemake.log)
         log.debug("%s", traceback.format_exc())
         sys.exit(1)
     finally:
@@ -75,24 +83,26 @@ def _age() -> float:
 
 
 def _set_up_logging(path: Path, rule: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # a full disk is told once, not for every line of a log
     log.handlers.clear()
     log.setLevel(logging.DEBUG)
-    to_file = logging.FileHandler(path, mode="w")
-    to_file.setFormatter(logging.Formatter("%(message)s"))
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.INFO)
     to_terminal.setFormatter(logging.Formatter(f"[{rule}] %(message)s"))
-    log.addHandler(to_file)
     log.addHandler(to_terminal)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(path, mode="w")
+    to_file.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(to_file)
 
 
 def last_record(path: str | Path) -> dict[str, Any]:
     """The JSON line that ends a rule's log; empty where there is none."""
     try:
-        return json.loads(Path(path).read_text().rstrip().rpartition("\n")[2])
+        record = json.loads(Path(path).read_text().rstrip().rpartition("\n")[2])
     except (OSError, ValueError):
         return {}
+    return {} if record.get("status") == BEGAN else record
 
 
 def progress(total: int, what: str) -> "tqdm[Any]":

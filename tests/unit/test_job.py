@@ -25,7 +25,9 @@ def test_log_ends_in_time_and_memory(tmp_path):
     assert record["wildcards"] == {"pair": "p"}
     assert 0 < record["seconds"] < 1000
     assert record["peak_mib"] > 10
-    assert path.read_text().startswith("hello\n")
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[0])["status"] == "began"
+    assert lines[1] == "hello"
 
 
 def test_a_users_error_is_one_paragraph_without_traceback(tmp_path, capsys):
