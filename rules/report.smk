@@ -146,7 +146,7 @@ rule account:
         f"{PAIR}/advice.html",
         f"{PAIR}/plots/distance.svg",
         sweeps_made,
-        compared_made,
+        comparisons,
         specs=lambda wildcards: list(specs_of(wildcards).values()),
     output:
         report(

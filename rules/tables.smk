@@ -250,12 +250,7 @@ def measured_cases():
     return [str(path) for path in sorted(advice.MEASURED.glob("*.json"))]
 
 
-def compared_made(wildcards):
-    """Comparisons of methods that have been made: the report shows them, and starts none."""
-    home = f"artifacts/{wildcards.pair}"
-    return [
-        shown
-        for app in reported_apps(wildcards)
-        if Path(f"{home}/tables/{app}.methods.csv").exists()
-        for shown in (f"{home}/tables/{app}.methods.html", f"{home}/{app}/plots/methods.svg")
-    ]
+def comparisons(wildcards):
+    """Comparisons of methods, of all reported apps, where the report is to show them."""
+    views = (f"{PAIR}/tables/{{app}}.methods.html", f"{APP}/plots/methods.svg")
+    return of_apps(*views)(wildcards) if CONFIG.content["report"]["comparison"] else []
