@@ -49,7 +49,7 @@ rule sweep:
 rule lora_source:
     input:
         spec=spec_of("old"),
-        adapter=old_adapter,
+        adapter=swept_adapter,
     output:
         directory(f"{POINT}/lora_source"),
     log:

@@ -133,7 +133,7 @@ def point_transfer(wildcards):
 
 
 @told
-def old_adapter(wildcards):
+def swept_adapter(wildcards):
     """The adapter that a sweep cuts: its files where it is given, its directory where it is made."""
     old = old_name(wildcards)
     app = sweeps.source_app(CONFIG, wildcards.app, wildcards.name, old)
