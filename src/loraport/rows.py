@@ -71,11 +71,13 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
     config.method(method)
     seeds = config.content["finetune"]["seeds"]
     home = f"artifacts/{pair}/logs/{app}/{method}"
+    own_maps = f"artifacts/{pair}/logs/{app}/maps/{method}.log"  # of a method that makes some
     logs = [
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
         *(f"artifacts/{pair}/variants/{method}/logs/{name}.log" for name in PAIR_LOGS),
         f"artifacts/{pair}/logs/maps/{method}.log",
+        own_maps,
         f"{home}/transferred.log",
         *(f"{home}/seed{seed}/lora_finetuned.log" for seed in seeds),
         f"{home}/evaluated.log",
@@ -94,6 +96,7 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
                 "scores": f"artifacts/{pair}/{app}/{method}/eval/{stage}.json",
                 "adapter": adapter,
                 "transfer_log": f"{home}/transferred.log",
+                "maps_log": own_maps,
                 "logs": logs,
             }
         )

@@ -179,12 +179,13 @@ def costs(row: Mapping[str, Any], content: Mapping[str, Any]) -> Row:
     """Seconds and peak memory (MiB) of a row; None for what was not done here."""
     run = content["run"]
     training = training_of(row["adapter"])
-    moved = last_record(row["transfer_log"]) if row["transfer_log"] else {}
+    logs = [row["transfer_log"], row.get("maps_log")]
+    moved = [record for log in logs if log and (record := last_record(log))]
     trained = training.get("run", {})
-    peaks = [run["peak_mib"], trained.get("peak_mib"), moved.get("peak_mib")]
+    peaks = [run["peak_mib"], trained.get("peak_mib"), *(part.get("peak_mib") for part in moved)]
     on_gpu = [part.get("gpu_peak_mib") for part in (trained, *run["tasks"].values())]
     return {
-        "transfer_s": moved.get("seconds"),
+        "transfer_s": math.fsum(part["seconds"] for part in moved) if moved else None,
         "train_s": trained.get("seconds"),
         "eval_s": run["seconds"],
         "peak_mib": max(peak for peak in peaks if peak is not None),
