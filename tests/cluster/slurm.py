@@ -140,7 +140,7 @@ class Slurm:
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """Job id -> what squeue knows of it, finished ones too."""
-        fields = ("JobID", "State", "Comment", "MinMemory", "TimeLimit", "NumCPUs", "tres-alloc")
+        fields = ("JobID", "State", "Comment", "MinMemory", "TimeLimit", "NumCPUs", "tres-per-job")
         form = ",".join(f"{field}:|" for field in fields)
         lines = self.call("squeue", "-h", "-t", "all", "-O", form).splitlines()
         rows = (dict(zip(fields, map(str.strip, line.split("|")), strict=False)) for line in lines)

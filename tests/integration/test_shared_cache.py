@@ -134,8 +134,10 @@ def test_two_racing_runs_both_end_well(shared, tmp_path):
     env["PYTHONPATH"] = str(PROJECT / "src")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     runs = [subprocess.Popen(command, cwd=work.root, env=env, **quiet) for work in works]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
-    assert computed(works[0]) == computed(works[1]) == SHARED | {"transferred"}  # a race indeed
+    assert [run.wait(timeout=900) for run in runs] == [0, 0]
+    ran = [computed(work) for work in works]
+    assert ran[0] | ran[1] == SHARED | {"transferred"}
+    assert ran[0] & ran[1] > {"transferred"}  # both computed something that the cache has once
     first, second = map(files, works)
     for each in (first, second):
         each.pop(f"{TARGET}/adapter_config.json")

@@ -1,0 +1,180 @@
+"""The workflow through a real Slurm: `make test-cluster`; to the report with FULL=1.
+
+The embedded pair, with fewer calibration texts so that it takes minutes, runs in two working
+directories: on this machine alone, and through Slurm by profiles/slurm. Both must hold the same.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import slurm
+
+from loraport import plan
+from loraport.architectures import Dimensions
+from loraport.job import last_record
+
+PROJECT = Path(__file__).parents[2]
+FULL = os.environ.get("FULL") == "1"
+PAIR = "artifacts/nano_v1_to_v2"
+ADAPTERS = [f"{PAIR}/{app}/lora_transferred" for app in ("math", "mcq")]
+TARGETS = [*ADAPTERS, *([f"{PAIR}/run.html"] if FULL else [])]
+SMALL = ["calibration={examples: 64}", "mapping={minibatch: 16}"]
+SMALL += ["evaluation={limit: 20}", "finetune={max_steps: 6}", "report={apps: [math]}"]
+RULES = {"spec", "activations", "embedding", "cka", "layers", "heads", "maps"}
+# a private Slurm has no accounting, and answers at once
+PROFILE = ["--workflow-profile", str(PROJECT / "profiles/slurm"), "--max-threads", "2"]
+PROFILE += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
+PROFILE += ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
+
+
+@dataclass
+class Run:
+    """A finished run: its working directory, what snakemake said, and its jobs in Slurm."""
+
+    root: Path
+    output: str
+    jobs: dict[str, dict[str, str]]
+    seconds: float
+
+
+def snakemake(root: Path, *arguments: str, env: dict[str, str], ok: bool = True) -> str:
+    """Run snakemake in a working directory with the project's own configuration."""
+    root.mkdir(exist_ok=True)
+    for name in ("config", "resources"):
+        if not (root / name).exists():
+            (root / name).symlink_to(PROJECT / name)
+    command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile"), *arguments]
+    command += ["--config", *SMALL, "--", *TARGETS]
+    done = subprocess.run(
+        command, cwd=root, env=env, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert (done.returncode == 0) == ok, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Slurm of this machine alone, stopped afterwards."""
+    if lacking := slurm.missing():
+        pytest.skip(f"Slurm is not installed: no {', '.join(lacking)}")
+    with slurm.running(tmp_path_factory.mktemp("slurm") / "here") as running:
+        yield running
+    pids = [int(file.read_text()) for file in (running.folder / "run").glob("*.pid")]
+    assert not [pid for pid in pids if slurm.is_alive(pid)]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Run:
+    """The run on this machine."""
+    root = tmp_path_factory.mktemp("runs") / "local"
+    start = time.monotonic()
+    output = snakemake(root, "--cores", "2", env=dict(os.environ))
+    return Run(root, output, {}, time.monotonic() - start)
+
+
+@pytest.fixture(scope="module")
+def through_slurm(cluster, tmp_path_factory) -> Run:
+    """The run through Slurm."""
+    root = tmp_path_factory.mktemp("runs") / "slurm"
+    start = time.monotonic()
+    output = snakemake(root, *PROFILE, env=cluster.env)
+    return Run(root, output, cluster.jobs(), time.monotonic() - start)
+
+
+def test_every_job_went_through_slurm_and_completed(through_slurm):
+    submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", through_slurm.output)
+    assert set(submitted) == set(through_slurm.jobs)
+    assert {job["State"] for job in through_slurm.jobs.values()} == {"COMPLETED"}
+    comments = [job["Comment"] for job in through_slurm.jobs.values()]
+    for rule in RULES:
+        assert any(comment.startswith(f"rule_{rule}") for comment in comments), rule
+
+
+def test_adapters_share_a_job(through_slurm):
+    carried = [job for job in through_slurm.jobs.values() if "transferred" in job["Comment"]]
+    assert len(carried) == 1
+    for adapter in ADAPTERS:
+        log = through_slurm.root / PAIR / "logs" / adapter.split("/")[2] / "transferred.log"
+        assert last_record(log)["status"] == "done"
+
+
+def test_memory_time_cores_and_gpus_are_the_rules_own(through_slurm):
+    models = [
+        Dimensions(**json.loads(path.read_text())["dimensions"])
+        for path in (
+            through_slurm.root / f"artifacts/models/nano_{version}/spec.json"
+            for version in ("v1", "v2")
+        )
+    ]
+    memory, minutes = plan.need("maps", *models)
+    (job,) = (job for job in through_slurm.jobs.values() if "rule_maps" in job["Comment"])
+    assert job["MinMemory"] == f"{memory}M"
+    assert job["TimeLimit"] in (f"{minutes}:00", f"0:{minutes:02}:00")
+    assert job["NumCPUs"] == "2"
+    asked = {
+        job["Comment"].split("_")[1]: job["tres-per-job"] for job in through_slurm.jobs.values()
+    }
+    assert "gpu" in asked["activations"]
+    assert "gpu" not in asked["cka"]
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    """What must not depend on where it was made."""
+    maps = (run.root / PAIR / "maps").glob("*.h5")
+    carried = (path for each in ADAPTERS for path in (run.root / each).glob("[!.]*"))
+    models = (run.root / "artifacts/models").glob("*/*.*")
+    parts = (run.root / PAIR / name for name in ("embedding.h5", "cka.h5", "heads.h5"))
+    paths = [*maps, *carried, *models, *parts, run.root / PAIR / "layers.json"]
+    return {str(path.relative_to(run.root)): path.read_bytes() for path in paths}
+
+
+def test_maps_and_adapters_equal_the_local_ones_byte_for_byte(local, through_slurm):
+    ours, theirs = contents(local), contents(through_slurm)
+    assert sorted(ours) == sorted(theirs)
+    assert len(ours) >= 15
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    print(f"local {local.seconds:.0f} s, through Slurm {through_slurm.seconds:.0f} s")
+
+
+def test_a_job_that_fails_is_tried_again_with_more_memory_and_told(
+    cluster, through_slurm, tmp_path
+):
+    root = tmp_path / "damaged"
+    shutil.copytree(through_slurm.root, root, symlinks=True)
+    for adapter in ADAPTERS:
+        shutil.rmtree(root / adapter)
+    maps = root / PAIR / "maps" / "lorasuite.h5"
+    when = maps.stat()
+    maps.write_bytes(maps.read_bytes()[:5000])
+    os.utime(maps, ns=(when.st_atime_ns, when.st_mtime_ns))
+    before = set(cluster.jobs())
+    said = snakemake(root, *PROFILE, "--retries", "1", env=cluster.env, ok=False)
+    jobs = [job for number, job in cluster.jobs().items() if number not in before]
+    assert [job["State"] for job in jobs] == ["FAILED"] * 2
+    first, second = (int(job["MinMemory"].removesuffix("M")) for job in jobs)
+    assert second == 2 * first
+    assert "lorasuite.h5" in said
+    log = (root / PAIR / "logs/math/transferred.log").read_text()
+    assert "it is missing, truncated or damaged" in log
+
+
+@pytest.mark.skipif(not FULL, reason="to the report with FULL=1")
+def test_tables_equal_the_local_ones(local, through_slurm):
+    rows = [
+        list(csv.DictReader((run.root / PAIR / "tables/math.csv").open()))
+        for run in (local, through_slurm)
+    ]
+    apart = {name for name in rows[0][0] if re.search("second|time|memory|mib", name, re.I)}
+    kept = [[{k: v for k, v in row.items() if k not in apart} for row in each] for each in rows]
+    assert kept[0] == kept[1]
+    assert (through_slurm.root / PAIR / "run.html").is_file()
