@@ -8,7 +8,7 @@ APP ?= math
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo report compare test test-all lint format clean
+.PHONY: setup demo report compare test test-cluster test-all lint format clean
 
 setup: $(READY)
 
