@@ -58,7 +58,7 @@ if stages.wanted(CONFIG, "new"):
         output:
             score_files("new"),
         log:
-            f"{PAIR}/logs/{{app}}/evaluated_new{'/{stage}' if SHOW_FAILURES else ''}.log",
+            f"{PAIR}/logs/{{app}}/evaluated_new{'.{stage}' if SHOW_FAILURES else ''}.log",
         wildcard_constraints:
             stage="|".join(stages.wanted(CONFIG, "new")),
         params:

@@ -170,7 +170,7 @@ def stage_logs(config: Config, pair: str, app: str, stage: str) -> list[str]:
         model = config.pair(pair)[0]
         trained = [f"artifacts/models/{model}/logs/{app}/lora_trained.log"]
         return [*_model_logs(config, pair), *trained, f"{home}/evaluated_old.log"]
-    own = f"{home}/evaluated_new/{stage}.log"
+    own = f"{home}/evaluated_new.{stage}.log"
     if stage in ("new", "lora_full"):
         trained = [f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log"]
         return [*_model_logs(config, pair), *(trained if stage == "lora_full" else []), own]
