@@ -4,6 +4,7 @@
 rule transferred:
     input:
         unpack(transfer_inputs),
+        unpack(vocabulary_inputs),
     output:
         directory(f"{APP}/lora_transferred"),
     log:

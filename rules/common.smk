@@ -215,6 +215,16 @@ def transfer_params(wildcards):
     }
 
 
+@told
+def vocabulary_inputs(wildcards):
+    """W_h and the shared tokens, for an adapter of its model's embedding or head."""
+    old, _ = CONFIG.pair(wildcards.pair)
+    source = CONFIG.adapter(wildcards.app, old)["source"]
+    if not source or not preflight.adapts_vocabulary(source):
+        return {}
+    return {"embedding": f"{home(wildcards.pair, method_of(wildcards))}/embedding.h5"}
+
+
 def memory(rule):
     """Function of a rule's inputs: the memory to ask for, in MiB, more with each attempt."""
     return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[0] * attempt

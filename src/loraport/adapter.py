@@ -15,7 +15,7 @@ from .artifacts import sha256
 from .audit import audit
 from .errors import LoraportError
 from .factors import LoraWeights
-from .kinds import kind_of
+from .kinds import kind_of, lora
 from .refusals import CARRIED_FIELDS, refuse_what_is_not_carried
 from .weights import TensorFile, is_finite, save_tensors
 
@@ -23,6 +23,8 @@ __all__ = ["Adapter", "LoraWeights", "audit", "read_adapter", "write_adapter"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+COPIES = (".base_layer.weight", ".base_layer.bias")
+VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -36,6 +38,7 @@ class Adapter:
     modules : full module path -> its factors
     saved : name of a whole tensor that stands in for the base's (modules_to_save) -> array
     warnings : what the audit noticed
+    copies : modules of which the file holds the base's own weight as well
     """
 
     directory: Path
@@ -43,6 +46,7 @@ class Adapter:
     modules: dict[str, LoraWeights]
     saved: dict[str, np.ndarray] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of both files."""
@@ -69,7 +73,7 @@ def read_adapter(directory: str | Path) -> Adapter:
             expected=f"{WEIGHTS}; a pickle can run code and is never loaded",
             todo="load it once where you trust it and save it again with save_pretrained()",
         )
-    parts, saved = _sort_tensors(directory, config, kind)
+    parts, saved, copies = _sort_tensors(directory, config, kind)
     modules = {path: _module(directory, config, kind, path, held) for path, held in parts.items()}
     if not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
         raise LoraportError(
@@ -78,7 +82,7 @@ def read_adapter(directory: str | Path) -> Adapter:
             expected="a trained adapter",
             todo="check that training ran and that its last checkpoint was saved",
         )
-    return Adapter(directory, config, modules, saved)
+    return Adapter(directory, config, modules, saved, copies=sorted(set(copies)))
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -98,17 +102,31 @@ def _read_config(directory: Path) -> dict[str, Any]:
     )
 
 
+def _dora_on_embedding(directory: Path, path: str) -> LoraportError:
+    return LoraportError(
+        f"adapter {directory} adapts its model's vocabulary by DoRA",
+        got=path,
+        expected="plain LoRA there: magnitudes need the lengths of the base's own rows",
+        todo="train it without it among its target modules, or as plain LoRA",
+    )
+
+
 Parts = dict[str, dict[str, np.ndarray]]
 
 
 def _sort_tensors(
     directory: Path, config: Mapping[str, Any], kind: ModuleType
-) -> tuple[Parts, dict[str, np.ndarray]]:
-    """Tensors as module path -> part -> array, float32, and whole tensors of modules_to_save."""
+) -> tuple[Parts, dict[str, np.ndarray], list[str]]:
+    """Tensors as module path -> part -> array, float32; whole tensors of modules_to_save; paths of
+    which the file holds a copy of the base's own weight, as peft adds them to adapted embeddings.
+    """
     file = TensorFile(directory / WEIGHTS)
     kept = tuple(config.get("modules_to_save") or ())
     parts: Parts = {}
     saved: dict[str, np.ndarray] = {}
+    copies: list[str] = []
+    trained = config.get("bias", "none") != "none"  # then a bias of the base is no mere copy
+    ends = COPIES[:1] if trained else COPIES
     for name in sorted(file.tensors):
         plain = name.removeprefix(PREFIX).replace(".default", "")
         end = next((each for each in kind.PARTS if plain.endswith(f".{each}")), None)
@@ -121,14 +139,21 @@ def _sort_tensors(
                 expected="finite weights",
                 todo="use a checkpoint from before the training diverged",
             )
-        if name.startswith(PREFIX) and end is not None:
+        if plain.endswith(ends):
+            copies.append(plain.partition(".base_layer.")[0])
+        elif name.startswith(PREFIX) and end is not None:
             path = plain.removesuffix(f".{end}")
             parts.setdefault(path, {})[kind.PARTS[end]] = values.astype(np.float32)
         elif any(module.endswith(each) for each in kept):
             saved[plain] = values
         else:
             raise _unknown_tensor(directory, config, kind, name, values.shape)
-    return parts, saved
+    for path, held in parts.items():
+        if held.keys() >= set(VOCABULARY):  # (r, tokens) and (d, r): the weight is (tokens, d)
+            held["b"], held["a"] = (held.pop(part).T for part in VOCABULARY)
+            if "magnitude" in held:
+                raise _dora_on_embedding(directory, path)
+    return parts, saved, copies
 
 
 def _unknown_tensor(
@@ -140,13 +165,6 @@ def _unknown_tensor(
             got=f"bias = {config['bias']!r}, {name} {shape}",
             expected="biases of the base as they are; `lora_bias` is carried",
             todo="train it with bias='none' or lora_bias=True",
-        )
-    if ".lora_embedding_" in name or ".base_layer." in name:
-        return LoraportError(
-            f"adapter {directory} adapts its model's vocabulary, the embedding or the head",
-            got=f"{name} {shape}",
-            expected="linear modules of the decoder blocks",
-            todo="train it without them among its target modules",
         )
     return LoraportError(
         f"adapter {directory} holds a tensor that loraport does not carry",
@@ -197,6 +215,7 @@ def write_adapter(
     weights: Mapping[tuple[int, str], LoraWeights],
     dtype: str,
     saved: Mapping[str, np.ndarray] | None = None,
+    vocabulary: Mapping[str, LoraWeights] | None = None,
 ) -> None:
     """Write factors for a new base as a PEFT directory; the same input gives the same bytes.
 
@@ -208,9 +227,11 @@ def write_adapter(
     weights : (layer, module below the block) -> factors
     dtype : `float32` or `bfloat16`
     saved : whole tensors of the new model's own names that stand in for the base's
+    vocabulary : path -> factors of the input embedding and of the output head
     """
-    kind, saved = kind_of(source, directory), saved or {}
+    kind, saved, vocabulary = kind_of(source, directory), saved or {}, vocabulary or {}
     places = {family.path(*place): each for place, each in sorted(weights.items())}
+    places |= vocabulary
     modules = {module for _, module in weights}
     full = len(weights) == layers * len(modules)
     config = {
@@ -219,7 +240,7 @@ def write_adapter(
         "revision": revision or None,
         **kind.fields(places),
         "target_modules": sorted(
-            {module.rpartition(".")[2] for module in modules} if full else places
+            {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
         ),
         "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None,
         "bias": "none",
@@ -231,7 +252,8 @@ def write_adapter(
     }
     tensors = {f"{PREFIX}{name}": values for name, values in saved.items()}
     for path, each in places.items():
-        for end, values in kind.tensors(each).items():
+        embedding = path == family.embedding
+        for end, values in (lora.embedding if embedding else kind.tensors)(each).items():
             tensors[f"{PREFIX}{path}.{end}"] = values.astype(DTYPES[dtype])
     for name, values in tensors.items():
         if not is_finite(values):

@@ -23,6 +23,8 @@ def audit(
     dims: Dimensions,
     known_as: Collection[str],
     revision: str = "",
+    *,
+    vocabulary: bool = False,
 ) -> dict[tuple[int, str], LoraWeights]:
     """Check an adapter against the model it should be for, before any work.
 
@@ -30,6 +32,7 @@ def audit(
     ----------
     known_as : names under which the old model may be recorded in the adapter
     revision : of the old model on the hub, where it has one
+    vocabulary : whether the caller carries an adapted embedding or head as well
 
     Returns
     -------
@@ -38,6 +41,9 @@ def audit(
     located: dict[tuple[int, str], LoraWeights] = {}
     for path, weights in adapter.modules.items():
         place = family.locate(path)
+        if vocabulary and path in (family.head, family.embedding):
+            _check_vocabulary(adapter, dims, path, weights)
+            continue
         if place is None:
             raise _foreign_module(adapter, family, path)
         layer, module = place
@@ -50,6 +56,7 @@ def audit(
                 todo="name the pair whose old model the adapter was trained on",
             )
         located[place] = weights
+    _check_copies(adapter, family)
     _check_complete(adapter, family, dims, located)
     _check_base(adapter, known_as, revision)
     _note_odd_norms(adapter)
@@ -65,8 +72,8 @@ def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> Lora
         return LoraportError(
             f"adapter {adapter.directory} adapts its model's vocabulary",
             got=path,
-            expected=f"modules of {family.block}: vocabularies are not mapped row by row",
-            todo="train it without it among its target modules, or put it in modules_to_save",
+            expected=f"modules of {family.block} alone: this step leaves vocabularies as they are",
+            todo="transfer it as it is, or train it without it among its target modules",
         )
     return LoraportError(
         f"adapter {adapter.directory} adapts a module that its model's family lacks",
@@ -74,6 +81,42 @@ def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> Lora
         expected=f"{family.block}.<one of {', '.join(family.modules)}> of {family.name}",
         todo="check that the adapter belongs to the pair's old model",
     )
+
+
+def _check_vocabulary(
+    adapter: "Adapter", dims: Dimensions, path: str, weights: LoraWeights
+) -> None:
+    shape, wanted = (weights.b.shape[0], weights.a.shape[1]), (dims.vocabulary, dims.hidden)
+    if shape != wanted:
+        raise LoraportError(
+            f"adapter {adapter.directory} is for another base model",
+            got=f"{path}: {shape}",
+            expected=f"{wanted}, a row for each token",
+            todo="name the pair whose old model the adapter was trained on; a base whose "
+            "vocabulary was enlarged for it is a model of its own",
+        )
+    if weights.magnitude is not None:
+        raise LoraportError(
+            f"adapter {adapter.directory} adapts its model's vocabulary by DoRA",
+            got=path,
+            expected="plain LoRA there: magnitudes need the lengths of the base's own rows",
+            todo="train it without it among its target modules, or as plain LoRA",
+        )
+
+
+def _check_copies(adapter: "Adapter", family: Architecture) -> None:
+    """The base's own weights beside an adapted embedding or head are left out; others are odd."""
+    for path in adapter.copies:
+        if path not in (family.head, family.embedding) or path not in adapter.modules:
+            raise LoraportError(
+                f"adapter {adapter.directory} holds a weight of its base",
+                got=f"{path}.base_layer",
+                expected="the adapter's own tensors",
+                todo="save it again with save_embedding_layers=False",
+            )
+        adapter.warnings.append(
+            f"the file holds the base's own {path} as well: it is taken to be unchanged, and left"
+        )
 
 
 def _targeted(targets: Any, path: str) -> bool:

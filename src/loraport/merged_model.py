@@ -199,7 +199,9 @@ def _blocks(
             yield checkpoint.read_raw(item.stored, rows).astype(plan.dtype)
             continue
         base = checkpoint.read(item.stored, rows)
-        block = (base if item.change is None else item.change(base, rows)).astype(plan.dtype)
+        values = base if item.change is None else item.change(base, rows)
+        with np.errstate(over="ignore"):  # told below
+            block = values.astype(plan.dtype)
         if not is_finite(block):
             raise LoraportError(
                 f"the merged weights would hold NaN or Inf in {plan.name}",

@@ -105,7 +105,8 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             expected=f"an adapter for {getattr(model, 'name_or_path', 'this model')}",
             todo="transfer it first, or check that it was trained on this model",
         ) from error
-    stored = set(TensorFile(file).tensors)
+    names = TensorFile(file).tensors  # peft adds the base's own weight to an adapted embedding
+    stored = {name for name in names if ".base_layer." not in name}
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:
         raise LoraportError(

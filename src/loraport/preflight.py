@@ -40,12 +40,19 @@ def _audited(directory: str, model: str, known_as: tuple[str, ...]) -> None:
     adapter = read_adapter(directory)
     if is_local(model) and Path(model).is_dir():
         base = open_model(Path(model))
-        audit(adapter, base.architecture, base.dims, known_as)
+        audit(adapter, base.architecture, base.dims, known_as, vocabulary=True)
 
 
 def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
     """Read an adapter and, where its base is at hand, audit it against the base's dimensions."""
     _audited(directory, model, tuple(known_as))
+
+
+@cache
+def adapts_vocabulary(directory: str) -> bool:
+    """Whether an adapter adapts an embedding or a head: a module of no decoder block."""
+    paths = read_adapter(directory).modules
+    return not all(any(part.isdigit() for part in path.split(".")) for path in paths)
 
 
 def adapter_files(directory: str) -> list[str]:

@@ -24,6 +24,7 @@ from .provenance import versions
 from .saved import keep_saved
 from .side import Side
 from .spec import load_spec
+from .vocabulary import carry_from
 
 Place = tuple[int, str]  # (layer, module below the block)
 SAFE_CONDITION = 1e10  # of a Gram: beyond it the basis is taken by QR
@@ -341,7 +342,8 @@ def transfer_files(
 
     Parameters
     ----------
-    artifacts : paths of `old_spec`, `new_spec` and `maps`
+    artifacts : paths of `old_spec`, `new_spec`, `maps` and, for adapters of the vocabulary,
+        `embedding`
     identities : of those
     params : `settings` (the transfer section), `of` (names of the models, app and method),
         `known_as` (names of the old base), `base` and `revision` (the new base, as recorded)
@@ -356,15 +358,18 @@ def transfer_files(
     )
     adapter = read_adapter(source)
     revision = read_json(artifacts["old_spec"], "spec")["revision"]
-    located = audit(adapter, old.family, old.dims, params["known_as"], revision)
+    located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
     saved = keep_saved(adapter, old, new)
+    words, of_words = carry_from(adapter, artifacts.get("embedding"), old, new)
     settings = dict(params["settings"])
     dtype = settings.pop("dtype")
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
     base = params["base"], params["revision"]
-    write_adapter(out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved)
+    write_adapter(
+        out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved, words
+    )
     content = {
         "of": dict(params["of"]),
         "method": method,
@@ -372,6 +377,7 @@ def transfer_files(
         "adapter": adapter.hashes(),
         "versions": versions("numpy", "h5py", "safetensors"),
         "kept": sorted(saved),
+        "vocabulary": of_words,
         "warnings": adapter.warnings,
         **report,
     }

@@ -27,7 +27,7 @@ def run(arguments: Namespace) -> int:
         model = open_model(arguments.base)
         recorded = str(adapter.config.get("base_model_name_or_path"))
         known = {str(arguments.base), arguments.base.name, recorded}  # the user says which it is
-        audit(adapter, model.architecture, model.dims, known)
+        audit(adapter, model.architecture, model.dims, known, vocabulary=True)
     print(summary(adapter))
     return 0
 

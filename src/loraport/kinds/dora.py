@@ -20,7 +20,7 @@ PARTS = {
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",  # as peft wrote it at first
 }
-OPTIONAL: tuple[str, ...] = ()
+OPTIONAL = ("embedding_a", "embedding_b")
 FIELDS = ("use_dora",)
 
 

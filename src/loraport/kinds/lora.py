@@ -11,8 +11,14 @@ from ..errors import LoraportError
 from ..factors import LoraWeights
 from ..patterns import by_pattern
 
-PARTS = {"lora_A.weight": "a", "lora_B.weight": "b", "lora_B.bias": "bias"}
-OPTIONAL = ("bias",)
+PARTS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_B.bias": "bias",
+    "lora_embedding_A": "embedding_a",
+    "lora_embedding_B": "embedding_b",
+}
+OPTIONAL = ("bias", "embedding_a", "embedding_b")
 FIELDS: tuple[str, ...] = ()
 
 
@@ -47,6 +53,11 @@ def tensors(weights: LoraWeights) -> dict[str, np.ndarray]:
     """End of a tensor's name -> array."""
     stored = {"lora_A.weight": weights.a, "lora_B.weight": weights.b}
     return stored if weights.bias is None else {**stored, "lora_B.bias": weights.bias}
+
+
+def embedding(weights: LoraWeights) -> dict[str, np.ndarray]:
+    """The same of an input embedding, whose factors peft keeps transposed."""
+    return {"lora_embedding_A": weights.b.T, "lora_embedding_B": weights.a.T}
 
 
 def fields(weights: Mapping[str, LoraWeights]) -> dict[str, Any]:
