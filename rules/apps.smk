@@ -119,4 +119,6 @@ def score_files(side):
     return [f"{APP}/eval/{stage}.json" for stage in stages.wanted(CONFIG, side)]
 
 
-TASKS = CONFIG.content["evaluation"]["tasks_dir"] or str(BASE / "resources" / "tasks")
+# a folder can't be fetched out of a repository: it is then expected in the working directory
+OWN_TASKS = source("resources/tasks") if HERE.is_local else Path("resources/tasks")
+TASKS = CONFIG.content["evaluation"]["tasks_dir"] or str(OWN_TASKS)

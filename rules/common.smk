@@ -13,7 +13,7 @@ from loraport.errors import LoraportError
 from loraport.places import Places
 from loraport.provenance import code_hash, versions
 
-BASE = Path(workflow.basedir)
+HERE = workflow.current_basedir  # of this workflow, also where another one uses it as a module
 STARTED = time.time()
 # whether rules share their results through $SNAKEMAKE_OUTPUT_CACHE: with --cache, and else not
 SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
@@ -44,7 +44,15 @@ def tell_of_killed_jobs():
         logger.error(str(error))
 
 
-CONFIG = told(configuration.load)(config, BASE / "workflow" / "schemas")
+def source(path):
+    """A file of this workflow on disk; fetched where the workflow is used out of a repository."""
+    place = HERE.join(f"../{path}")
+    here = place.is_local
+    return Path(place.get_path_or_uri(False) if here else workflow.sourcecache.get_path(place))
+
+
+SCHEMAS = {source(f"workflow/schemas/{name}.schema.json").parent for name in ("config", "adapters")}
+CONFIG = told(configuration.load)(config, SCHEMAS.pop())
 
 
 wildcard_constraints:
@@ -56,8 +64,8 @@ wildcard_constraints:
 
 def code(script, *modules):
     """Hash of a rule's script, of what it imports, and the versions of what computes."""
-    entries = BASE / "workflow" / "scripts" / f"{script}.py"
-    return {"code": code_hash(entries, *modules), "versions": versions()}
+    entry = source(f"workflow/scripts/{script}.py")
+    return {"code": code_hash(entry, *modules), "versions": versions()}
 
 
 @told
