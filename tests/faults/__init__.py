@@ -1,0 +1,164 @@
+"""Faults put under the workflow's jobs from outside, by a hook that Python loads at their start."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from workdir import PROJECT, Workdir
+
+HOOK = Path(__file__).parent / "hook"
+JOB = ".snakemake/scripts/"
+LISTING = """
+import json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness
+from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    found = api.workflow(
+        resource_settings=ResourceSettings(cores=1),
+        config_settings=ConfigSettings(configfiles=[Path("config.yaml")]),
+        snakefile=Path(sys.argv[1]),
+    )
+    print(json.dumps({rule.name: [*map(str, rule.output)] for rule in found._workflow.rules}))
+"""
+
+
+def rules_of(work: Workdir) -> dict[str, list[str]]:
+    """Every rule of the workflow with the patterns of its outputs."""
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING, str(PROJECT / "Snakefile")],
+        cwd=work.root,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def filled(pattern: str, values: dict[str, tuple[str, ...]]) -> str:
+    """An output's path: for each wildcard the first of its values that its constraint allows."""
+
+    def value(match: re.Match) -> str:
+        allowed = match[2] or ".+"
+        return next(each for each in values[match[1]] if re.fullmatch(allowed, each))
+
+    return re.sub(r"\{(\w+)(?:,((?:[^{}]|\{[^{}]*\})*))?\}", value, pattern)
+
+
+def markers(folder: Path) -> list[dict[str, Any]]:
+    """What the hook has written so far."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        text = path.read_text()
+        if text.endswith("}"):
+            found.append(json.loads(text))
+    return found
+
+
+class Run:
+    """Snakemake under the hook: each rule is held `times` times, just before it is done.
+
+    Parameters
+    ----------
+    folder : for the hook's marker files
+    """
+
+    def __init__(self, work: Workdir, folder: Path, *arguments: str, times: int = 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log = folder, work.root / "run.log"
+        path = os.pathsep.join([str(HOOK), str(PROJECT / "src")])
+        more = {"PYTHONPATH": path, "FAULT_FOLDER": str(folder), "FAULT_TIMES": str(times)}
+        command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile")]
+        command += ["--configfile", "config.yaml", *arguments]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                command, cwd=work.root, env={**os.environ, **more}, stdout=out, stderr=out
+            )
+
+    def jobs(self) -> set[int]:
+        """Processes that run a rule's script."""
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return {child.pid for child in children if _is_job(child)}
+        except psutil.NoSuchProcess:
+            return set()
+
+    def held(self) -> list[dict[str, Any]]:
+        """Markers of the jobs that wait now."""
+        return [each for each in markers(self.folder) if psutil.pid_exists(each["pid"])]
+
+    def wait(self, seconds: float = 120.0) -> list[dict[str, Any]]:
+        """Markers of the held jobs, once there is no other job; empty when Snakemake has ended."""
+        stop, since = time.monotonic() + seconds, None
+        while self.process.poll() is None:
+            held, jobs = self.held(), self.jobs()
+            quiet = bool(held) and jobs <= {each["pid"] for each in held}
+            since = (since or time.monotonic()) if quiet else None
+            if since and time.monotonic() - since > 0.4:
+                return held
+            assert time.monotonic() < stop, self.text()
+            time.sleep(0.05)
+        return []
+
+    def kill_all(self) -> None:
+        """kill -9: Snakemake first, so that it can't clean up, then its jobs."""
+        jobs = self.jobs()
+        self.process.kill()
+        for pid in jobs:
+            kill(pid)
+        self.process.wait()
+
+    def text(self) -> str:
+        """What Snakemake and its jobs have said."""
+        return self.log.read_text()
+
+    def started(self) -> dict[str, str]:
+        """Job number -> its first output, of all jobs that were started."""
+        blocks = re.findall(r"^(?:local)?rule \w+:\n((?:    .*\n)+)", self.text(), re.M)
+        return {
+            re.search(r"jobid: (\d+)", block)[1]: re.search(r"output: ([^,\n]+)", block)[1]
+            for block in blocks
+            if "output: " in block
+        }
+
+    def finished(self) -> set[str]:
+        """First outputs of the jobs that Snakemake knows to be done."""
+        started = self.started()
+        numbers = re.findall(r"^Finished jobid: (\d+)", self.text(), re.M)
+        return {started[number] for number in numbers if number in started}
+
+
+def _is_job(process: psutil.Process) -> bool:
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return False
+    return len(line) == 2 and JOB in line[1]
+
+
+def kill(pid: int) -> None:
+    """kill -9 a process and see it gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer of a function, asked again and again."""
+    end = time.monotonic() + seconds
+    while not (answer := found()):
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+    return answer

@@ -1,0 +1,113 @@
+"""kill -9 of a job, and of Snakemake with it, while a rule puts its output in its place."""
+
+import json
+from pathlib import Path
+
+import pico
+import pytest
+from faults import Run, filled, kill, markers, rules_of
+from inprocess import PairRun
+from workdir import PROJECT, Workdir
+
+VALUES = {
+    "model": ("old",),
+    "pair": ("p",),
+    "app": ("a", "ab"),
+    "method": ("norm",),
+    "seed": ("0",),
+    "name": ("rank",),
+    "value": ("2",),
+}
+
+
+def killed_again_and_again(work: Workdir, folder: Path, targets: list[str], *options: str) -> int:
+    """Run to the end though each rule is killed twice at its first job; returns the rounds it took.
+
+    The first time the job alone is killed, the second time Snakemake and all jobs. After each round
+    no output that was being written is there, and no job that was done before was started again.
+    """
+    done: set[str] = set()
+    for number in range(200):
+        run = Run(work, folder, "--keep-going", *options, "--", *targets, times=2)
+        while held := run.wait():
+            alone = [each for each in held if each["number"] == 0]
+            for each in alone:
+                kill(each["pid"])
+            if not alone:
+                run.kill_all()
+            for each in alone or held:
+                assert each["bytes"] > 0 and not each["target_there"], each
+                assert Path(each["source"]).exists() and not Path(each["target"]).exists(), each
+        assert not done & set(run.started().values()), run.text()
+        done |= run.finished()
+        if run.process.returncode == 0:
+            return number
+        assert "Traceback" not in run.text(), run.text()
+        for lock in (work.root / ".snakemake/locks").glob("*"):
+            lock.unlink()
+    raise AssertionError(run.text())
+
+
+def assert_killed_twice(folder: Path, rules: set[str]) -> None:
+    met = [(each["rule"], each["number"]) for each in markers(folder)]
+    assert {(rule, number) for rule in rules for number in (0, 1)} == set(met)
+
+
+def leftovers(work: Workdir) -> list[Path]:
+    return list((work.root / "artifacts").rglob("*.tmp"))
+
+
+def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
+    work = Workdir(tmp_path / "work")
+    target = "artifacts/p/embedding.h5"
+    killed_again_and_again(work, tmp_path / "marks", [target], "--cores", "2")
+    assert_killed_twice(tmp_path / "marks", {"spec", "embedding"})
+    assert not leftovers(work)
+    paths = (work.root / name for name in ("old", "new", "texts.txt"))
+    undisturbed = PairRun(tmp_path / "undisturbed", *paths).embedding()
+    assert (work.root / target).read_bytes() == undisturbed.read_bytes()
+
+
+def everything(root: Path) -> Workdir:
+    """A pico pair with two apps, a task of sums, a merge, and what its targets need set short."""
+    work = Workdir(root)
+    pico.make_adapter(root / "second", root / "old", seed=4)
+    sums = [(a, b) for a in range(1, 7) for b in range(1, 5)]
+    lines = [
+        json.dumps({"prompt": f"{a} + {b} =", "completion": f" {a + b}", "answer": str(a + b)})
+        for a, b in sums
+    ]
+    (root / "sums.jsonl").write_text("\n".join(lines) + "\n")
+    (root / "sums.yaml").write_text(
+        f"include: {PROJECT}/resources/tasks/nano_math.yaml\ntask: sums\n"
+        f"dataset_kwargs: {{file: {root}/sums.jsonl}}\n"
+        'generation_kwargs: {do_sample: false, max_gen_toks: 2, until: ["\\n"]}\n'
+    )
+    rows = ["app\tmodel\tsource\ttask", "a\told\tadapter\tsums", "b\told\tsecond\tsums"]
+    (root / "adapters.tsv").write_text("\n".join(rows) + "\n")
+    work.configure(
+        calibration={"texts": "texts.txt", "examples": 40, "device": "cpu"},
+        mapping={"minibatch": 8, "device": "cpu"},
+        tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
+        finetune={"examples": 8, "max_steps": 2, "full": {"max_steps": 2}, "device": "cpu"},
+        evaluation={"limit": 2, "resamples": 100, "empty": "score", "device": "cpu"},
+        merges={"ab": {"apps": ["a", "b"]}},
+        compare={"methods": ["norm"], "finetuned": False},
+        report={"apps": ["a"]},
+        sweeps={"rank": [2]},
+        run=["p"],
+    )
+    return work
+
+
+@pytest.mark.slow
+def test_every_rule_survives_being_killed_with_and_without_snakemake(tmp_path):
+    work = everything(tmp_path / "work")
+    found = {rule: outputs for rule, outputs in rules_of(work).items() if outputs}
+    targets = sorted({filled(outputs[0], VALUES) for outputs in found.values()})
+    threads = [f"{rule}=1" for rule in found]
+    options = ["--cores", "3", "--set-threads", *threads]
+    rounds = killed_again_and_again(work, tmp_path / "marks", targets, *options)
+    assert_killed_twice(tmp_path / "marks", set(found))
+    assert rounds > 2
+    assert not leftovers(work)
