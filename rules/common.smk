@@ -137,7 +137,10 @@ def texts_version(wildcards):
     name = wildcards.model if hasattr(wildcards, "model") else CONFIG.pair(wildcards.pair)[0]
     texts, spec = CONFIG.texts(name), Path(f"artifacts/models/{name}/spec.json")
     gone = isinstance(texts, str) and not Path(texts).exists()
-    return "" if gone and spec.exists() else preflight.texts_version(texts)
+    if gone and spec.exists():
+        return ""
+    preflight.check_texts(texts, CONFIG.content["calibration"]["examples"])
+    return preflight.texts_version(texts)
 
 
 @told

@@ -7,7 +7,6 @@ massive that they swamp a mean: it is left out.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .errors import LoraportError
 from .linalg import chunks
 from .models import load_base
 from .spec import Model
+from .texts import check_texts, read_texts
 
 Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -34,38 +34,6 @@ def pool_last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 POOLS: dict[str, Pool] = {"mean": pool_mean, "last": pool_last}
-
-
-def read_texts(path: str | Path, examples: int) -> list[str]:
-    """The first `examples` lines of a text file that are not blank.
-
-    Raises
-    ------
-    LoraportError
-        If the file is missing, not UTF-8 text, or holds fewer than 4 texts.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoraportError(
-            f"calibration texts {path} cannot be read",
-            got=error,
-            expected="a UTF-8 text file, one text a line",
-            todo="correct calibration.texts",
-        ) from error
-    return check_texts([line for line in lines if line.strip()][:examples], str(path))
-
-
-def check_texts(texts: list[str], where: str) -> list[str]:
-    """Refuse a calibration set that is too small for the unbiased estimator."""
-    if len(texts) < 4:
-        raise LoraportError(
-            f"calibration texts {where} are too few",
-            got=f"{len(texts)} texts that are not blank",
-            expected="at least 4, better some hundreds",
-            todo="give more texts, one a line",
-        )
-    return texts
 
 
 def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:

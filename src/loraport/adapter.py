@@ -92,7 +92,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         if isinstance(config, dict):
             return config
         error: Any = "not a JSON object"
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         error = problem
     raise LoraportError(
         f"{path} cannot be read",

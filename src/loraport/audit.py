@@ -1,5 +1,6 @@
 """Checks of an adapter against the model that it should be for, before any work."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .adapter import Adapter
 
 FAINT, LOUD = 1e-4, 1e2  # update norms that are told, as multiples of the median
+ABSURD = 1e3  # root mean square of an update's entries; those of base weights are below 1
 
 
 def audit(
@@ -59,6 +61,7 @@ def audit(
     _check_copies(adapter, family)
     _check_complete(adapter, family, dims, located)
     _check_base(adapter, known_as, revision)
+    _check_sizes(adapter)
     _note_odd_norms(adapter)
     if adapter.config.get("bias", "none") != "none":
         adapter.warnings.append(
@@ -171,6 +174,20 @@ def _check_base(adapter: "Adapter", known_as: Collection[str], revision: str) ->
         adapter.warnings.append(
             f"it was trained on revision {trained_on} of its base, the pair's is {revision}"
         )
+
+
+def _check_sizes(adapter: "Adapter") -> None:
+    """Refuse updates so large that their training can only have diverged."""
+    for path, weights in adapter.modules.items():
+        entries = weights.b.shape[0] * weights.a.shape[1]
+        size = weights.norm() / math.sqrt(entries) if weights.rank else 0.0
+        if not size <= ABSURD:
+            raise LoraportError(
+                f"adapter {adapter.directory} has diverged: its update at {path} is absurdly large",
+                got=f"{size:.3g} (root mean square of its entries)",
+                expected=f"at most {ABSURD:g}; base weights are below 1",
+                todo="use a checkpoint from before the training diverged",
+            )
 
 
 def _note_odd_norms(adapter: "Adapter") -> None:

@@ -230,7 +230,10 @@ def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -
     """
     schema = resolved(schema, defs)
     if isinstance(content, str) and "type" in schema and "string" not in schema["type"]:
-        return yaml.safe_load(content)
+        try:
+            return yaml.safe_load(content)
+        except yaml.YAMLError:
+            return content
     if isinstance(content, list) and "items" in schema:
         return [complete(schema["items"], item, defs) for item in content]
     if not isinstance(content, dict):
@@ -267,7 +270,7 @@ def read_table(
             )
         )
         return
-    reader = csv.reader(lines, delimiter="\t")
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     header = tuple(next(reader, ()))
     if header != COLUMNS:
         expected = f"{', '.join(COLUMNS)}, tab-separated"

@@ -10,6 +10,7 @@ from .adapter import CONFIG, WEIGHTS, audit, read_adapter
 from .artifacts import sha256
 from .errors import LoraportError
 from .spec import check_shapes, is_local, open_model, resolve
+from .texts import read_texts
 from .weights import weight_files
 
 
@@ -71,6 +72,17 @@ def _file_version(path: str) -> str:
             expected="a UTF-8 text file, one text a line",
             todo="correct calibration.texts",
         ) from error
+
+
+@cache
+def _check_texts(path: str, examples: int) -> None:
+    read_texts(path, examples)
+
+
+def check_texts(texts: Any, examples: int) -> None:
+    """Read a calibration file as far as it will be read; a data set is not asked for."""
+    if isinstance(texts, str):
+        _check_texts(texts, examples)
 
 
 def texts_version(texts: Any) -> str:

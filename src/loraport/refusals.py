@@ -36,6 +36,23 @@ CARRIED_FIELDS = frozenset(
         "use_rslora",
     ]
 )
+# types of the fields that are read; None stands for a field that is not set
+NAMES = (str, list)
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "alpha_pattern": (dict,),
+    "base_model_name_or_path": (str,),
+    "bias": (str,),
+    "exclude_modules": NAMES,
+    "layers_pattern": NAMES,
+    "layers_to_transform": (int, list),
+    "lora_bias": (bool,),
+    "modules_to_save": (list,),
+    "rank_pattern": (dict,),
+    "revision": (str,),
+    "target_modules": NAMES,
+    "use_dora": (bool,),
+    "use_rslora": (bool,),
+}
 # set to these values a field asks for nothing
 NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "", "none")
 # read only beside other fields, or only where training starts
@@ -62,6 +79,7 @@ def refuse_what_is_not_carried(
     directory : named in errors
     of_the_kind : fields that the adapter's kind has beside LoRA's own
     """
+    _check_types(directory, config)
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
         raise LoraportError(
@@ -84,3 +102,20 @@ def refuse_what_is_not_carried(
             expected="LoRA, rsLoRA, DoRA or AdaLoRA without it",
             todo="; ".join(dict.fromkeys(WAYS_OUT.get(key, MERGE) for key in asked)),
         )
+
+
+def _check_types(directory: object, config: Mapping[str, Any]) -> None:
+    """Raise for a field whose value is of a type that peft never writes."""
+    items = {"layers_to_transform": int}
+    for key, types in TYPES.items():
+        value = config.get(key)
+        parts = value if isinstance(value, list) else []
+        whole = value is None or (isinstance(value, types) and (bool in types or value is not True))
+        if not whole or not all(type(part) is items.get(key, str) for part in parts):
+            shown = repr(value)
+            raise LoraportError(
+                f"adapter {directory} has a field of the wrong type in adapter_config.json",
+                got=f"{key} = {shown if len(shown) <= 80 else shown[:79] + '…'}",
+                expected=" or ".join(each.__name__ for each in types),
+                todo="save the adapter again with peft's save_pretrained()",
+            )

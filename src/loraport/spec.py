@@ -94,13 +94,21 @@ def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a model directory."""
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise LoraportError(
-            f"{path} cannot be read", got=error, expected="the model's config.json"
+            f"{path} cannot be read",
+            got=error,
+            expected="the model's config.json",
+            todo="correct the model's `source` in config.yaml, or download the model again",
         ) from error
     if not isinstance(config, dict):
-        raise LoraportError(f"{path} is no JSON object", got=type(config).__name__, expected="{…}")
+        raise LoraportError(
+            f"{path} is no JSON object",
+            got=type(config).__name__,
+            expected="{…}",
+            todo="download the model again",
+        )
     return config
 
 

@@ -81,7 +81,8 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
             return _from_tiktoken(ranks[0])
         from transformers import AutoTokenizer  # converts tokenizer.model
 
-        backend = getattr(AutoTokenizer.from_pretrained(directory), "backend_tokenizer", None)
+        loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        backend = getattr(loaded, "backend_tokenizer", None)
         if backend is None:
             raise ValueError("the tokenizer has no fast form")
         return json.loads(backend.to_str())

@@ -19,6 +19,7 @@ from .artifacts import atomic
 from .errors import LoraportError
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+MOST_AXES = 8
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -73,6 +74,9 @@ class TensorFile:
             spans = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
             for name, entry in spans:
                 shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
+                sizes = (*shape, first, last)
+                if len(shape) > MOST_AXES or any(type(s) is not int or s < 0 for s in sizes):
+                    raise self._bad(f"tensor {name!r} at bytes {first}-{last}, shape {shape}")
                 if entry["dtype"] not in DTYPES:
                     raise self._bad(f"tensor {name!r} of dtype {entry['dtype']}")
                 dtype = DTYPES[entry["dtype"]]

@@ -32,7 +32,14 @@ def read(config: Mapping[str, Any], path: str, parts: Mapping[str, np.ndarray]) 
     a, b, bias = parts["a"], parts["b"], parts.get("bias")
     rank = by_pattern(config.get("rank_pattern") or {}, path, config.get("r"))
     alpha = by_pattern(config.get("alpha_pattern") or {}, path, config.get("lora_alpha"))
-    if type(rank) is not int or rank != a.shape[0] or rank < 1:
+    if type(rank) is not int or rank < 1:
+        raise LoraportError(
+            f"it has no rank at {path}",
+            got=f"r = {rank!r}, tensors of rank {a.shape[0]}",
+            expected="a whole number of at least 1",
+            todo="train it with a rank of at least 1",
+        )
+    if rank != a.shape[0]:
         raise LoraportError(
             f"its tensors contradict its config at {path}",
             got=f"tensors of rank {a.shape[0]}",
@@ -45,7 +52,12 @@ def read(config: Mapping[str, Any], path: str, parts: Mapping[str, np.ndarray]) 
 def checked_alpha(alpha: Any) -> float:
     """A finite lora_alpha."""
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise LoraportError("it has no usable lora_alpha", got=repr(alpha), expected="a number")
+        raise LoraportError(
+            "it has no usable lora_alpha",
+            got=repr(alpha),
+            expected="a number",
+            todo="write the lora_alpha that it was trained with into adapter_config.json",
+        )
     return float(alpha)
 
 
