@@ -3,12 +3,17 @@
     python benchmarks/aligned.py resources/nano --limit 60 --out benchmarks/results/aligned.json
 
 For each adapter of the pair's old model and each method: the answers' negative log-likelihood in
-nats, summed over an answer's tokens, mean over the first test items. Maps are made once and see the
-generic calibration texts only; a GPU is used where there is one.
+nats, summed over an answer's tokens, mean over items, and the paired difference from aligned's.
+`--draw validation` takes items that the generators of the pair write under another seed, none of
+them in a training or test file: settings are chosen on these, and the test items are read once.
+A GPU is used where there is one.
 """
 
 import argparse
 import json
+import random
+import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,27 +24,31 @@ from tqdm import tqdm
 
 from loraport.activations import pooled_features, read_texts
 from loraport.adapter import read_adapter, write_adapter
+from loraport.answers import task_texts
 from loraport.artifacts import write_json
 from loraport.audit import audit
 from loraport.cka import cka, hsic_sums
-from loraport.data import Example, encode
+from loraport.data import Example, encode, subset
 from loraport.device import pick_device
 from loraport.embedding import map_embedding
 from loraport.heads import match_layer, read_heads
 from loraport.layers import best_path
 from loraport.maps import open_maps, write_maps
-from loraport.methods import Pair, make_maps
+from loraport.methods import Adapted, Pair, make_maps, per_adapter
 from loraport.models import attach, load_base
 from loraport.moments import layer_moments, make_batches
 from loraport.provenance import versions
-from loraport.scores import bootstrap
+from loraport.scores import bootstrap, difference
 from loraport.side import Side
 from loraport.spec import Model, open_model
 from loraport.transfer import carry
 
+VALIDATION_SEED, REFERENCE = 77, "aligned"
 MAPPING = {"modules": ["q", "k", "v", "o", "gate", "up", "down"], "wi": "code", "ridge": "auto",
-           "prior": "procrustes", "writes": "stream", "singular": 320}  # fmt: skip
-METHODS: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> method, mapping settings, scale
+           "prior": "procrustes", "writes": "stream", "singular": 320,
+           "calibrate_on": "own_answers"}  # fmt: skip
+Entry = tuple[str, dict[str, Any], str]
+METHODS: dict[str, Entry] = {  # name -> method, mapping settings, scale
     "lorasuite (paper)": ("lorasuite", {}, "paper"),
     "lorasuite (norm)": ("lorasuite", {}, "norm"),
     "crosslora k=64": ("crosslora", {"singular": 64}, "paper"),
@@ -53,6 +62,13 @@ METHODS: dict[str, tuple[str, dict[str, Any], str]] = {  # name -> method, mappi
         "aligned", {"writes": "module", "ridge": 1e-2, "prior": "zero"}, "paper"
     ),
     "procrustes alone": ("aligned", {"writes": "module", "ridge": 1e6}, "paper"),
+    "aligned_sequential": ("aligned_sequential", {}, "paper"),
+    "aligned_sequential, inputs alone": (
+        "aligned_sequential", {"calibrate_on": "inputs"}, "paper"
+    ),
+    "aligned_sequential, task's answers": (
+        "aligned_sequential", {"calibrate_on": "answers"}, "paper"
+    ),
 }  # fmt: skip
 
 
@@ -98,21 +114,76 @@ def carried(pair: Pair, source: Path, maps_file: Path, scale: str, folder: Path)
     """An adapter through maps, as a PEFT directory."""
     sides = [Side(model.architecture, model.dims) for model in (pair.old, pair.new)]
     adapter = read_adapter(source)
-    names = {str(adapter.config.get("base_model_name_or_path"))}
-    located = audit(adapter, sides[0].family, sides[0].dims, names)
     with open_maps(maps_file) as maps:
-        weights, _ = carry(located, maps, *sides, scale=scale)
+        weights, _ = carry(located(pair, source), maps, *sides, scale=scale)
     folder.mkdir()
     write_adapter(folder, adapter.config, str(pair.new.directory), "", sides[1].family,
                   sides[1].dims.layers, weights, "float32")  # fmt: skip
     return folder
 
 
-def examples(root: Path, app: str, limit: int) -> list[Example]:
-    """The first test items of an app."""
-    lines = (root / "data" / f"{app.removesuffix('_all')}.test.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines[:limit]]
+def adapted(pair: Pair, root: Path, app: str, count: int) -> Adapted:
+    """An adapter with the texts on which maps of its own are fitted."""
+    source = root / "adapters" / "v1" / app
+    prompts = subset(read_rows(root, app, "train"), count, 0)
+    kind = pair.settings["calibrate_on"]
+
+    def texts(model: Any, tokenizer: Any) -> list[str]:
+        return task_texts(kind, prompts, model, tokenizer, max_tokens=256, batch_size=64)
+
+    return Adapted(source, located(pair, source), texts)
+
+
+def located(pair: Pair, source: Path) -> Any:
+    """(layer, module) -> factors of an adapter of the old model."""
+    held = read_adapter(source)
+    names = {str(held.config.get("base_model_name_or_path"))}
+    return audit(held, pair.old.architecture, pair.old.dims, names)
+
+
+def carried_by(
+    pair: Pair, root: Path, entry: Entry, apps: list[str], folder: Path, name: str, count: int
+) -> None:
+    """`folder/{app}/{name}`: the adapters of the apps carried by a method, as PEFT directories."""
+    method, settings, scale = entry
+    pair.settings.clear()
+    pair.settings.update({**MAPPING, **settings})
+    own = per_adapter(method)
+    for number, app in enumerate(apps):
+        (folder / app).mkdir(exist_ok=True)
+        maps_file = folder / f"{name}{number if own else ''}.h5"
+        if own:
+            needed = replace(pair, adapter=adapted(pair, root, app, count))
+            write_maps(maps_file, method, {}, make_maps(method, needed))
+        elif not number:
+            write_maps(maps_file, method, {}, make_maps(method, pair))
+        source = root / "adapters" / "v1" / app
+        carried(pair, source, maps_file, scale, folder / app / name)
+
+
+def read_rows(root: Path, app: str, split: str) -> list[Example]:
+    """All shipped examples of an app; apps named …_all share the data of the others."""
+    lines = (root / "data" / f"{app.removesuffix('_all')}.{split}.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     return [Example(row["prompt"], row["completion"]) for row in rows]
+
+
+def examples(root: Path, app: str, limit: int, draw: str = "test") -> list[Example]:
+    """Items of an app: the first of its test file, or fresh ones of the validation draw."""
+    if draw == "test":
+        return read_rows(root, app, "test")[:limit]
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    from nanopair.apps import MAKERS
+
+    known = {each.prompt for split in ("train", "test") for each in read_rows(root, app, split)}
+    rng, found = random.Random(VALIDATION_SEED), []
+    while len(found) < limit:
+        _, row = MAKERS[app.removesuffix("_all")](rng, False)  # a key of the training side
+        if row["prompt"] not in known:
+            known.add(row["prompt"])
+            found.append(Example(row["prompt"], row["completion"]))
+    return found
 
 
 def score(directory: Path, adapter: Path | None, items: list[Example], device: str) -> list[float]:
@@ -126,7 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, help="folder with v1, v2, adapters, data, calibration")
     parser.add_argument("--limit", type=int, default=60)
-    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--draw", choices=("validation", "test"), default="validation")
+    parser.add_argument("--apps", nargs="*", help="adapters; all of them by default")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--texts", type=int, default=512, help="generic texts")
+    parser.add_argument("--prompts", type=int, default=400, help="of each app, for its own maps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -135,42 +210,41 @@ def main() -> None:
     old, new = (open_model(asked.root / side) for side in ("v1", "v2"))
     texts = read_texts(asked.root / "calibration.txt", asked.texts)
     pair = make_pair(old, new, texts, device)
-    apps = sorted(path.name for path in (asked.root / "adapters" / "v1").iterdir())
+    known = sorted(path.name for path in (asked.root / "adapters" / "v1").iterdir())
+    apps = asked.apps or known
     rows: dict[str, dict[str, list[float]]] = {}
+    items = {app: examples(asked.root, app, asked.limit, asked.draw) for app in apps}
     for app in apps:
-        items = examples(asked.root, app, asked.limit)
-        adapters = asked.root / "adapters"
-        rows.setdefault("bare new model", {})[app] = score(new.directory, None, items, device)
-        full = adapters / "v2" / app
-        rows.setdefault("LoRA(full)", {})[app] = score(new.directory, full, items, device)
+        rows.setdefault("bare new model", {})[app] = score(new.directory, None, items[app], device)
+        full = asked.root / "adapters" / "v2" / app
+        rows.setdefault("LoRA(full)", {})[app] = score(new.directory, full, items[app], device)
     with TemporaryDirectory() as temporary:
-        for number, (name, (method, settings, scale)) in enumerate(METHODS.items()):
-            maps_file = Path(temporary) / f"{number}.h5"
-            pair.settings.update({**MAPPING, **settings})
-            write_maps(maps_file, method, {}, make_maps(method, pair))
+        for name in asked.methods:
+            carried_by(pair, asked.root, METHODS[name], apps, Path(temporary), name, asked.prompts)
             for app in apps:
-                source, out = asked.root / "adapters" / "v1" / app, maps_file.with_suffix(f".{app}")
-                folder = carried(pair, source, maps_file, scale, out)
-                items = examples(asked.root, app, asked.limit)
-                rows.setdefault(name, {})[app] = score(new.directory, folder, items, device)
+                folder = Path(temporary) / app / name
+                rows.setdefault(name, {})[app] = score(new.directory, folder, items[app], device)
             print(
                 name, {app: round(float(np.mean(rows[name][app])), 1) for app in apps}, flush=True
             )
     table = {
         name: {
-            app: dict(zip(("mean", "low", "high"), _interval(values), strict=True))
+            app: {**vars(bootstrap(values)), **_less(values, rows.get(REFERENCE, {}).get(app))}
             for app, values in each.items()
         }
         for name, each in rows.items()
     }
-    about = {"limit": asked.limit, "texts": asked.texts, "path": pair.path, "device": device}
+    keys = ("limit", "draw", "texts", "prompts")
+    about = {key: getattr(asked, key) for key in keys} | {"path": pair.path, "device": device}
     content = {"about": about, "versions": versions(), "answer_nll": table}
     write_json(asked.out, "benchmark", {}, content)
 
 
-def _interval(values: list[float]) -> tuple[float, float, float]:
-    found = bootstrap(values)
-    return found.mean, found.low, found.high
+def _less(values: list[float], reference: list[float] | None) -> dict[str, Any]:
+    """The paired difference from the reference method, where that was run."""
+    if reference is None:
+        return {}
+    return {f"less_{REFERENCE}": vars(difference(values, reference))}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,32 @@ rule transferred:
         "../workflow/scripts/transferred.py"
 
 
+rule adapter_maps:  # for methods whose maps are one adapter's own: runs both models
+    input:
+        unpack(adapter_maps_inputs),
+    output:
+        f"{APP}/maps/{{method}}.h5",
+    log:
+        f"{PAIR}/logs/{{app}}/maps/{{method}}.log",
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=memory("adapter_maps"),
+        runtime=minutes("adapter_maps"),
+        gpu=gpus("calibration"),
+    params:
+        sources=sources,
+        reading=reading,
+        task=adapter_maps_task,
+        known_as=lambda wildcards: CONFIG.known_as(CONFIG.pair(wildcards.pair)[0]),
+        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
+        settings=method_settings,
+        code=lambda wildcards: code("adapter_maps", f"methods.{CONFIG.method(wildcards.method)}"),
+    script:
+        "../workflow/scripts/adapter_maps.py"
+
+
 use rule transferred as transferred_by_method with:
     output:
         directory(f"{APP}/{{method}}/lora_transferred"),

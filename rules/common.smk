@@ -197,19 +197,38 @@ def method_of(wildcards):
 
 @told
 def transfer_inputs(wildcards):
-    """Maps, specs and the adapter, which is checked against the old model before any work."""
-    old, _ = CONFIG.pair(wildcards.pair)
+    """Maps, of the pair or of the adapter itself, specs and the adapter."""
     method = method_of(wildcards)
-    CONFIG.method(method)
+    own = methods.per_adapter(CONFIG.method(method))
+    folder = f"artifacts/{wildcards.pair}" + (f"/{wildcards.app}" if own else "")
+    maps = f"{folder}/maps/{method}.h5"
+    return {**pair_specs(wildcards.pair), "maps": maps, "adapter": old_adapter(wildcards)}
+
+
+@told
+def old_adapter(wildcards):
+    """What is carried: files that are checked against the old model, or a folder made here."""
+    old, _ = CONFIG.pair(wildcards.pair)
     row = CONFIG.adapter(wildcards.app, old)
     if row["source"]:
         preflight.check_adapter(row["source"], CONFIG.model(old)["source"], CONFIG.known_as(old))
-        adapter = preflight.adapter_files(row["source"])
-    else:
-        made = "lora_merged" if CONFIG.merge(wildcards.app) else "lora_trained"
-        adapter = f"artifacts/models/{old}/{wildcards.app}/{made}"
-    maps = f"artifacts/{wildcards.pair}/maps/{method}.h5"
-    return {**pair_specs(wildcards.pair), "maps": maps, "adapter": adapter}
+        return preflight.adapter_files(row["source"])
+    made = "lora_merged" if CONFIG.merge(wildcards.app) else "lora_trained"
+    return f"artifacts/models/{old}/{wildcards.app}/{made}"
+
+
+@told
+def adapter_maps_inputs(wildcards):
+    """What the maps of one adapter are made from: the pair's artifacts, the adapter, its texts."""
+    generic = CONFIG.mapping(wildcards.method)["calibrate_on"] == "generic"
+    texts = {} if generic else {"data": task_file(wildcards)}
+    return {**maps_inputs(wildcards), **texts, "adapter": old_adapter(wildcards)}
+
+
+def adapter_maps_task(wildcards):
+    """Where the task's training examples come from; nothing where generic texts are read."""
+    generic = CONFIG.mapping(wildcards.method)["calibrate_on"] == "generic"
+    return None if generic else task_data(wildcards)
 
 
 @told

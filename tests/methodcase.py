@@ -1,5 +1,6 @@
 """A transfer method run on a model pair in this process, without artifacts but its own."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from loraport.adapter import LoraWeights, audit, read_adapter, write_adapter
 from loraport.maps import open_maps, write_maps
-from loraport.methods import Pair, make_maps
+from loraport.methods import Adapted, Pair, make_maps
 from loraport.models import attach, load_base
 from loraport.moments import LayerMoments, layer_moments, make_batches
 from loraport.side import Side
@@ -20,7 +21,8 @@ from loraport.transfer import carry
 ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
 SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes",
                             "writes": "stream", "wi": "code", "side": "input",
-                            "singular": 320, "cross_terms": "drop"}  # fmt: skip
+                            "singular": 320, "cross_terms": "drop",
+                            "calibrate_on": "generic"}  # fmt: skip
 
 
 def collect_moments(old: Path, new: Path, path: list, texts: list[str]) -> list[LayerMoments]:
@@ -43,6 +45,14 @@ def make_method_pair(
         open_model(old), open_model(new), {**SETTINGS, **settings}, "cpu", None, path or [],
         no_heads, known.__getitem__,
     )  # fmt: skip
+
+
+def adapted(pair: Pair, adapter_dir: Path, texts: list[str]) -> Pair:
+    """The pair with an adapter and the texts on which its own maps are fitted."""
+    held = read_adapter(adapter_dir)
+    names = {str(pair.old.directory), pair.old.directory.name}
+    weights = audit(held, pair.old.architecture, pair.old.dims, names)
+    return replace(pair, adapter=Adapted(adapter_dir, weights, lambda model, tokenizer: texts, 64))
 
 
 def transferred(

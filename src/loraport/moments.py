@@ -26,6 +26,9 @@ READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "ga
 WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
 # o and down write into the residual stream: role -> site where the stream has taken their output in
 STREAM = {"o": "middle", "down": "stream"}
+# sites that a map reads from, of the new model, and that one writes from, of the old model
+READ = {*READS.values(), *STREAM.values()}
+WRITTEN = {*WRITES.values(), *STREAM.values()}
 # site -> role of the module, and whether its input or its output is meant
 SITES = {
     "middle": ("block", "input"),
@@ -73,7 +76,7 @@ class Moments:
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        written, read = site in WRITES.values(), site in (*READS.values(), *STREAM.values())
+        written, read = site in WRITTEN, site in READ
         return cls(
             zeros(old, new),
             zeros(old, old) if written else None,
@@ -251,8 +254,8 @@ def site_bytes(old: Model, new: Model) -> int:
     total = 0
     for site in SITES:
         o, n = width(old, site), width(new, site)
-        total += o * n + (o * o if site in WRITES.values() else 0)
-        total += n * n if site in (*READS.values(), *STREAM.values()) else 0
+        total += o * n + (o * o if site in WRITTEN else 0)
+        total += n * n if site in READ else 0
     return total * len(PARTS) * 8
 
 

@@ -8,7 +8,7 @@ import torch
 
 from .artifacts import read_h5, read_json
 from .heads import ROLES
-from .methods import MatchedHeads, Pair
+from .methods import Adapted, MatchedHeads, Pair
 from .moments import read_moments
 from .spec import Model
 
@@ -35,7 +35,12 @@ def read_heads(path: str | Path, layer: int) -> MatchedHeads:
 
 
 def open_pair(
-    old: Model, new: Model, inputs: Mapping[str, str], settings: dict[str, Any], device: str
+    old: Model,
+    new: Model,
+    inputs: Mapping[str, str],
+    settings: dict[str, Any],
+    device: str,
+    adapter: Adapted | None = None,
 ) -> Pair:
     """Gather what a method declared to need; `inputs` holds the paths of just those artifacts."""
     return Pair(
@@ -47,4 +52,5 @@ def open_pair(
         path=read_path(inputs["layers"]) if "layers" in inputs else [],
         heads=lambda layer: read_heads(inputs["heads"], layer),
         moments=lambda layer: read_moments(inputs["moments"], layer, device),
+        adapter=adapter,
     )

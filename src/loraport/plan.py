@@ -80,6 +80,15 @@ def _site_sums(old: Dimensions, new: Dimensions) -> float:
     return 2 * DOUBLE * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
 
 
+def _adapter_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    models = 2 * sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
+    streams = 2 * 512 * 256 * (old.hidden + new.hidden) * SINGLE
+    sums = _site_sums(old, new) * 2
+    return models + streams + sums, 1800 + 5e5 * sums / DOUBLE / 2 / FLOPS * min(
+        old.layers, new.layers
+    )
+
+
 RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "spec": _spec,
     "activations": _activations,
@@ -89,6 +98,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "heads": _heads,
     "moments": _moments,
     "maps": _maps,
+    "adapter_maps": _adapter_maps,
     "transferred": _transferred,
     "model_merged": _model_merged,
 }

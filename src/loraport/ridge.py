@@ -1,6 +1,6 @@
 """Ridge regression from second moments alone, towards zero or towards a scaled rotation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +131,16 @@ def fit(
     path = Path(whole, procrustes(whole) if prior == "procrustes" else None)
     rank = int((path.values > 1e-10 * path.values[-1]).sum())
     return Fit(path.matrix(ridges[best]), ridges[best], errors[best], rank)
+
+
+def fit_parts(
+    side: Callable[[Moments], Regression],
+    parts: tuple[Moments, Moments],
+    ridge: float | str,
+    prior: str,
+) -> Fit:
+    """The ridge map of one side, `reading` or `writing`, of both parts' moments."""
+    return fit(side(parts[0]), side(parts[1]), ridge, prior)
 
 
 def right_inverse(matrix: torch.Tensor, ridge: float) -> torch.Tensor:

@@ -3,7 +3,8 @@
 A method is a module with
 
 `NEEDS` : a tuple of what its maps are made from, out of `models` (base weights), `embedding`,
-    `layers`, `heads` and `moments`.
+    `layers`, `heads`, `moments` and `adapter`: with the last its maps are one adapter's own, and
+    the rule that makes them loads both models.
 `SETTINGS` : a tuple of the mapping settings that it reads besides `modules` and `device`.
 `maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source. Where the
     update is more than a linear function of the adapter's, its `constant` is the rest.
@@ -25,14 +26,17 @@ from ..errors import LoraportError
 from ..maps import ModuleMap
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
 
     from ..architectures import Dimensions
+    from ..factors import LoraWeights
     from ..moments import Moments
     from ..spec import Model
 
-INGREDIENTS = ("models", "embedding", "layers", "heads", "moments")
+INGREDIENTS = ("models", "embedding", "layers", "heads", "moments", "adapter")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Pair:
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
     moments : new layer -> site -> second moments of the tokens to fit on and of those held out
+    adapter : what is carried, for methods whose maps are its own
     """
 
     old: "Model"
@@ -57,6 +62,28 @@ class Pair:
     path: list[tuple[int, int]]
     heads: "Callable[[int], MatchedHeads]"
     moments: "Callable[[int], Mapping[str, tuple[Moments, Moments]]]"
+    adapter: "Adapted | None" = None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapter of the old model, and the texts on which its own maps are fitted.
+
+    Attributes
+    ----------
+    directory : in PEFT's format
+    weights : (layer, module) -> its factors
+    texts : gives them, of (the old model with the adapter in its weights, its tokenizer)
+    max_tokens, batch_size : of reading them
+    remote_code : for the old and the new model
+    """
+
+    directory: "Path"
+    weights: "Mapping[tuple[int, str], LoraWeights]"
+    texts: "Callable[[Any, Any], list[str]]"
+    max_tokens: int = 256
+    batch_size: int = 16
+    remote_code: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,11 @@ def needs(name: str) -> tuple[str, ...]:
             expected=f"NEEDS = a tuple out of {', '.join(INGREDIENTS)}",
         )
     return declared
+
+
+def per_adapter(name: str) -> bool:
+    """Whether a method's maps are one adapter's own."""
+    return "adapter" in needs(name)
 
 
 def settings(name: str) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ new one behind the module, `L = Mᵀ(M Mᵀ + λ I)⁻¹`. No head is matched, a
 stays. O(width³) a site.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..maps import Dense, ModuleMap, Term
 from ..moments import READS, STREAM, WRITES, Moments
-from ..ridge import Fit, Regression, fit, reading, right_inverse, writing
+from ..ridge import Fit, fit_parts, reading, right_inverse, writing
 from . import Pair
 from ._weights import base_norms, roles
 
@@ -46,7 +46,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
         for role in roles(pair):
             read, write = READS[role], _written(role, pair)
             if read not in right:
-                right[read] = _fit(
+                right[read] = fit_parts(
                     reading, moments[read], pair.settings["ridge"], pair.settings["prior"]
                 )
             if write not in left:
@@ -78,17 +78,7 @@ def _output(parts: tuple[Moments, Moments], site: str, pair: Pair) -> Fit:
     asked = pair.settings["ridge"]
     if site not in STREAM.values():
         ridge = OUTPUT_RIDGE if asked == "auto" else asked
-        return _fit(writing, parts, ridge, pair.settings["prior"])
+        return fit_parts(writing, parts, ridge, pair.settings["prior"])
     ridge = STREAM_RIDGE if asked == "auto" else float(asked)
-    read = _fit(reading, parts, ridge, "zero")
+    read = fit_parts(reading, parts, ridge, "zero")
     return replace(read, matrix=right_inverse(read.matrix, ridge))
-
-
-def _fit(
-    side: Callable[[Moments], Regression],
-    parts: tuple[Moments, Moments],
-    ridge: float | str,
-    prior: str,
-) -> Fit:
-    part, held = (side(each) for each in parts)
-    return fit(part, held, ridge, prior)

@@ -1,0 +1,119 @@
+"""Sequential alignment: each module is fitted on the new model with the earlier updates in place.
+
+As in `aligned`, `A_n = A_o R` and `B_n = L B_o`, but the maps are an adapter's own. R is the ridge
+map of the *adapted* old model's input from the input that the new model has by then. The modules
+that write into the residual stream, o and down, also make up for what the ones before them missed:
+with h the stream behind the block and L_s the ridge map of the new stream from the old one,
+
+    e = L_s (h_adapted − h_old) − (h_placed − h_new)
+    B_n = Σ e zᵀ (Σ z zᵀ + λ I)⁻¹,  z = A_n x
+
+e is what the new model's stream still lacks. By default the texts are the app's prompts with the
+answers that the adapted old model writes: no label is needed.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from ..errors import LoraportError
+from ..factors import LoraWeights
+from ..linalg import pinv
+from ..maps import Dense, ModuleMap, Term
+from ..moments import READS, STREAM, WRITES
+from ..ridge import fit_parts, reading, writing
+from ..sequential import Walks, open_walks, place
+from . import Pair
+from ._weights import base_norms, roles
+
+NEEDS = ("models", "layers", "moments", "adapter")
+SETTINGS = ("ridge", "prior", "calibrate_on")
+OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
+STREAM_RIDGE = 1e-2  # of L_s
+TARGET_RIDGE = 1e-2  # of B_n
+
+
+def maps(pair: Pair) -> Iterator[ModuleMap]:
+    """Yield the map of each role that the adapter has, in the order of the forward pass.
+
+    Settings: `ridge`, as a fraction of the mean diagonal for all maps, or `auto`: R by held-out
+    error, the others by the constants above; `prior` of R and of q's, k's, v's, gate's and up's L.
+    """
+    if pair.adapter is None:
+        raise LoraportError(
+            "aligned_sequential makes maps of one adapter, and a pair's maps have none",
+            expected="artifacts/{pair}/{app}/maps/aligned_sequential.h5",
+            todo="ask for {app}/aligned_sequential/lora_transferred",
+        )
+    held = pair.adapter.weights
+    asked, prior = pair.settings["ridge"], pair.settings["prior"]
+    walks, norms = open_walks(pair, pair.adapter), base_norms(pair)
+    for old_layer, layer in pair.path:
+        walks.step(old_layer, layer)
+        adapted = [
+            role
+            for role in roles(pair)
+            if (old_layer, pair.old.architecture.module_of(role)) in held
+        ]
+        left: dict[str, torch.Tensor] = {}
+        for site in dict.fromkeys(READS.values()):
+            readers = [role for role in adapted if READS[role] == site]
+            if not readers:
+                continue
+            found = fit_parts(reading, walks.reading(site), asked, prior)
+            for role in readers:
+                module = pair.old.architecture.module_of(role)
+                rows = pair.old.architecture.rows(role, pair.old.dims)
+                weights = held[old_layer, module].rows(rows)
+                a = _tensor(weights.a, found.matrix) @ found.matrix
+                b = _output(pair, walks, layer, role, a, weights, left)
+                new = pair.new.architecture
+                place(walks.placed.base, new.path(layer, new.module_of(role)),
+                      new.rows(role, pair.new.dims), weights.scale * b @ a)  # fmt: skip
+                yield ModuleMap(
+                    layer,
+                    role,
+                    old_layer,
+                    (_thin(weights, b, a, f"layer_{layer}_{site}_{module}"),),
+                    **norms(old_layer, layer, role),
+                    notes={"ridge_right": found.ridge, "error_right": found.error},
+                )
+
+
+def _output(
+    pair: Pair,
+    walks: Walks,
+    layer: int,
+    role: str,
+    a: torch.Tensor,
+    weights: LoraWeights,
+    left: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """B_n (d_n, r) of a role whose A_n is `a`; `left` keeps the layer's maps by their sites."""
+    site = STREAM.get(role, WRITES[role])
+    asked, prior = pair.settings["ridge"], pair.settings["prior"]
+    if site not in left:
+        chosen = STREAM_RIDGE if role in STREAM else OUTPUT_RIDGE
+        left[site] = fit_parts(
+            writing,
+            pair.moments(layer)[site],
+            chosen if asked == "auto" else asked,
+            "zero" if role in STREAM else prior,
+        ).matrix
+    if role not in STREAM:
+        return left[site] @ _tensor(weights.b, a)
+    lack = walks.missing(READS[role], site, left[site])
+    gram = a @ lack.gram @ a.T
+    ridge = TARGET_RIDGE if asked == "auto" else float(asked)
+    gram.diagonal().add_(ridge * float(gram.diagonal().mean()))
+    return torch.linalg.solve(gram, a @ lack.cross.T).T / weights.scale
+
+
+def _tensor(values: object, like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(values).to(like)
+
+
+def _thin(weights: LoraWeights, b: torch.Tensor, a: torch.Tensor, name: str) -> Term:
+    """Maps of rank r that carry these factors to B_n and A_n: `L = B_n B_o⁺`, `R = A_o⁺ A_n`."""
+    right = Dense(pinv(_tensor(weights.a, a)), f"{name}_out"), Dense(a, f"{name}_in")
+    return Term((Dense(b), Dense(pinv(_tensor(weights.b, b)))), right)

@@ -1,0 +1,22 @@
+"""Rule adapter_maps: the maps of one adapter, for a method that fits them to what it does."""
+
+from loraport.adapted import open_adapted
+from loraport.artifacts import identities
+from loraport.device import pick_device
+from loraport.job import counted, job
+from loraport.maps import write_maps
+from loraport.methods import make_maps
+from loraport.pair import open_pair
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    params, settings = snakemake.params, snakemake.params.settings
+    inputs = {k: path for k, path in snakemake.input.items() if k not in ("adapter", "data")}
+    old, new = (load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new"))
+    device = pick_device(params.reading["calibration"]["device"])
+    adapted = open_adapted(snakemake.input.adapter, old, params, settings["calibrate_on"])
+    pair = open_pair(old, new, inputs, dict(settings), device, adapted)
+    total = len(pair.path) * len(settings["modules"])
+    made = counted(make_maps(params.method, pair), total, "module maps")
+    write_maps(snakemake.output[0], params.method, identities(inputs), made)
+    log.info("maps of one adapter by %s, fitted on %s", params.method, settings["calibrate_on"])
