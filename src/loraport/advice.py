@@ -127,7 +127,7 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
         found["method"] = best_method(used, stage) or best
         found["examples"], told = _examples(used, found["method"])
         reasons = [
-            f"Without fine-tuning, {best} kept more of LoRA(full)'s gain in the answers' likelihood "
+            f"Without fine-tuning, {best} kept more of LoRA(full)'s gain in NLL "
             f"than any other: {_span(used, best, 'transferred')}, on {_on(used)}.",
             *_about_finetuning(used, found["method"], len(enough), told),
         ]
