@@ -8,18 +8,19 @@ run is left out, and the table says how many there are.
 """
 
 import argparse
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from loraport import compare, config, contenders
+from loraport import compare, config, contenders, sweeps
 from loraport.artifacts import read_json
 from loraport.measure import versions
-from loraport.scores import bootstrap
+from loraport.scores import Interval, bootstrap, difference
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (ROOT / "config" / "config.yaml", Path(__file__).with_name("config.yaml"))
@@ -51,13 +52,45 @@ def table(
         entry["runs"] = [run for run in entry["runs"] if Path(run["scores"]).exists()]
     before = [r for r in contenders.reference(asked, pair, app) if Path(r["scores"]).exists()]
     rows = compare.over_seeds(compare.comparison(app, every, before, {}))
+    items = {id(e): [worked[x] for x in _folders(e) if x in worked] for e in every}
+    matched = next(items[id(e)] for e in every if e["stage"] == contenders.MATCHED)
     for row, entry in zip(rows, every, strict=True):
-        folders = [run["adapter"] or "bare" for run in entry["runs"]]
-        held = [worked[folder] for folder in folders if folder in worked]
-        if held:
-            spread = bootstrap(np.mean(held, axis=0))
-            row |= {"worked_nll": spread.mean, "worked_low": spread.low, "worked_high": spread.high}
+        held = np.array(items[id(entry)])
+        if len(held):
+            row |= _named("worked", bootstrap(held.mean(axis=0)))
+        if len(held) and len(matched) and entry["method"]:
+            count = len(held) if row["stage"] == "finetuned" else len(matched)
+            beside = np.mean(matched[:count], axis=0)  # of the same seeds
+            row |= _named("worked_difference", difference(held.mean(axis=0), beside))
     return rows
+
+
+def _folders(entry: Row) -> list[str]:
+    return [run["adapter"] or "bare" for run in entry["runs"]]
+
+
+def _named(name: str, found: Interval) -> Row:
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def sweep(pair: str, app: str, worked: Mapping[str, list[float]]) -> list[Row]:
+    """Points of the sweep over examples, where it was run."""
+    home = Path("artifacts") / pair / app / "sweeps"
+    if not (home / "examples.csv").exists():
+        return []
+    with (home / "examples.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    stages = {label: stage for stage, label in sweeps.STAGES.items()}
+    for row in rows:
+        held = worked.get(str(home / "examples" / row["value"] / stages.get(row["row"], "-")))
+        row["worked"] = float(np.mean(held)) if held else None
+    return rows
+
+
+def rates(file: Path) -> dict[str, float]:
+    """Mean likelihood on held-out training records of what was trained at each learning rate."""
+    held = json.loads(file.read_text()) if file.exists() else {}
+    return {name: float(np.mean(items)) for name, items in held.items()}
 
 
 def of_models(asked: config.Config) -> list[Row]:
@@ -90,35 +123,60 @@ def number(value: Any, form: str = "{:.1f}", times: float = 1) -> str:
     return form.format(value * times) if isinstance(value, int | float) else str(value or "–")
 
 
-def interval(row: Row, *keys: str, form: str = "{:.1f}", times: float = 1) -> str:
+def interval(row: Row, key: str, form: str = "{:.1f}", times: float = 1) -> str:
     """A value with its interval."""
-    value, low, high = (row.get(key) for key in keys)
+    ends = ("low", "high") if key == "average" else (f"{key}_low", f"{key}_high")
+    value, low, high = (row.get(name) for name in (key, *ends))
     if low is None or high is None:
         return number(value, form, times)
     return (
-        f"{number(value, form, times)} ({number(low, form, times)} to {number(high, form, times)})"
+        f"{number(value, form, times)} ({' to '.join(number(x, form, times) for x in (low, high))})"
     )
 
 
-def markdown(title: str, rows: list[Row]) -> str:
-    """An app's table."""
-    header = ["start", "seeds", "score, %", "retention", "NLL", "worked NLL", "neg. flips",
-              "pair, s", "carry, s", "train, s", "GPU MiB", "note"]  # fmt: skip
-    lines = [header, ["---"] * len(header)]
-    for row in rows:
-        lines.append([
-            row["row"], number(row.get("seeds"), "{:d}"),
-            interval(row, "average", "low", "high", times=100),
-            interval(row, "retention", "retention_low", "retention_high", form="{:.2f}"),
-            number(row.get("nll"), "{:.2f}"),
-            interval(row, "worked_nll", "worked_low", "worked_high"),
-            number(row.get("negative_flips"), "{:.0f}"), number(row.get("pair_s"), "{:.0f}"),
-            number(row.get("transfer_s")), number(row.get("train_s")),
-            number(row.get("gpu_peak_mib"), "{:.0f}"),
-            " ".join(str(row.get("note") or "").split())[:160],
-        ])  # fmt: skip
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"## {title}\n\n{body}\n"
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "start": lambda row: row["row"],
+    "seeds": lambda row: number(row.get("seeds"), "{:d}"),
+    "score, %": lambda row: interval(row, "average", times=100),
+    "less matched": lambda row: interval(row, "difference", times=100),
+    "retention": lambda row: interval(row, "retention", "{:.2f}"),
+    "NLL": lambda row: number(row.get("nll"), "{:.2f}"),
+    "less matched ": lambda row: interval(row, "nll_difference", "{:.2f}"),
+    "worked NLL": lambda row: interval(row, "worked"),
+    "less matched  ": lambda row: interval(row, "worked_difference"),
+    "negative flips": lambda row: number(row.get("negative_flips"), "{:.0f}"),
+    "pair, s": lambda row: number(row.get("pair_s"), "{:.0f}"),
+    "carry, s": lambda row: number(row.get("transfer_s")),
+    "train, s": lambda row: number(row.get("train_s")),
+    "GPU MiB": lambda row: number(row.get("gpu_peak_mib"), "{:.0f}"),
+    "MiB": lambda row: number(row.get("peak_mib"), "{:.0f}"),
+    "note": lambda row: " ".join(str(row.get("note") or "").split())[:120],
+}
+
+
+def markdown(title: str, rows: list[Row], points: list[Row]) -> str:
+    """An app's table, and its sweep over examples."""
+    shown = [[make(row) for make in COLUMNS.values()] for row in rows]
+    used = [n for n in range(len(COLUMNS)) if any(line[n] not in ("–", "") for line in shown)]
+    lines = [[line[n] for n in used] for line in ([*map(str.strip, COLUMNS)], *shown)]
+    text = f"## {title}\n\n{_table(lines)}\n"
+    if points:
+        names = ("value", "row", "average", "low", "high", "nll", "worked")
+        body = [[_short(row.get(name)) for name in names] for row in points]
+        text += f"\n### {title}: examples of the fine-tuning\n\n{_table([list(names), *body])}\n"
+    return text
+
+
+def _table(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _short(value: Any) -> str:
+    try:
+        return f"{float(value):.4g}"
+    except (TypeError, ValueError):
+        return str(value or "–")
 
 
 def main() -> None:
@@ -136,9 +194,11 @@ def main() -> None:
         for app in asked.apps(asked.pair(pair)[0]):
             file = given.likelihood / f"{pair}.{app}.json"
             worked = json.loads(file.read_text()) if file.exists() else {}
-            rows = table(asked, pair, app, worked)
-            content["apps"][f"{pair}/{app}"] = rows
-            text.append(markdown(f"{pair}, {app}", rows))
+            rows, points = table(asked, pair, app, worked), sweep(pair, app, worked)
+            content["apps"][f"{pair}/{app}"] = {"rows": rows, "examples": points}
+            text.append(markdown(f"{pair}, {app}", rows, points))
+    files = given.likelihood.glob("heldout.*.json")
+    content["held_out"] = {file.name.split(".")[1]: rates(file) for file in sorted(files)}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     given.out.with_suffix(".md").write_text("\n".join(text))
