@@ -64,8 +64,8 @@ def make_whole_model(
 ) -> None:
     """A model of a published family with all its tensors: shards of some 2 GB, never held whole.
 
-    `kind` and `config` are a transformers config class and its arguments; matrices are drawn from
-    N(0, 1/d_in) on `device`, norm weights are 1, biases N(0, 0.01).
+    `kind` and `config` are a transformers config class and its arguments; matrices are filled from
+    16 million draws of N(0, 1/d_in), each beginning elsewhere; norm weights are 1.
     """
     import torch
     import transformers
@@ -87,11 +87,15 @@ def make_whole_model(
         where.update(dict.fromkeys(held, file))
         held.clear()
 
+    drawn = torch.randn(1 << 24, device=device)  # every tensor begins elsewhere in it, and repeats
     for name, shape in shapes.items():
+        count, start = shape.numel(), int(torch.randint(len(drawn), (1,)))
         deviation = shape[1] ** -0.5 if len(shape) == 2 else 0.1
-        values = torch.randn(shape, device=device) * deviation
-        values = torch.ones(shape) if name.endswith("norm.weight") else values
-        held[name] = values.to(getattr(torch, dtype)).cpu()
+        values = torch.ones(shape, dtype=getattr(torch, dtype))
+        if not name.endswith("norm.weight"):
+            once = (drawn.roll(start) * deviation).to(values.dtype).cpu()
+            values = once.repeat(-(-count // len(once)))[:count].view(shape).clone()
+        held[name] = values
         if sum(each.nbytes for each in held.values()) > 2e9:
             flush()
     flush()

@@ -23,6 +23,17 @@ from loraport.architectures import Dimensions
 
 EXAMPLES, WORDS = 512, 128  # calibration texts and their words, a token each
 RANK = 32
+COLUMNS = {
+    "seconds": "seconds",
+    "median": "median",
+    "runs": "runs",
+    "cpu": "CPU seconds",
+    "process": "process",
+    "peak_mib": "peak MiB",
+    "gpu_mib": "GPU MiB",
+    "read_mib": "read MiB",
+    "others": "others' load",
+}
 # Sizes as the LoRASuite paper prints them (arXiv 2505.13515); the vocabularies are the defaults of
 # transformers' config classes. A head of its own or a tied one is what gives the printed sizes.
 PAIRS: dict[str, dict[str, Any]] = {
@@ -112,14 +123,15 @@ def make_features(run: Pipeline, options: argparse.Namespace, layers: int | None
 
 
 def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
-    """Everything once, and the adapters several times."""
-    layers = PAIRS[options.pair]["layers"]
-    run = Pipeline(root, options.device, options.threads, ROLES)
-    make_models(run, options, layers)
-    make_features(run, options, layers)
-    run.mapping()
+    """Everything once, and the adapters several times; again the adapters alone, where asked."""
+    run = Pipeline(root, options.device, options.threads, ROLES if options.all else ROLES[:4])
+    if not options.again:
+        make_models(run, options, options.layers)
+        make_features(run, options, options.layers)
+        run.mapping()
+    adapters = {"adapter": "q k v o", **({"adapter_all": "all linear"} if options.all else {})}
     for repeat in range(options.adapters):
-        for adapter, which in (("adapter", "q k v o"), ("adapter_all", "all linear")):
+        for adapter, which in adapters.items():
             run.transferred(adapter, repeat, name=f"transferred, {which}", threads=1)
     return run.records
 
@@ -150,19 +162,15 @@ def markdown(results: dict[str, Any]) -> str:
     for run in results["runs"].values():
         where = run["machine"]["gpu"] or f"{run['threads']} threads of {run['machine']['cpu']}"
         lines += [f"## {PAIRS[run['pair']]['title']}, {where}", ""]
-        if run["layers"]:
-            lines += [f"Models of {run['layers']} layer each, at the real width.", ""]
-        gpu = any(each["gpu_mib"] for each in run["steps"].values())
-        head = ["rule", "seconds", "median of runs", "process", "peak MiB", "read MiB",
-                "others' load"]  # fmt: skip
-        lines.append(row([*head, "GPU MiB"] if gpu else head))
-        lines.append("|---" * (len(head) + gpu) + "|")
+        notes = [f"{run['layers']} layer(s) of each model"] if run["layers"] else []
+        notes += [f"maps for {', '.join(run['roles'])}"] if run["roles"] != ROLES else []
+        notes += run.get("notes", [])
+        lines += [f"{'; '.join(notes)}.", ""] if notes else []
+        lines += [row(["rule", *COLUMNS.values()]), "|---" * (len(COLUMNS) + 1) + "|"]
         for step, each in run["steps"].items():
-            median = f"{each['median']:.2f} of {each['runs']}" if each["runs"] > 1 else ""
-            cells = [step, f"{each['seconds']:.2f}", median, f"{each['process']:.2f}",
-                     f"{each['peak_mib']:.0f}", f"{each['read_mib']:.0f}",
-                     f"{each['others']:.2f}"]  # fmt: skip
-            lines.append(row([*cells, f"{each['gpu_mib']:.0f}"] if gpu else cells))
+            shown = ["–" if each.get(key) is None else f"{each[key]:.{digits(key)}f}"
+                     for key in COLUMNS]  # fmt: skip
+            lines.append(row([step, *shown]))
         lines.append("")
     for pair, rules in results["plans"].items():
         lines += [f"## The plan of {PAIRS[pair]['title']}", "", row(["rule", "MiB", "minutes"]),
@@ -170,6 +178,11 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [row([rule, each["mib"], each["minutes"]]) for rule, each in rules.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def digits(key: str) -> int:
+    """Decimals that are shown."""
+    return 0 if key.endswith("mib") or key == "runs" else 2
 
 
 def row(cells: list[Any]) -> str:
@@ -186,15 +199,30 @@ def main() -> None:
     parser.add_argument("--activations", action="store_true", help="run the models on texts")
     parser.add_argument("--adapters", type=int, default=5, help="times that each is carried")
     parser.add_argument("--shrink", type=int, default=1, help="divides all widths, for a trial")
-    parser.add_argument("--work", type=Path, help="folder for the models; default: a temporary one")
+    parser.add_argument("--layers", type=int, help="of each model; default: all, of llama one")
+    parser.add_argument("--attention", dest="all", action="store_false",
+                        help="maps for q, k, v, o alone")  # fmt: skip
+    parser.add_argument(
+        "--folder", type=Path, help="for the models, kept; default: a temporary one"
+    )
+    parser.add_argument("--again", action="store_true", help="the adapters alone, in --folder")
     parser.add_argument("--out", type=Path, help="folder of fullsize.json and fullsize.md")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="loraport-fullsize-", dir=options.work) as folder:
-        records = measure(options, Path(folder))
+    options.layers = options.layers or PAIRS[options.pair]["layers"]
+    with tempfile.TemporaryDirectory(prefix="loraport-fullsize-") as folder:
+        root = options.folder or Path(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        records = measure(options, root)
+    path = (options.out or Path()) / "fullsize.json"
+    known = json.loads(path.read_text()) if options.out and path.exists() else {"runs": {}}
+    name = f"{options.pair}_{options.device}" + (f"_{options.layers}" if options.layers else "")
+    if options.again:
+        records = [*known["runs"][name]["records"], *records]
     run = {
         "pair": options.pair,
         "threads": options.threads,
-        "layers": PAIRS[options.pair]["layers"],
+        "layers": options.layers,
+        "roles": ROLES if options.all else ROLES[:4],
         "machine": machine(options.device),
         "versions": table.versions(),
         "sizes": {side: asdict(dimensions(sizes(options.pair, side, options.shrink, None)))
@@ -202,9 +230,7 @@ def main() -> None:
         "steps": summarise(records),
         "records": records,
     }  # fmt: skip
-    path = (options.out or Path()) / "fullsize.json"
-    known = json.loads(path.read_text()) if options.out and path.exists() else {"runs": {}}
-    known["runs"][f"{options.pair}_{options.device}"] = run
+    known["runs"][name] = run
     known["plans"] = {pair: plans(pair) for pair in PAIRS}
     print(text := markdown(known))
     if options.out:
