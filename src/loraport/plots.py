@@ -258,7 +258,7 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel(f"{label} (%)" if scaled else label)
         axes.grid(alpha=0.3, axis="x")
     grid[0, 0].set_yticks(range(len(order)), order)
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(order) - 0.4, -0.6)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
@@ -283,8 +283,12 @@ def _method_bars(
         if key == "average" and all(is_number(row.get("low")) for row in own):
             ends = [scale * np.array([row[end] for row in own]) for end in ("low", "high")]
             errors = [np.maximum(values - ends[0], 0), np.maximum(ends[1] - values, 0)]
+        places = [order.index(row["method"]) + (number - 0.5) * 0.4 for row in own]
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(f"{value:.3g}", (value, place), xytext=(10, 0), va="center", fontsize=6,
+                          textcoords="offset points", zorder=4)  # fmt: skip
         axes.barh(
-            [order.index(row["method"]) + (number - 0.5) * 0.4 for row in own],
+            places,
             values,
             height=0.38,
             xerr=errors,
@@ -304,57 +308,56 @@ def _method_bars(
 def method_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Retention of all methods against seconds of transfer and training of one adapter.
 
-    Retention of the score or, where that is undefined, of the answers' likelihood.
+    One panel for the score and one for the answers' likelihood; what is undefined has none.
     """
     own = [row for row in rows if row.get("method") or row["stage"] == "lora_small_matched"]
-    key = next(
-        (k for k in ("retention", "nll_retention") if any(is_number(row.get(k)) for row in own)), ""
-    )
-    own = [row for row in own if is_number(row.get(key))]
-    if not own:
+    labels = {"retention": "retention", "nll_retention": "share of the NLL's gain kept"}
+    panels = [key for key in labels if any(is_number(row.get(key)) for row in own)]
+    if not panels:
         return message("Retention is undefined here, of the score and of the answers' likelihood.")
-    figure, axes = plt.subplots(figsize=(8, 4.6))
-    names = list(dict.fromkeys(str(row.get("method") or row["row"]) for row in own))
+    own = [row for row in own if any(is_number(row.get(key)) for key in panels)]
+    names = dict.fromkeys(str(row.get("method") or row["row"]) for row in own)
     looks = dict(zip(names, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
-    for row in own:
-        name = str(row.get("method") or row["row"])
-        colour, marker = looks[name]
-        tuned = row["stage"] != "transferred"
-        ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
-        value = row[key]
-        errors = None
-        if all(map(is_number, ends)):
-            errors = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
-        axes.errorbar(
-            max(sum(row.get(part) or 0 for part in ("transfer_s", "train_s")), 0.1),
-            value,
-            yerr=errors,
-            color=colour,
-            marker=marker,
-            markerfacecolor=colour if tuned else "white",
-            markersize=6,
-            capsize=2,
-            elinewidth=0.8,
-            linestyle="none",
-            label=name
-            if tuned or name not in {r.get("method") for r in own if r is not row}
-            else "",
-        )
-    axes.axhline(0, color="black", linestyle=":", linewidth=1)
-    axes.axhline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("seconds of transfer and training for one adapter")
-    axes.set_ylabel("retention" if key == "retention" else "share of the NLL's gain that is kept")
-    axes.set_title("Open: as transferred; filled: after fine-tuning on the small set", fontsize=9)
-    axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))
-    axes.legend(shown.values(), shown.keys(), loc="upper left", bbox_to_anchor=(1.02, 1),
-                frameon=False, fontsize=8)  # fmt: skip
+    size = (1.8 + 4.1 * len(panels), 4.4)
+    figure, grid = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for axes, key in zip(grid[0], panels, strict=True):
+        for row in own:
+            _cost_point(axes, row, key, *looks[str(row.get("method") or row["row"])])
+        axes.axhline(0, color="black", linestyle=":", linewidth=1)
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("seconds of transfer and training, one adapter")
+        axes.set_ylabel(labels[key])
+        axes.grid(alpha=0.3)
+    grid[0, 0].set_title("Open: as transferred; filled: after fine-tuning", fontsize=9)
+    for name, (colour, marker) in looks.items():
+        grid[0, -1].plot([], [], color=colour, marker=marker, linestyle="none", label=name)
+    _legend(grid[0, -1])
     return figure
+
+
+def _cost_point(axes: Axes, row: Mapping[str, Any], key: str, colour: str, marker: str) -> None:
+    value, ends = row.get(key), [row.get(f"{key}_{end}") for end in ("low", "high")]
+    if not is_number(value):
+        return
+    errors = None
+    if all(map(is_number, ends)):
+        errors = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
+    axes.errorbar(
+        max(sum(row.get(part) or 0 for part in ("transfer_s", "train_s")), 0.1),
+        value,
+        yerr=errors,
+        color=colour,
+        marker=marker,
+        markerfacecolor="white" if row["stage"] == "transferred" else colour,
+        markersize=6,
+        capsize=2,
+        elinewidth=0.8,
+        linestyle="none",
+    )
 
 
 def distance(
@@ -382,7 +385,9 @@ def distance(
                           textcoords="offset points", fontsize=7)  # fmt: skip
         axes.margins(x=0.3)
         told = f"r = {r:.2f}" if r is not None else "no r" if found else "not measured"
-        axes.set_title(f"{told}, n = {len(found)}", fontsize=9)
+        if not found:
+            axes.set_xticks([])
+        axes.set_title(f"{told} ({len(found)} apps of {len(names)} pairs)", fontsize=9)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     np.atleast_1d(grid)[0].set_ylabel("share of the NLL's gain kept, no LFT")

@@ -175,18 +175,18 @@ def _spread(row: Row, key: str, scale: float, digits: int) -> str:
     return _number(row.get(key), scale, digits) + told
 
 
-def _interval(row: Row, key: str, scale: float, digits: int) -> str:
+def _interval(row: Row, key: str, scale: float, digits: int, between: str = "–") -> str:
     low, high = (row.get(f"{key}_{end}" if key else end) for end in ("low", "high"))
     if low is None or high is None:
         return ""
-    return f" ({_number(low, scale, digits)}–{_number(high, scale, digits)})"
+    return f" ({_number(low, scale, digits)}{between}{_number(high, scale, digits)})"
 
 
 def _share(row: Row, key: str) -> str:
     value = row.get(key)
     if value is None or isinstance(value, str):
         return value or NONE
-    ends = "" if row.get("stage") in ("new", "lora_full") else _interval(row, key, 1, 2)
+    ends = "" if row.get("stage") in ("new", "lora_full") else _interval(row, key, 1, 2, " to ")
     return f"{value:.2f}{ends}"
 
 
@@ -194,7 +194,7 @@ def _signed(row: Row, key: str, scale: float, digits: int) -> str:
     value = row.get(key)
     if value is None:
         return NONE
-    return f"{scale * value:+.{digits}f}{_interval(row, key, scale, digits)}"
+    return f"{scale * value:+.{digits}f}{_interval(row, key, scale, digits, ' to ')}"
 
 
 def _range(low: float | None, high: float | None) -> str:
