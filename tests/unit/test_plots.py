@@ -118,7 +118,7 @@ def test_methods_have_two_bars_and_those_without_a_number_their_reason():
     score, nll = plots.methods(compared()).axes
     widths = [round(bar.get_width()) for bar in score.patches]
     assert widths == [10, 60]
-    assert [text.get_text().strip() for text in score.texts] == ["not served"]
+    assert [text.get_text().strip() for text in score.texts] == ["10", "60", "not served"]
     assert [text.get_text() for text in score.get_yticklabels()] == ["x", "y"]
     assert len(score.lines) >= 3 and nll.get_xlabel() == "answer NLL (nats)"
 
