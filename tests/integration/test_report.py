@@ -2,6 +2,7 @@
 
 import json
 
+import pico
 import pytest
 from workdir import PROJECT, Workdir
 
@@ -29,12 +30,17 @@ def work(tmp_path_factory) -> Workdir:
         f"dataset_kwargs: {{file: {work.root}/sums.jsonl}}\n"
         'generation_kwargs: {do_sample: false, max_gen_toks: 4, until: ["\\n"]}\n'
     )
-    (work.root / "adapters.tsv").write_text("app\tmodel\tsource\ttask\na\told\tadapter\tsums\n")
+    pico.make_adapter(work.root / "other", work.root / "old", seed=4)
+    (work.root / "adapters.tsv").write_text(
+        "app\tmodel\tsource\ttask\na\told\tadapter\tsums\nb\told\tother\tsums\n"
+    )
     work.configure(
         tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
         finetune={"examples": 16, "epochs": 1, "full": {"max_steps": 3}},
         evaluation={"limit": 6, "resamples": 100, "empty": "score"},
-        report={"methods": [FAILING]},
+        report={"methods": [FAILING], "apps": ["a"]},
+        compare={"methods": ["lorasuite", "norm", FAILING]},
+        merges={"both": {"apps": ["a", "b"]}},
         sweeps={"rank": [2, 64], "examples": [8, 1000]},
     )
     return work
@@ -80,3 +86,41 @@ def test_the_report_is_one_file_without_this_host(reported):
     report = (reported.root / "artifacts/p/report.html").read_text()
     assert 'src="http' not in report
     assert "What was run" in report
+
+
+def test_all_methods_side_by_side(reported):
+    """Every seed of the methods and of the baseline; what can't serve the pair is known at once."""
+    seeds = ("--config", "finetune={examples: 16, epochs: 1, seeds: [0, 1]}")
+    tables = ["artifacts/p/tables/a.methods.csv", "artifacts/p/a/plots/methods.svg"]
+    planned = reported.planned(*seeds, "--", *tables)
+    assert planned["maps"] == 2 and planned["lora_small_matched_by_seed"] == 2
+    assert planned["lora_finetuned_by_method"] == 4
+    reported.run(*seeds, "--", *tables)
+    table = read_csv(reported.root / tables[0])
+    over = {row["row"]: row for row in table if row["seed"] is None}
+    assert list(over)[:3] == ["new, bare", "LoRA(small), matched schedule", "LoRA(full)"]
+    assert list(over)[3:5] == ["lorasuite, no LFT", "lorasuite + LFT(small)"]
+    assert over["lorasuite + LFT(small)"]["seeds"] == 2
+    assert over[FAILING]["note"].startswith("not served")
+    assert over["norm, no LFT"]["nll"] != over["lorasuite, no LFT"]["nll"]
+    assert (reported.root / tables[1]).is_file()
+
+
+def test_merged_before_and_after_the_transfer(reported):
+    reported.run("artifacts/p/tables/both.merged.csv")
+    rows = read_csv(reported.root / "artifacts/p/tables/both.merged.csv")
+    assert [row["stage"] for row in rows] == ["old_lora", "new", "before", "after"]
+    merged = reported.root / "artifacts/models/old/both/lora_merged"
+    assert json.loads((merged / "merge.json").read_text())["weights"] == [0.5, 0.5]
+
+
+def test_advice_says_that_nothing_alike_was_measured_or_on_what_it_rests(reported):
+    advised = json.loads((reported.root / "artifacts/p/a/advice.json").read_text())
+    assert advised["facts"]["same_shapes"] is False and advised["limits"]
+    assert (reported.root / "artifacts/p/advice.html").is_file()
+
+
+def test_where_failures_are_shown_a_stage_waits_for_no_other(reported):
+    bare = "artifacts/p/a/eval/new.json"
+    assert "lora_finetuned" in reported.planned("--forceall", "--", bare)
+    assert "lora_finetuned" not in reported.planned("--forceall", *SHOW, "--", bare)
