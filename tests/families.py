@@ -37,6 +37,17 @@ def _below(attention: str) -> dict:
     return {role: f"{homes.get(role, attention)}.{name}" for role, name in FUSED.items()}
 
 
+SEEING = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+
+
+def gemma3_multimodal(**fields) -> transformers.Gemma3Config:
+    """The language model's fields inside a config of text and images."""
+    return transformers.Gemma3Config(
+        text_config=fields, vision_config=SEEING, mm_tokens_per_image=4
+    )
+
+
 ROUND = {"head_dim": 12}  # not hidden / heads
 MHA = {"kv_heads": 4}
 FAMILIES = {
@@ -47,6 +58,13 @@ FAMILIES = {
     "gemma": Family(transformers.GemmaConfig, {**ROUND, "kv_heads": 1}, SEPARATE),
     "gemma2": Family(transformers.Gemma2Config, ROUND, SEPARATE),
     "gemma3": Family(transformers.Gemma3TextConfig, ROUND, SEPARATE),
+    "gemma3_multimodal": Family(
+        gemma3_multimodal,
+        ROUND,
+        SEPARATE,
+        "model.language_model.layers",
+        "model.language_model.embed_tokens",
+    ),
     "olmo": Family(transformers.OlmoConfig, {}, SEPARATE),
     "olmo2": Family(transformers.Olmo2Config, {}, SEPARATE),
     "phi": Family(
@@ -111,9 +129,17 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
     return weight
 
 
+def read_tensors(directory: Path) -> dict[str, np.ndarray]:
+    """All tensors, float64; a language model inside another is saved under its older names."""
+    old, new = "language_model.model.", "model.language_model."
+    tensors = pico.read_tensors(directory)
+    return {name.replace(old, new): values for name, values in tensors.items()}
+
+
 def load_layers(name: str, directory: Path) -> list[literal.Layer]:
     """The blocks of a model as the oracle's containers; a role that is missing is empty."""
-    config, tensors = AutoConfig.from_pretrained(directory), pico.read_tensors(directory)
+    config, tensors = AutoConfig.from_pretrained(directory), read_tensors(directory)
+    config = config.get_text_config()
     heads = config.num_attention_heads
     kv_heads = heads if FAMILIES[name].sizes is MHA else config.num_key_value_heads
     family, layers = FAMILIES[name], []
@@ -132,7 +158,7 @@ def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
     from loraport.models import attach
 
     model = AutoModelForCausalLM.from_pretrained(model_dir)
-    config, family = model.config, FAMILIES[name]
+    config, family = model.config.get_text_config(), FAMILIES[name]
     heads = config.num_attention_heads
     kv_heads = heads if family.sizes is MHA else config.num_key_value_heads
     updates = {}

@@ -233,7 +233,7 @@ def write_adapter(
     places = {family.path(*place): each for place, each in sorted(weights.items())}
     places |= vocabulary
     modules = {module for _, module in weights}
-    full = len(weights) == layers * len(modules)
+    full = len(weights) == layers * len(modules) and not family.beside
     config = {
         **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(kind.FIELDS)},
         "base_model_name_or_path": base,

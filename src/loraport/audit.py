@@ -78,6 +78,13 @@ def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> Lora
             expected=f"modules of {family.block} alone: this step leaves vocabularies as they are",
             todo="transfer it as it is, or train it without it among its target modules",
         )
+    if any(path.startswith(f"{part}.") for part in family.beside):
+        return LoraportError(
+            f"adapter {adapter.directory} adapts a part of its model beside the language model",
+            got=path,
+            expected=f"modules of {family.block}",
+            todo="train it with target_modules that name the language model's layers alone",
+        )
     return LoraportError(
         f"adapter {adapter.directory} adapts a module that its model's family lacks",
         got=path,

@@ -27,7 +27,16 @@ ACROSS = [
     ("llama", "gpt_neox"),  # gate has no home there
     ("bloom", "qwen3"),  # fused, and without a gate
 ]
-SLOW = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo", "olmo2")  # alike to others
+SLOW = (
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "gemma3_multimodal",
+    "olmo",
+    "olmo2",
+)  # alike to others
 PAIRS = [
     pytest.param((name, name), marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES
 ] + [pytest.param(names, marks=[pytest.mark.slow] * ("mistral" in names)) for names in ACROSS]
@@ -35,7 +44,8 @@ PAIRS = [
 
 def make_adapter(directory: Path, name: str, model: Path, **kwargs) -> Path:
     modules = sorted({path.rpartition(".")[2] for path in FAMILIES[name].paths.values()})
-    return pico.make_adapter(directory, model, seed=3, targets=modules, **kwargs)
+    targets = rf".*language_model.*({'|'.join(modules)})" if "multimodal" in name else modules
+    return pico.make_adapter(directory, model, seed=3, targets=targets, **kwargs)
 
 
 def literal_updates(names, run, adapter, wi="code"):
@@ -46,7 +56,7 @@ def literal_updates(names, run, adapter, wi="code"):
     )
     tables = []
     for name, side in zip(names, ("old", "new"), strict=True):
-        table = pico.read_tensors(run.models[side])[f"{FAMILIES[name].embedding}.weight"]
+        table = families.read_tensors(run.models[side])[f"{FAMILIES[name].embedding}.weight"]
         vocabulary = json.loads((run.models[side] / "tokenizer.json").read_text())["model"]["vocab"]
         tables.append((table, vocabulary))
     shared = sorted(set(tables[0][1]) & set(tables[1][1]))

@@ -31,13 +31,13 @@ from loraport.maps import Blocks, Dense, ModuleMap, Term, absolute_times, open_m
 from loraport.models import save_adapter
 from loraport.saved import keep_saved
 from loraport.side import Side
-from loraport.spec import open_model
+from loraport.spec import describe, open_model
 from loraport.starts import begin
 from loraport.transfer import carry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BASES = {"llama": {}, "qwen2": {}, "phi3": {}}
+BASES = ("llama", "qwen2", "phi3", "gemma3_multimodal")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,15 @@ KINDS = {  # name -> base, arguments of LoraConfig
     "dora": ("llama", {"target_modules": ALL, "use_dora": True}),
     "dora_rslora": ("llama", {"target_modules": ALL, "use_dora": True, "use_rslora": True}),
     "dora_fused": ("phi3", {"target_modules": ["qkv_proj", "down_proj"], "use_dora": True}),
+    "inside": (
+        "gemma3_multimodal",
+        {"target_modules": r".*language_model.*\.(q|v|up)_proj", "use_dora": True},
+    ),
+    "dora_bias": ("qwen2", {"target_modules": ["q_proj", "k_proj", "o_proj"], "use_dora": True}),
+    "eva": (  # its start is a choice of A and of ranks: B A alone is the update
+        "llama",
+        {"target_modules": ALL, "init_lora_weights": "eva", "rank_pattern": {"q_proj": 6}},
+    ),
     "gaussian": ("llama", {"target_modules": ALL, "init_lora_weights": "gaussian"}),
 }
 
@@ -266,6 +275,30 @@ def test_biases_of_the_base_are_refused(tmp_path, bases):
         read_adapter(source)
 
 
+def test_parts_beside_the_language_model_stay_alone(tmp_path, bases):
+    """Modules that see bear the same names: refused in the source, and not meant in the result."""
+    base = bases["gemma3_multimodal"]
+    with pytest.raises(LoraportError, match=r"beside the language model.*vision_tower"):
+        check(lora(tmp_path, base, target_modules=["q_proj"]), base)
+    assert describe(base, "x", "")["other_tensors"] == []
+    inside = lora(tmp_path / "inside", base, target_modules=r".*language_model.*q_proj")
+    result = carried(tmp_path, base, inside)
+    assert all("language_model" in path for path in config_of(result)["target_modules"])
+
+
+def test_an_adapter_names_modules_as_an_older_checkpoint_does(tmp_path, bases):
+    base = bases["gemma3_multimodal"]
+    source = lora(tmp_path, base, target_modules=r".*language_model.*q_proj")
+
+    def older(tensors):
+        new, old = "model.model.language_model.", "model.language_model.model."
+        return {name.replace(new, old): values for name, values in tensors.items()}
+
+    edit_tensors(source, older)
+    edit(source, target_modules=["q_proj"])
+    check(source, base)
+
+
 def check(source, base, known=(), revision=""):
     model = open_model(base)
     adapter = read_adapter(source)
@@ -299,7 +332,7 @@ def test_audit_tells_of_another_revision_and_of_odd_norms(tmp_path, bases):
 
     def tilt(tensors):
         name = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
-        return {**tensors, name: tensors[name] * 1e5}
+        return {**tensors, name: tensors[name] * 1e3}
 
     edit_tensors(source, tilt)
     assert "layers.0.mlp.up_proj: update norm" in check(source, base)[0]

@@ -36,7 +36,9 @@ class Architecture:
     modules : linear module below the block -> roles whose weights it stacks along its rows
     layouts : fused module -> how its rows are stacked: `blocks` (role after role) or `per_head`
         (all roles of head 0, then of head 1, …)
-    aliases : module -> its name in older checkpoints
+    aliases : module, or part of the model -> its name in older checkpoints and adapters
+    beside : other parts of the model, such as one that sees: left as they are, though modules of
+        theirs may bear the decoder's names
     buffers : ends of the names of tensors that checkpoints hold beside weights: masks, frequencies
     """
 
@@ -53,6 +55,7 @@ class Architecture:
     layouts: Mapping[str, str]
     aliases: Mapping[str, str]
     buffers: tuple[str, ...]
+    beside: tuple[str, ...]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -70,6 +73,7 @@ class Architecture:
 
     def locate(self, path: str) -> tuple[int, str] | None:
         """(layer, module) of a full module path; None where it is not one of the family's."""
+        path = self.own_name(path)
         head, tail = self.block.split("{layer}")
         match = re.fullmatch(rf"{re.escape(head)}(\d+){re.escape(tail)}\.(.+)", path)
         if match is None or match[2] not in self.modules:
@@ -112,6 +116,13 @@ class Architecture:
         if name.startswith(f"{self.prefix}."):
             yield name.removeprefix(f"{self.prefix}.")
 
+    def own_name(self, name: str) -> str:
+        """A module's or tensor's name as the model has it, from one of an older checkpoint."""
+        for module, alias in self.aliases.items():
+            if name == alias or name.startswith(f"{alias}."):
+                return module + name.removeprefix(alias)
+        return name
+
     def is_buffer(self, name: str) -> bool:
         """Whether a checkpoint's tensor is no weight; a mask may hold -Inf, for one."""
         return any(name == end or name.endswith(f".{end}") for end in self.buffers)
@@ -121,8 +132,9 @@ class Architecture:
         if self.is_buffer(name):
             return True
         module = name.removesuffix(".weight").removesuffix(".bias")
-        originals = {alias: own for own, alias in self.aliases.items()}
-        candidates = {module, f"{self.prefix}.{module}", originals.get(module, module)}
+        candidates = {module, f"{self.prefix}.{module}", self.own_name(module)}
+        if any(each.startswith(f"{part}.") for each in candidates for part in self.beside):
+            return True
         known = (self.embedding, self.head, *self.norms)
         patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in known]
         return any(
@@ -133,7 +145,7 @@ class Architecture:
 
 def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
-    optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": []}
+    optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))

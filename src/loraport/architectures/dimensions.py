@@ -47,9 +47,10 @@ def read_dimensions(
 
     Parameters
     ----------
-    sources : dimension -> the places that may say it, the first one that does counts: a field, two
-        of them as `a / b`, a multiple as `4 * a`, or a number, which is what transformers takes
-        where the config leaves the first field out altogether (a field that is null it derives)
+    sources : dimension -> the places that may say it, the first one that does counts: a field, or
+        `part.field` of a config inside, two of them as `a / b`, a multiple as `4 * a`, or a number,
+        which is what transformers takes where the config leaves the first field out altogether (a
+        field that is null it derives)
     where : named in errors
 
     Raises
@@ -72,7 +73,7 @@ def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where
     for source in sources:
         first, sign, second = (*source.split(), "", "")[:3]
         if first.isdigit() and not sign:
-            if sources[0] in config:
+            if _said(config, sources[0]):
                 continue
             return int(first)
         values = [_operand(config, word) for word in (first, second) if word]
@@ -104,4 +105,19 @@ def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where
 
 
 def _operand(config: Mapping[str, Any], word: str) -> Any:
-    return int(word) if word.isdigit() else config.get(word)
+    if word.isdigit():
+        return int(word)
+    part, field = _inside(config, word)
+    return part.get(field)
+
+
+def _said(config: Mapping[str, Any], word: str) -> bool:
+    part, field = _inside(config, word)
+    return field in part
+
+
+def _inside(config: Mapping[str, Any], word: str) -> tuple[Mapping[str, Any], str]:
+    """The config that a field stands in, and the field's own name."""
+    outer, _, field = word.rpartition(".")
+    part = config.get(outer) if outer else config
+    return part if isinstance(part, Mapping) else {}, field
