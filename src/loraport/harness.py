@@ -3,7 +3,7 @@
 import difflib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .models import attach, load_base
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
 AUTO_BATCH = 64
+LIKELY_BATCH = 32  # likelihoods take logits over the vocabulary at every token, answers at one
 # a CUDA, CPU or cuDNN allocation that failed
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
 
@@ -79,27 +80,36 @@ def load_task(manager: TaskManager, name: str) -> dict[str, Any]:
 
 def run_task(lm: HFLM, task: Any, limit: int) -> Any:
     """One pass of the harness, with smaller batches whenever memory runs out."""
-    while True:
-        try:
-            return evaluator.evaluate(
+    try:
+        return _fitted(
+            lm,
+            lambda: evaluator.evaluate(
                 lm=lm,
                 task_dict={"tasks": {task.config.task: task}},
                 limit=limit or None,
                 bootstrap_iters=0,
                 log_samples=True,
-            )
+            ),
+        )
+    except AssertionError as error:
+        raise LoraportError(
+            f"task {task.config.task!r} does not fit the model",
+            got=error,
+            expected="room for a prompt and its answer in the model's context",
+            todo="lower `max_gen_toks` in the task's YAML",
+        ) from error
+
+
+def _fitted(lm: HFLM, work: Callable[[], Any]) -> Any:
+    """What `work` gives, done again with half the batch whenever memory runs out."""
+    while True:
+        try:
+            return work()
         except (RuntimeError, MemoryError) as error:
             memory = isinstance(error, MemoryError) or any(s in str(error) for s in OUT_OF_MEMORY)
             if not memory or lm.batch_size_per_gpu == 1:
                 raise
             lm.batch_size_per_gpu = lm.batch_size_per_gpu // 2
-        except AssertionError as error:
-            raise LoraportError(
-                f"task {task.config.task!r} does not fit the model",
-                got=error,
-                expected="room for a prompt and its answer in the model's context",
-                todo="lower `max_gen_toks` in the task's YAML",
-            ) from error
 
 
 def answer_nll(lm: HFLM, task: Any, samples: Sequence[Mapping[str, Any]]) -> list[float] | None:
@@ -117,7 +127,13 @@ def answer_nll(lm: HFLM, task: Any, samples: Sequence[Mapping[str, Any]]) -> lis
             gold = task.config.target_delimiter + sample["target"]
         arguments = (sample["arguments"][0][0], gold)
         requests.append(Instance("loglikelihood", {}, arguments, number, (None, number, 1)))
-    return [-found[0] for found in lm.loglikelihood(requests, disable_tqdm=True)]
+    size = lm.batch_size_per_gpu
+    lm.batch_size_per_gpu = min(size, LIKELY_BATCH)
+    try:
+        found = _fitted(lm, lambda: lm.loglikelihood(requests, disable_tqdm=True))
+    finally:
+        lm.batch_size_per_gpu = size
+    return [-likely for likely, _ in found]
 
 
 def truncated(lm: HFLM, task: Any, samples: Sequence[Any]) -> int:

@@ -215,6 +215,7 @@ class Real(Workdir):
             "models": {"smollm2": {"source": str(source)}},
             "pairs": {"same": {"old": "smollm2", "new": "smollm2"}},
             "adapters": "adapters.tsv",
+            "calibration": {"texts": "math.jsonl"},
             "tasks": {
                 app: {"train": f"{app}.jsonl", "template": "question", "eval": list(tasks)}
                 for app, tasks in APPS.items()

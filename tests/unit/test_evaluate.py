@@ -227,6 +227,25 @@ def test_batches_shrink_when_memory_runs_out(tmp_path, pico_pair, tasks, adapter
     assert sizes == [64, 32, 16, 8, 8]
 
 
+def test_likelihoods_take_smaller_batches_than_answers_and_shrink_when_memory_runs_out():
+    sizes = []
+
+    class Short:
+        batch_size_per_gpu = 64
+
+        def loglikelihood(self, requests, disable_tqdm):
+            sizes.append(self.batch_size_per_gpu)
+            if self.batch_size_per_gpu > 8:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return [(-float(len(r.args[1])), False) for r in requests]
+
+    lm = Short()
+    samples = [{"doc": {"gold": "x" * n}, "arguments": [("p",)], "target": ""} for n in (3, 1)]
+    assert harness.answer_nll(lm, None, samples) == [3.0, 1.0]
+    assert sizes == [32, 16, 8]
+    assert lm.batch_size_per_gpu == 64
+
+
 # ---- errors
 
 
