@@ -5,6 +5,7 @@ Llama-like tensors), whole (all tensors of a published family), texts, adapter o
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def make_whole_model(
     """A model of a published family with all its tensors: shards of some 2 GB, never held whole.
 
     `kind` and `config` are a transformers config class and its arguments; matrices are filled from
-    16 million draws of N(0, 1/d_in), each beginning elsewhere; norm weights are 1.
+    16 million draws of N(0, 1/d_in), the deviation rounded to a power of 2; norm weights are 1.
     """
     import torch
     import transformers
@@ -87,14 +88,17 @@ def make_whole_model(
         where.update(dict.fromkeys(held, file))
         held.clear()
 
-    drawn = torch.randn(1 << 24, device=device)  # every tensor begins elsewhere in it, and repeats
+    drawn = torch.randn(1 << 24, device=device).to(getattr(torch, dtype)).cpu()
     for name, shape in shapes.items():
         count, start = shape.numel(), int(torch.randint(len(drawn), (1,)))
-        deviation = shape[1] ** -0.5 if len(shape) == 2 else 0.1
-        values = torch.ones(shape, dtype=getattr(torch, dtype))
-        if not name.endswith("norm.weight"):
-            once = (drawn.roll(start) * deviation).to(values.dtype).cpu()
-            values = once.repeat(-(-count // len(once)))[:count].view(shape).clone()
+        deviation = 2.0 ** round(math.log2(shape[1] ** -0.5 if len(shape) == 2 else 0.1))
+        values = torch.ones(shape, dtype=drawn.dtype)
+        if not name.endswith("norm.weight"):  # each begins elsewhere in what was drawn
+            flat = values.view(-1)
+            for place in range(-start, count, len(drawn)):
+                first, last = max(place, 0), min(place + len(drawn), count)
+                flat[first:last] = drawn[first - place : last - place]
+            flat *= deviation
         held[name] = values
         if sum(each.nbytes for each in held.values()) > 2e9:
             flush()
