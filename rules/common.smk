@@ -265,6 +265,17 @@ def minutes(rule):
     return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[1] * attempt
 
 
+def spec_need(part):
+    """Memory (part 0) or minutes (part 1) to describe a model: by a local one's config.json."""
+
+    def need(wildcards, attempt):
+        source = CONFIG.model(wildcards.model)["source"]
+        dims = told(preflight.dimensions)(source)
+        return (plan.need("spec", dims) if dims else (8000, 120))[part] * attempt
+
+    return need
+
+
 def gpus(section):
     """GPUs to take, none where the config says cpu or names one GPU itself (cuda:1)."""
     settings = CONFIG.content[section]

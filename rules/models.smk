@@ -15,8 +15,8 @@ rule spec:
     conda:
         "../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=spec_need(0),
+        runtime=spec_need(1),
     params:
         hub_id=hub_id,
         revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],

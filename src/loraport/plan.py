@@ -11,6 +11,7 @@ MIB = 1 << 20
 BASE_MIB = 900  # Python with torch, transformers and h5py imported
 DOUBLE, SINGLE = 8, 4
 FLOPS = 2e10  # float64 a second that a small CPU job can count on
+READ, FORWARD = 512 * 256, 1e12  # tokens that a model reads, and FLOP a second while it does
 
 
 def parameters(dims: Dimensions) -> int:
@@ -28,7 +29,8 @@ def _spec(*models: Dimensions) -> tuple[float, float]:
 
 
 def _activations(*models: Dimensions) -> tuple[float, float]:
-    return sum(parameters(d) for d in models) * SINGLE * 1.3, 600
+    weights = sum(parameters(d) for d in models)
+    return weights * SINGLE * 1.3, 600 + weights * SINGLE / 2e8 + 2 * weights * READ / FORWARD
 
 
 def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:

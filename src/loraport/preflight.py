@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .architectures import Dimensions
 from .adapter import CONFIG, WEIGHTS, audit, read_adapter
 from .artifacts import sha256
 from .errors import LoraportError
@@ -26,6 +27,12 @@ def local_files(source: str) -> list[str]:
     if not is_local(source) or not path.is_dir():
         return []
     return [str(file) for file in (*sorted(path.glob("*.json")), *weight_files(path))]
+
+
+@cache
+def dimensions(source: str) -> Dimensions | None:
+    """Sizes of a local model by its config.json; None for one of the hub."""
+    return open_model(resolve(source)[0]).dims if is_local(source) else None
 
 
 @cache
