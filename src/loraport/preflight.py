@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .architectures import Dimensions
 from .adapter import CONFIG, WEIGHTS, audit, read_adapter
+from .architectures import Dimensions
 from .artifacts import sha256
 from .errors import LoraportError
 from .spec import check_shapes, is_local, open_model, resolve
