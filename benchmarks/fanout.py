@@ -20,6 +20,7 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (numpy then knows bfloat16)
 import numpy as np
 import psutil
 from safetensors.numpy import load_file, save_file
@@ -37,7 +38,8 @@ SMALL = ["calibration={examples: 64}", "mapping={minibatch: 16}"]
 def make_adapters(root: Path, count: int) -> list[str]:
     """Write `count` adapters and the table that names them; their apps."""
     source = NANO / "adapters/v1/math"
-    tensors = load_file(source / "adapter_model.safetensors")
+    stored = load_file(source / "adapter_model.safetensors")
+    tensors = {name: values.astype(np.float32) for name, values in stored.items()}
     apps = [f"app{number:04}" for number in range(count)]
     for number, app in enumerate(apps):
         folder = root / "adapters" / app
