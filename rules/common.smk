@@ -169,24 +169,20 @@ def mapping(*keys):
     }
 
 
-@told
-def home(pair, method):
-    """Folder of a pair's mapping, or of a variant's own where it changes what the maps are made of.
-
-    Settings that only a method reads (methods.settings) lead to other maps, not to another mapping.
-    """
-    changed = set(CONFIG.content["variants"].get(method, {}).get("mapping", {}))
-    own = changed - set(methods.settings(CONFIG.method(method)))
-    return f"artifacts/{pair}/variants/{method}" if own else f"artifacts/{pair}"
+def made_in_home(artifact):
+    """Function of a rule's wildcards: an artifact of a variant's mapping, its own or the pair's."""
+    name = f"{artifact}.json" if artifact == "layers" else f"{artifact}.h5"
+    return lambda wildcards: (
+        f"{told(CONFIG.home)(wildcards.pair, wildcards.method, artifact)}/{name}"
+    )
 
 
 @told
 def maps_inputs(wildcards):
     """What the maps of a method are made from, by its declaration."""
-    folder = home(wildcards.pair, wildcards.method)
-    files = {"layers": "layers.json", **{n: f"{n}.h5" for n in ("embedding", "heads", "moments")}}
     needed = methods.needs(CONFIG.method(wildcards.method))
-    made = {name: f"{folder}/{file}" for name, file in files.items() if name in needed}
+    names = [each for each in ("layers", "embedding", "heads", "moments") if each in needed]
+    made = {name: made_in_home(name)(wildcards) for name in names}
     return {**pair_specs(wildcards.pair), **made}
 
 
@@ -252,7 +248,9 @@ def vocabulary_inputs(wildcards):
     source = CONFIG.adapter(wildcards.app, old)["source"]
     if not source or not preflight.adapts_vocabulary(source):
         return {}
-    return {"embedding": f"{home(wildcards.pair, method_of(wildcards))}/embedding.h5"}
+    return {
+        "embedding": f"{CONFIG.home(wildcards.pair, method_of(wildcards), 'embedding')}/embedding.h5"
+    }
 
 
 def memory(rule):

@@ -1,5 +1,5 @@
 # One model pair: how the old model maps onto the new one. A variant that changes mapping settings
-# has its own twin of each rule but the last, below artifacts/{pair}/variants/.
+# has twins of the rules that they concern, below artifacts/{pair}/variants/; the rest is the pair's.
 
 
 rule embedding:
@@ -179,7 +179,7 @@ use rule cka as variant_cka with:
 
 use rule layers as variant_layers with:
     input:
-        cka=f"{VARIANT}/cka.h5",
+        cka=made_in_home("cka"),
     output:
         f"{VARIANT}/layers.json",
     log:
@@ -189,8 +189,8 @@ use rule layers as variant_layers with:
 use rule heads as variant_heads with:
     input:
         unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        embedding=f"{VARIANT}/embedding.h5",
-        layers=f"{VARIANT}/layers.json",
+        embedding=made_in_home("embedding"),
+        layers=made_in_home("layers"),
     output:
         f"{VARIANT}/heads.h5",
     log:
@@ -200,7 +200,7 @@ use rule heads as variant_heads with:
 use rule moments as variant_moments with:
     input:
         unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        layers=f"{VARIANT}/layers.json",
+        layers=made_in_home("layers"),
     output:
         f"{VARIANT}/moments.h5",
     log:

@@ -22,6 +22,19 @@ OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of 
 COLUMNS = ("app", "model", "source", "task")
 
 
+_EMBEDDING = frozenset(["wh", "tokens", "underdetermined"])
+_CKA = frozenset(["minibatch", "similarity"])
+_LAYERS = _CKA | {"layers", "max_offset"}
+# artifact of a pair's mapping -> the mapping settings that it depends on
+DEPENDS_ON = {
+    "embedding": _EMBEDDING,
+    "cka": _CKA,
+    "layers": _LAYERS,
+    "heads": _EMBEDDING | _LAYERS | {"heads"},
+    "moments": _LAYERS | {"moments_gib"},
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """The whole configuration with its defaults filled in.
@@ -79,6 +92,17 @@ class Config:
         """Mapping settings of a method or variant."""
         overrides = self.content["variants"].get(name, {}).get("mapping", {})
         return {**self.content["mapping"], **overrides}
+
+    def home(self, pair: str, name: str, artifact: str) -> str:
+        """Folder of an artifact of a pair's mapping: a variant's own where it makes another one.
+
+        Settings that only a method reads (methods.settings) lead to other maps, not to another
+        mapping.
+        """
+        changed = set(self.content["variants"].get(name, {}).get("mapping", {}))
+        own = changed - set(methods.settings(self.method(name)))
+        folder = f"artifacts/{pair}"
+        return f"{folder}/variants/{name}" if own & DEPENDS_ON[artifact] else folder
 
     def transfer(self, name: str) -> dict[str, Any]:
         """What a transfer by a method or variant reads: its settings but the method's name and

@@ -107,10 +107,8 @@ def reference(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
 def shared_logs(config: Config, pair: str, name: str) -> list[str]:
     """Logs of what a method's maps take, once for a pair."""
     made = [rule for need in methods.needs(config.method(name)) for rule in MADE_BY.get(need, ())]
-    variant = f"artifacts/{pair}/variants/{name}/logs"
-    own = variant if Path(variant).is_dir() else f"artifacts/{pair}/logs"
     return [
-        *(f"{own}/{rule}.log" for rule in dict.fromkeys(made)),
+        *(f"{config.home(pair, name, rule)}/logs/{rule}.log" for rule in dict.fromkeys(made)),
         f"artifacts/{pair}/logs/maps/{name}.log",
     ]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loraport.config import load
+from loraport import methods
+from loraport.config import DEPENDS_ON, load
 from loraport.errors import LoraportError
 
 PROJECT = Path(__file__).parents[2]
@@ -54,6 +55,27 @@ def test_variants_override_mapping_and_transfer(minimal):
     assert config.mapping("v")["wi"] == "paper"
     assert config.mapping("lorasuite")["wi"] == "code"
     assert config.transfer("v")["scale"] == "norm"
+
+
+def test_a_variant_has_artifacts_of_its_own_where_it_makes_others(minimal):
+    settings = {"heads": {"heads": "none"}, "layers": {"layers": "last"}, "wh": {"wh": "embedding"}}
+    settings |= {"own": {"wi": "paper"}}
+    variants = {name: {"method": "lorasuite", "mapping": each} for name, each in settings.items()}
+    config = load({**minimal, "calibration": {"texts": "t"}, "variants": variants}, SCHEMAS)
+    own = {
+        name: [each for each in DEPENDS_ON if "variants" in config.home("p", name, each)]
+        for name in (*variants, "lorasuite")
+    }
+    assert own == {
+        "heads": ["heads"],
+        "layers": ["layers", "heads", "moments"],
+        "wh": ["embedding", "heads"],
+        "own": [],
+        "lorasuite": [],
+    }
+    every = set().union(*DEPENDS_ON.values())
+    read = {each for name in methods.names() for each in methods.settings(name)}
+    assert every | read == set(config.content["mapping"])  # no setting is forgotten
 
 
 def test_unknown_names_come_with_the_nearest_known(minimal):
