@@ -62,7 +62,7 @@ def load_base(
             **({"device_map": device_map} if device_map else {}),
             **where,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise LoraportError(
             f"model {directory} cannot be loaded",
             got=str(error).splitlines()[0] if str(error) else type(error).__name__,

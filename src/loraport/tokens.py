@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .errors import LoraportError
+from .pieces import as_document
 
 Key = tuple[str, bytes | str]  # ("bytes" | "special", what it stands for)
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -79,7 +80,9 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
             return json.loads(path.read_text(encoding="utf-8"))
         if ranks := sorted(directory.glob("*.tiktoken")):
             return _from_tiktoken(ranks[0])
-        from transformers import AutoTokenizer  # converts tokenizer.model
+        if (directory / "tokenizer.model").is_file():
+            return as_document(directory / "tokenizer.model")
+        from transformers import AutoTokenizer  # for classes with files of their own
 
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         backend = getattr(loaded, "backend_tokenizer", None)
@@ -90,7 +93,7 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
         raise LoraportError(
             f"{directory} has no tokenizer that can be read",
             got=str(error).splitlines()[0],
-            expected="tokenizer.json, a .tiktoken file, or tokenizer.model with its package",
+            expected="tokenizer.json, tokenizer.model or a .tiktoken file",
             todo="save the model's tokenizer beside its weights with save_pretrained()",
         ) from error
 

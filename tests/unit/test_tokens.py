@@ -2,6 +2,8 @@
 
 import base64
 import json
+import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -70,6 +72,33 @@ def unigram(directory):
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     return save(directory, tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def message(number, value):
+    """A field of a protocol buffer: bytes, a float or a whole number."""
+    if isinstance(value, float):
+        return bytes([number << 3 | 5]) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return bytes([number << 3]) + varint(value)
+    return bytes([number << 3 | 2]) + varint(len(value)) + value
+
+
+def varint(value):
+    low = value & 127
+    return bytes([low]) if value < 128 else bytes([low | 128]) + varint(value >> 7)
+
+
+def model_file(directory, pieces):
+    """A tokenizer.model of (text, kind) as sentencepiece_model.proto lays it out."""
+    directory.mkdir()
+    each = [
+        message(
+            1, message(1, text.encode()) + message(2, -1.5) + (message(3, kind) if kind else b"")
+        )
+        for text, kind in pieces
+    ]
+    trainer = message(2, message(1, b"corpus") + message(4, 300) + message(10, 0.9995))
+    (directory / "tokenizer.model").write_bytes(b"".join(each) + trainer)
 
 
 def id_of(vocabulary, token):
@@ -158,6 +187,31 @@ def test_tiktoken_files_are_read_by_their_bytes(tmp_path):
     assert pairs(level, tik)[id_of(level, character[0xE6])] == 0xE6
     piece = sentencepiece_bpe(tmp_path / "c")
     assert pairs(piece, tik)[id_of(piece, "▁the")] == words.index(b" the")
+
+
+def test_a_sentencepiece_model_file_is_read_as_its_tokenizer_json(tmp_path):
+    """Kinds: 1 (left out) normal, 2 unknown, 3 control, 6 byte."""
+    piece = sentencepiece_bpe(tmp_path / "a")
+    special = {"<unk>": 2, "<s>": 3, "</s>": 3}
+    ordered = sorted(piece.raw, key=piece.raw.get)
+    kinds = {**special, **dict.fromkeys(BYTES, 6)}
+    model_file(tmp_path / "b", [(token, kinds.get(token, 0)) for token in ordered])
+    roles = tmp_path / "a" / "tokenizer_config.json"
+    shutil.copy(roles, tmp_path / "b")
+    read = read_vocabulary(tmp_path / "b")
+    assert read.raw == piece.raw
+    assert read.keys == piece.keys
+    level = byte_level(tmp_path / "c")
+    assert pairs(level, read) == pairs(level, piece)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-3], lambda b: b"", lambda b: b"\xff" * 40])
+def test_a_damaged_sentencepiece_file_is_told(tmp_path, damage):
+    model_file(tmp_path / "b", [("a", 0), ("b", 1)])
+    path = tmp_path / "b" / "tokenizer.model"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(LoraportError, match=r"tokenizer\.model"):
+        read_vocabulary(tmp_path / "b")
 
 
 def test_added_tokens_are_text_and_odd_byte_names_are_too(tmp_path):
