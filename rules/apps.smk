@@ -16,7 +16,7 @@ def task(wildcards):
 @told
 def task_file(wildcards):
     """The task's training file; none for a data set of the hub."""
-    return stages.local_data(task(wildcards))
+    return given(stages.local_data(task(wildcards)))
 
 
 @told
@@ -92,7 +92,7 @@ def adapter_inputs(adapters):
         found = []
         for folder in filter(None, adapters(wildcards).values()):
             made = folder.startswith("artifacts/")
-            found += [folder] if made else preflight.adapter_files(folder)
+            found += [folder] if made else given(preflight.adapter_files(folder))
         return found
 
     return inputs

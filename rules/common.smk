@@ -86,9 +86,14 @@ def reachable_models():
 
 
 @told
+def given(files):
+    """Files that are the user's: on this disk also where artifacts are kept by a storage plugin."""
+    return [local(file) for file in files]
+
+
 def model_files(wildcards):
     """Files of a local model, so that a change is noticed; none for a model of the hub."""
-    return preflight.local_files(CONFIG.model(wildcards.model)["source"])
+    return given(preflight.local_files(CONFIG.model(wildcards.model)["source"]))
 
 
 def hub_id(wildcards):
@@ -208,7 +213,7 @@ def old_adapter(wildcards):
     row = CONFIG.adapter(wildcards.app, old)
     if row["source"]:
         preflight.check_adapter(row["source"], CONFIG.model(old)["source"], CONFIG.known_as(old))
-        return preflight.adapter_files(row["source"])
+        return given(preflight.adapter_files(row["source"]))
     made = "lora_merged" if CONFIG.merge(wildcards.app) else "lora_trained"
     return f"artifacts/models/{old}/{wildcards.app}/{made}"
 

@@ -2,6 +2,11 @@
 # has twins of the rules that they concern, below artifacts/{pair}/variants/; the rest is the pair's.
 
 
+localrules:
+    layers,
+    variant_layers,
+
+
 rule embedding:
     input:
         unpack(lambda wildcards: pair_specs(wildcards.pair)),
