@@ -26,7 +26,9 @@ def local_files(source: str) -> list[str]:
     path = Path(source)
     if not is_local(source) or not path.is_dir():
         return []
-    return [str(file) for file in (*sorted(path.glob("*.json")), *weight_files(path))]
+    patterns = ("*.json", "*.tiktoken", "tokenizer.model")
+    beside = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    return [str(file) for file in (*beside, *weight_files(path))]
 
 
 @cache
