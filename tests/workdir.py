@@ -59,7 +59,10 @@ class Workdir:
         done = subprocess.run(
             command,
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}"},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}",
+            },
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
