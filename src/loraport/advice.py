@@ -8,6 +8,7 @@ are. A case is added by
 """
 
 import argparse
+import html
 import json
 import math
 import sys
@@ -36,6 +37,15 @@ DISTANCES = {
     "distance": "model distance (equal shapes)",
     "path_dissimilarity": "1 − mean CKA along the path",
     "residual": "residual of the embedding map",
+}
+FACTS = {
+    "same_shapes": "equal shapes",
+    **DISTANCES,
+    "heads_assigned": "similarity of assigned heads",
+    "heads_random": "the same, of a random assignment",
+    "magnitude": "‖sBA‖² of the adapter",
+    "depth": "layers",
+    "width": "hidden size",
 }
 Case = dict[str, Any]
 
@@ -176,7 +186,10 @@ def _on(cases: Sequence[Case]) -> str:
 
 def _examples(cases: Sequence[Case], method: str) -> tuple[int | None, str]:
     """The smallest measured set after which every app was carried, and what to say of it."""
+    cases = [case for case in cases if "finetuned" in case["methods"].get(method, {})]
     sizes = sorted({case["examples"] for case in cases})
+    if not sizes:
+        return None, ""
     for size in sizes:
         own = [case for case in cases if case["examples"] == size]
         if all(_share(case, method, "finetuned", "_low") >= ENOUGH for case in own):
@@ -192,15 +205,32 @@ def _about_finetuning(cases: Sequence[Case], method: str, enough: int, told: str
     if not tuned:
         return ["Light fine-tuning was not measured there."]
     gains = [case["methods"][method]["finetuned"] for case in tuned]
-    better = sum(gain.get("nll_difference_high", 0) < 0 for gain in gains)
-    right = sum(gain.get("difference_low", 0) > 0 for gain in gains)
+    kinds = {"score": _better_score, "the answers' likelihood": _better_likelihood}
+    said = []
+    for name, better in kinds.items():
+        known = [found for gain in gains if (found := better(gain)) is not None]
+        if known:
+            said.append(f"by {name} in {sum(known)} of {len(known)}")
     return [
-        f"{enough} of {len(cases)} measured apps were carried without fine-tuning "
+        f"{enough} of {len(cases)} measured app(s) were carried without fine-tuning "
         f"(at least {100 * ENOUGH:.0f} % of the gain, by the interval's lower end).",
         told,
-        f"{method} + fine-tuning beat LoRA from nothing on the same examples beyond the interval "
-        f"in {right} of {len(tuned)} by score, in {better} by the answers' likelihood.",
+        f"{method} + fine-tuning beat LoRA from nothing on the same examples, beyond chance, "
+        f"{' and '.join(said) or 'in no case that was compared'}.",
     ]
+
+
+def _better_score(gain: Mapping[str, float]) -> bool | None:
+    """By the paired interval or, where there is none, by McNemar's test; None for neither."""
+    if "difference_low" in gain:
+        return gain["difference_low"] > 0
+    if "p_high" in gain and "difference" in gain:
+        return gain["p_high"] < 0.05 and gain["difference"] > 0
+    return None
+
+
+def _better_likelihood(gain: Mapping[str, float]) -> bool | None:
+    return gain["nll_difference_high"] < 0 if "nll_difference_high" in gain else None
 
 
 def _evidence(case: Case) -> list[dict[str, Any]]:
@@ -227,7 +257,7 @@ def limits(
     kind = "equal" if known["same_shapes"] else "unequal"
     here = sorted({case["pair"] for case in alike})
     said = [
-        f"{len(cases)} apps on {len(pairs)} model pair(s) were measured in all; {len(alike)} on "
+        f"{len(cases)} app(s) on {len(pairs)} model pair(s) were measured in all; {len(alike)} on "
         f"{len(here)} pair(s) of {kind} shapes, as this one ({', '.join(here) or 'none'})."
     ]
     if own:
@@ -294,19 +324,24 @@ def page(title: str, advised: Sequence[Mapping[str, Any]]) -> str:
             ("method", each["method"] or "not known"),
             ("light fine-tuning needed", needed),
             ("examples", "not known, see below" if size is None else str(size)),
-            *((name.replace("_", " "), _shown(value)) for name, value in each["facts"].items()),
+            *((label, _shown(each["facts"][fact])) for fact, label in FACTS.items()),
         ]
         grid = render.grid(["", ""], rows).replace("<table>", '<table class="facts">')
         said = [*each["reasons"], *each["limits"]]
-        parts += [f"<h2>{each['app']}</h2>", grid, *(f"<p class=note>{line}</p>" for line in said)]
+        parts += [f"<h2>{html.escape(each['app'])}</h2>", grid]
+        parts += [f"<p class=note>{html.escape(line)}</p>" for line in said]
         if each["evidence"]:
             parts.append(render.grid(*_evidence_grid(each["evidence"])))
+            made = dict.fromkeys(row["by"] for row in each["evidence"])
+            parts += [f"<p class=legend>Made by: {html.escape(by)}</p>" for by in made]
     return render.document(title, parts)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " → ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if value is None:
         return "none: shapes differ"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -60,8 +60,8 @@ def test_the_best_method_of_alike_pairs_is_named():
     assert found["finetuning_needed"] is True and found["examples"] is None
     assert {row["pair"] for row in found["evidence"]} == {"p", "q"}
     said = " ".join(found["reasons"])
-    assert "0 of 2 measured apps were carried" in said and "more than 100 examples" in said
-    assert "in 2 of 2 by score, in 2 by the answers' likelihood" in said
+    assert "0 of 2 measured app(s) were carried" in said and "more than 100 examples" in said
+    assert "by score in 2 of 2 and by the answers' likelihood in 2 of 2" in said
 
 
 def test_no_finetuning_where_the_intervals_lower_end_is_enough():
@@ -78,6 +78,28 @@ def test_the_smallest_measured_set_that_was_enough():
         case("p", "a", {"x": 0.2}, tuned=0.8, examples=400),
     ]
     assert advice.advise("new", "a", KNOWN, cases)["examples"] == 200
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        ({"difference_low": 0.01, "p_high": 0.9}, True),
+        ({"difference_low": -0.01, "p_high": 0.001, "difference": 0.1}, False),
+        ({"difference": 0.1, "p_high": 0.01}, True),
+        ({"difference": -0.1, "p_high": 0.01}, False),
+        ({}, None),
+    ],
+)
+def test_beyond_chance_is_by_the_interval_or_by_the_test(gain, expected):
+    assert advice._better_score(gain) is expected
+
+
+def test_what_was_never_fine_tuned_says_so_and_no_more():
+    only = case("p", "a", {"x": 0.2})
+    del only["methods"]["x"]["finetuned"]
+    found = advice.advise("new", "a", KNOWN, [only])
+    assert found["finetuning_needed"] is True and found["examples"] is None
+    assert found["reasons"][-1] == "Light fine-tuning was not measured there."
 
 
 def test_what_was_measured_on_the_app_itself_comes_first():
