@@ -36,6 +36,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 # the daemons that the packages bring are not wanted: the tests start their own
-{ $as_root apt-get update -qq &&
-    $as_root apt-get install -y -qq --no-install-recommends $packages; } >/dev/null 2>&1 ||
+quick="-o Acquire::Retries=0 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20"
+{ $as_root apt-get update -qq $quick &&
+    $as_root apt-get install -y -qq --no-install-recommends $quick $packages; } >/dev/null 2>&1 ||
     give_up "apt-get could not install $packages"
