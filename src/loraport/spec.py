@@ -53,11 +53,17 @@ def is_local(source: str) -> bool:
     return Path(source).is_dir() or source.startswith(("/", ".")) or source.count("/") != 1
 
 
-def resolve(source: str, revision: str = "", *, offline: bool = False) -> tuple[Path, str]:
+def resolve(
+    source: str,
+    revision: str = "",
+    *,
+    offline: bool = False,
+    patterns: Sequence[str] = HUB_FILES,
+) -> tuple[Path, str]:
     """Directory and resolved revision of a model.
 
     A local directory is used as it is (revision ""). From the hub only safetensors, config and
-    tokenizer files are fetched, into the hub's own cache.
+    tokenizer files are fetched, or those of other `patterns`, into the hub's own cache.
     """
     if is_local(source):
         path = Path(source)
@@ -76,7 +82,7 @@ def resolve(source: str, revision: str = "", *, offline: bool = False) -> tuple[
         directory = snapshot_download(
             source,
             revision=revision or None,
-            allow_patterns=HUB_FILES,
+            allow_patterns=list(patterns),
             local_files_only=offline,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

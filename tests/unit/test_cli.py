@@ -52,3 +52,22 @@ def test_inspect_tells_what_is_wrong(pico_pair, tmp_path, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": "pissa"}))
     assert main(["inspect", str(adapter)]) == 1
     assert "changed its base" in capsys.readouterr().err
+
+
+def test_plan_tells_sizes_memory_and_time_from_the_configs_alone(tmp_path, capsys):
+    sizes = {  # as printed for Llama-2-13B and Llama-3.1-70B
+        "old": (32000, 5120, 13824, 40, 40, 40, "13.0 billion"),
+        "new": (128256, 8192, 28672, 80, 64, 8, "70.6 billion"),
+    }
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "num_key_value_heads")  # fmt: skip
+    for side, values in sizes.items():
+        (tmp_path / side).mkdir()
+        content = {"model_type": "llama", **dict(zip(names, values[:-1], strict=True))}
+        (tmp_path / side / "config.json").write_text(json.dumps(content))
+    assert main(["plan", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    told = capsys.readouterr().out
+    assert all(values[-1] in told for values in sizes.values())
+    rows = {line.split("  ")[0]: line for line in told.splitlines()}
+    for rule in ("spec old", "activations new", "embedding", "heads", "maps", "transferred"):
+        assert "MiB" in rows[rule] and "min" in rows[rule]
