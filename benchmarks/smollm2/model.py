@@ -56,7 +56,11 @@ def load(gguf: str | Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, An
     model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=GgufConfig(dequantize=True), dtype=dtype, **where
     )
-    return model, AutoTokenizer.from_pretrained(folder, **where)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    for name in ("bos", "eos", "pad"):  # transformers 5.17 leaves them unset
+        number = getattr(model.config, f"{name}_token_id")
+        setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(number))
+    return model, tokenizer
 
 
 def write(model: Any, tokenizer: Any, out: str | Path) -> None:
