@@ -5,6 +5,7 @@
 localrules:
     compared,
     plots_methods,
+    plots_methods_of_apps,
 
 
 rule compared:
@@ -63,3 +64,27 @@ rule plots_methods:
         code=code("plots_methods"),
     script:
         "../workflow/scripts/plots_methods.py"
+
+
+rule plots_methods_of_apps:
+    input:
+        of_apps(f"{PAIR}/tables/{{app}}.methods.csv"),
+    output:
+        report(
+            f"{PAIR}/plots/methods.svg",
+            caption="../workflow/report/methods_of_apps.rst",
+            category="3 Plots",
+            labels={"app": "all", "view": "methods"},
+        ),
+    log:
+        f"{PAIR}/logs/plots_methods_of_apps.log",
+    conda:
+        "../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        apps=reported_apps,
+        code=code("plots_methods_of_apps"),
+    script:
+        "../workflow/scripts/plots_methods_of_apps.py"

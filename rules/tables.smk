@@ -253,4 +253,6 @@ def measured_cases():
 def comparisons(wildcards):
     """Comparisons of methods, of all reported apps, where the report is to show them."""
     views = (f"{PAIR}/tables/{{app}}.methods.html", f"{APP}/plots/methods.svg")
-    return of_apps(*views)(wildcards) if CONFIG.content["report"]["comparison"] else []
+    if not CONFIG.content["report"]["comparison"]:
+        return []
+    return [*of_apps(*views)(wildcards), f"artifacts/{wildcards.pair}/plots/methods.svg"]

@@ -238,21 +238,40 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ----------
     rows : of a comparison, over seeds
     """
-    order = list(dict.fromkeys(str(row["method"]) for row in rows if row.get("method")))
-    if not any(is_number(row.get("average")) for row in rows if row.get("method")):
-        return message("No method has a score.")
-    tasks = [key for key in rows[0] if key.startswith(SCORE)] if rows else []
-    panels = [("average", "average score" if len(tasks) > 1 else tasks[0].removeprefix(SCORE))]
+    tasks = list(dict.fromkeys(key for row in rows for key in row if key.startswith(SCORE)))
+    panels = [("average", "average score" if len(tasks) > 1 else "score")]
     panels += [(key, key.removeprefix(SCORE)) for key in tasks] if len(tasks) > 1 else []
     panels += [("nll", "answer NLL (nats)")]
+    return _methods([[(rows, key, label) for key, label in panels]])
+
+
+def methods_of_apps(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Scores of all methods, and below them the answers' NLL, app by app.
+
+    Parameters
+    ----------
+    tables : app -> rows of its comparison, over seeds
+    """
+    keys = {"average": "score", "nll": "answer NLL (nats)"}
+    return _methods(
+        [[(rows, key, f"{app}: {label}") for app, rows in tables.items()]
+         for key, label in keys.items()]
+    )  # fmt: skip
+
+
+def _methods(panels: Sequence[Sequence[tuple[Sequence[Mapping[str, Any]], str, str]]]) -> Figure:
+    """A grid of panels, each of (rows of a comparison, column, label)."""
+    every = [row for rows, *_ in panels[0] for row in rows if row.get("method")]
+    order = list(dict.fromkeys(str(row["method"]) for row in every))
+    if not any(is_number(row.get("average")) for row in every):
+        return message("No method has a score.")
+    size = (2.2 + 2.6 * len(panels[0]), len(panels) * (0.3 * len(order) + 0.8) + 0.8)
     figure, grid = plt.subplots(
-        1,
-        len(panels),
-        figsize=(2.2 + 2.6 * len(panels), 0.3 * len(order) + 1.6),
-        sharey=True,
-        squeeze=False,
+        len(panels), len(panels[0]), figsize=size, sharey=True, squeeze=False
     )
-    for axes, (key, label) in zip(grid[0], panels, strict=True):
+    for axes, (rows, key, label) in zip(
+        grid.flat, (each for line in panels for each in line), strict=True
+    ):
         _method_bars(axes, rows, order, key)
         scaled = key != "nll" and _percent(rows[0]) == 100
         axes.set_xlabel(f"{label} (%)" if scaled else label)
@@ -340,12 +359,13 @@ def method_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _cost_point(axes: Axes, row: Mapping[str, Any], key: str, colour: str, marker: str) -> None:
-    value, ends = row.get(key), [row.get(f"{key}_{end}") for end in ("low", "high")]
-    if not is_number(value):
+    if not is_number(row.get(key)):
         return
+    value, ends = float(row[key]), [row.get(f"{key}_{end}") for end in ("low", "high")]
     errors = None
     if all(map(is_number, ends)):
-        errors = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
+        low, high = map(float, filter(is_number, ends))
+        errors = [[max(0, value - low)], [max(0, high - value)]]
     axes.errorbar(
         max(sum(row.get(part) or 0 for part in ("transfer_s", "train_s")), 0.1),
         value,

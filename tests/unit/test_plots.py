@@ -56,6 +56,7 @@ def figures():
         "costs": lambda: plots.costs(table()),
         "sweep": lambda: plots.sweep(points, "rank", ["4", "8", "16"]),
         "methods": lambda: plots.methods(compared()),
+        "methods of apps": lambda: plots.methods_of_apps({"a": compared(), "b": compared()[3:]}),
         "method costs": lambda: plots.method_costs(compared()),
         "magnitudes": lambda: plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}}),
         "no method": lambda: plots.methods(compared()[:3]),
@@ -127,3 +128,10 @@ def test_magnitudes_are_stacked_by_kind():
     figure = plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}, "b": {"kinds": {"q": 4.0}}})
     bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
     assert bars == [(0, 1), (0, 4), (1, 2), (4, 0)]
+
+
+def test_apps_stand_beside_one_another():
+    figure = plots.methods_of_apps({"a": compared(), "b": compared()})
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    nll = ["a: answer NLL (nats)", "b: answer NLL (nats)"]
+    assert labels == ["a: score (%)", "b: score (%)", *nll]
