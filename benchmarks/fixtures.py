@@ -1,7 +1,8 @@
 """Random models, an adapter and features of given shapes, on disk as the workflow finds them.
 
 Run as a child process by pipeline.py: `fixtures.py KIND JSON`, where KIND is model (of a few
-Llama-like tensors), whole (all tensors of a published family), texts, adapter or features.
+Llama-like tensors), whole (all tensors of a published family), texts, adapter, features or
+map (W_h).
 """
 
 import json
@@ -14,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from loraport.artifacts import identities, write_h5
+from loraport.spec import load_spec
 from loraport.weights import save_tensors
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -181,6 +183,17 @@ def make_features(path: str, spec: str, sizes: dict, examples: int, seed: int) -
         file.attributes(pooling="mean", texts="random", count=examples)
 
 
+def make_map(path: str, specs: dict[str, str], seed: int) -> None:
+    """W_h of N(0, 1/d_o) numbers, as rule embedding stores it."""
+    old, new = (load_spec(specs[f"{side}_spec"]).dims for side in ("old", "new"))
+    rng = np.random.default_rng(seed)
+    with write_h5(path, "embedding", identities(specs)) as file:
+        file.dataset("W_h", rng.standard_normal((old.hidden, new.hidden)) / old.hidden**0.5)
+        for side in ("old", "new"):
+            file.dataset(f"token_ids_{side}", np.arange(min(old.vocabulary, new.vocabulary)))
+        file.attributes(rule="embedding", condition=1.0, residual=1.0)
+
+
 if __name__ == "__main__":
     {
         "model": make_model,
@@ -188,4 +201,5 @@ if __name__ == "__main__":
         "texts": make_texts,
         "adapter": make_adapter,
         "features": make_features,
+        "map": make_map,
     }[sys.argv[1]](**json.loads(sys.argv[2]))

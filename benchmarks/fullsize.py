@@ -49,7 +49,8 @@ PAIRS: dict[str, dict[str, Any]] = {
         "kind": "LlamaConfig",
         "old": (32000, 5120, 13824, 40, 40, 40, False),
         "new": (128256, 8192, 28672, 80, 64, 8, False),
-        "layers": 1,  # of each model are made; the plan is for the whole
+        "layers": 1,  # of each model are made, with few tokens and a random W_h
+        "tokens": 1024,
     },
 }
 
@@ -58,7 +59,7 @@ def sizes(pair: str, side: str, shrink: int, layers: int | None) -> dict[str, in
     """Sizes of one model, in fixtures' words, divided by `shrink` for a trial."""
     vocab, hidden, intermediate, depth, heads, kv_heads, _ = PAIRS[pair][side]
     return {
-        "vocab": vocab // shrink,
+        "vocab": vocab // shrink if shrink > 1 or not layers else PAIRS[pair].get("tokens", vocab),
         "hidden": hidden // shrink,
         "intermediate": intermediate // shrink,
         "layers": layers or depth,
@@ -128,7 +129,9 @@ def measure(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     if not options.again:
         make_models(run, options, options.layers)
         make_features(run, options, options.layers)
-        run.mapping()
+        if options.pair == "llama":
+            run.random_map()
+        run.mapping(embedding=options.pair != "llama")
     adapters = {"adapter": "q k v o", **({"adapter_all": "all linear"} if options.all else {})}
     for repeat in range(options.adapters):
         for adapter, which in adapters.items():
@@ -163,6 +166,7 @@ def markdown(results: dict[str, Any]) -> str:
         where = run["machine"]["gpu"] or f"{run['threads']} threads of {run['machine']['cpu']}"
         lines += [f"## {PAIRS[run['pair']]['title']}, {where}", ""]
         notes = [f"{run['layers']} layer(s) of each model"] if run["layers"] else []
+        notes += ["1024 tokens and a random W_h"] if run["pair"] == "llama" else []
         notes += [f"maps for {', '.join(run['roles'])}"] if run["roles"] != ROLES else []
         notes += run.get("notes", [])
         lines += [f"{'; '.join(notes)}.", ""] if notes else []

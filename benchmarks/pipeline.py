@@ -117,15 +117,22 @@ class Pipeline:
         self.rule("activations", f"{side}_activations.h5", inputs, params,
                   name=f"activations {side}")  # fmt: skip
 
-    def mapping(self, repeat: int = 0) -> None:
-        """The one-time steps of a pair, from specs and features."""
+    def random_map(self) -> None:
+        """A random W_h in the place of what rule embedding makes."""
+        specs = {key: str(self.root / path) for key, path in SPECS.items()}
+        made = {"path": str(self.root / "embedding.h5"), "specs": specs, "seed": 30}
+        self.child("fixtures.py", "map", made)
+
+    def mapping(self, repeat: int = 0, *, embedding: bool = True) -> None:
+        """The one-time steps of a pair, from specs and features; W_h may be there already."""
         device = {"device": self.device}
         sources = {"sources": {side: str(self.root / side) for side in ("old", "new")}}
         features = {f"{side}_activations": f"{side}_activations.h5" for side in ("old", "new")}
         inputs = {**SPECS, "embedding": "embedding.h5", "layers": "layers.json"}
         settings: dict[str, Any] = {"wh": "embedding", "tokens": "bytes", "underdetermined": False}
         params = {"settings": {**settings, **device}, **sources}
-        self.rule("embedding", "embedding.h5", SPECS, params, repeat)
+        if embedding:
+            self.rule("embedding", "embedding.h5", SPECS, params, repeat)
         settings = {"minibatch": 64, "similarity": "cka"}
         self.rule("cka", "cka.h5", {**SPECS, **features}, {"settings": settings}, repeat)
         settings = {"layers": "cka", "max_offset": None}
