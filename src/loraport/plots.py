@@ -361,11 +361,11 @@ def method_costs(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _cost_point(axes: Axes, row: Mapping[str, Any], key: str, colour: str, marker: str) -> None:
     if not is_number(row.get(key)):
         return
-    value, ends = float(row[key]), [row.get(f"{key}_{end}") for end in ("low", "high")]
+    value: Any = row[key]
+    ends: list[Any] = [row.get(f"{key}_{end}") for end in ("low", "high")]
     errors = None
     if all(map(is_number, ends)):
-        low, high = map(float, filter(is_number, ends))
-        errors = [[max(0, value - low)], [max(0, high - value)]]
+        errors = [[max(0, value - ends[0])], [max(0, ends[1] - value)]]
     axes.errorbar(
         max(sum(row.get(part) or 0 for part in ("transfer_s", "train_s")), 0.1),
         value,
