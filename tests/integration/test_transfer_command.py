@@ -1,5 +1,6 @@
 """`loraport transfer`: one command from two models and adapters to carried adapters."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -129,6 +130,32 @@ def test_reasons_are_those_of_the_rule_that_failed():
     assert oneoff.reason([*lines[:1], "WorkflowError:", "no such pair"]) == (
         "WorkflowError: no such pair"
     )
+
+
+def test_a_wheel_brings_all_that_the_workflow_is_made_of(monkeypatch, tmp_path):
+    """Built into an empty folder as setuptools does it, and found there as an installed package."""
+    from setuptools import Distribution
+
+    from loraport._packaging import BuildPy
+
+    monkeypatch.chdir(PROJECT)
+    build = BuildPy(Distribution({"packages": [], "package_dir": {"": "src"}}))
+    build.ensure_finalized()
+    build.build_lib = str(tmp_path)
+    build.run()
+    root = tmp_path / "loraport" / "_workflow"
+    monkeypatch.setattr(oneoff, "ROOTS", (tmp_path / "nowhere", root))
+    assert oneoff.workflow_root() == root
+    included = re.findall(r'include: "(.+)"', (root / "Snakefile").read_text())
+    assert len(included) > 5
+    assert all((root / each).is_file() for each in included)
+    text = "".join((root / each).read_text() for each in included)
+    for script in re.findall(r'"\.\./(workflow/.+?|environment\.yml)"', text):
+        assert (root / script).is_file(), script
+    assert {path.name for path in (root / "workflow" / "schemas").iterdir()} == {
+        path.name for path in (PROJECT / "workflow" / "schemas").iterdir()
+    }
+    assert not list(root.rglob("__pycache__"))
 
 
 def test_a_package_without_its_workflow_says_so(monkeypatch, tmp_path):
