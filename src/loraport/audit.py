@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .adapter import Adapter
 
 FAINT, LOUD = 1e-4, 1e2  # update norms that are told, as multiples of the median
-ABSURD = 1e3  # root mean square of an update's entries; those of base weights are below 1
+ABSURD = 1e5  # root mean square of an update's entries; those of base weights are below 1
 
 
 def audit(

@@ -95,7 +95,10 @@ def read(
     records = read_records(source, name=name, split=split, revision=revision)
     if not records:
         raise LoraportError(
-            f"training data {source} holds no example", got=0, expected="at least one record"
+            f"training data {source} holds no example",
+            got=0,
+            expected="at least one record",
+            todo="correct the task's `train` in config.yaml",
         )
     return [
         to_example(record, template, f"{source}, record {n}") for n, record in enumerate(records)
@@ -133,7 +136,7 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
             records = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise ValueError("not a list of JSON objects")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LoraportError(
             f"training data {path} cannot be read",
             got=error,
@@ -171,7 +174,10 @@ def to_example(record: Mapping[str, Any], template: str, where: str) -> Example:
         )
     if not example.completion.strip():
         raise LoraportError(
-            f"{where} has an empty answer", expected="something to learn", todo="drop the record"
+            f"{where} has an empty answer",
+            got=repr(example.completion),
+            expected="something to learn",
+            todo="drop the record",
         )
     return example
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -126,17 +126,21 @@ def open_model(directory: Path) -> Model:
     return Model(family, family.read_dimensions(config, where), directory, family.is_tied(config))
 
 
+def _wanted(model: Model) -> Iterator[tuple[str, tuple[int | None, int]]]:
+    """Weights that loraport uses and their shapes, one by one: a config may promise any number."""
+    family, dims = model.architecture, model.dims
+    yield f"{family.embedding}.weight", (None, dims.hidden)
+    if not model.tied:
+        yield f"{family.head}.weight", (None, dims.hidden)
+    for layer in range(dims.layers):
+        for module in family.modules:
+            yield f"{family.path(layer, module)}.weight", family.module_shape(module, dims)
+
+
 def check_shapes(model: Model) -> None:
     """Compare every weight that loraport uses with what config.json promises; headers only."""
     checkpoint = model.checkpoint()
-    family, dims = model.architecture, model.dims
-    wanted: dict[str, tuple[int | None, int]] = {f"{family.embedding}.weight": (None, dims.hidden)}
-    if not model.tied:
-        wanted[f"{family.head}.weight"] = (None, dims.hidden)
-    for layer in range(dims.layers):
-        for module in family.modules:
-            wanted[f"{family.path(layer, module)}.weight"] = family.module_shape(module, dims)
-    for name, shape in wanted.items():
+    for name, shape in _wanted(model):
         got = checkpoint.shape(name)
         if len(got) != 2 or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
             raise LoraportError(

@@ -62,12 +62,17 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
             else dict(vocab)
         )
         added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or []}
+        if any(
+            type(number) is not int or number < 0 for number in (*plain.values(), *added.values())
+        ):
+            raise ValueError("token ids that are no whole numbers from 0")
         special = {e["content"] for e in document.get("added_tokens") or [] if e["special"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LoraportError(
             f"{directory}/tokenizer.json has no vocabulary that loraport can read",
             got=f"{type(error).__name__}: {error}",
             expected="model.vocab as in the tokenizers library",
+            todo="save the model's tokenizer again with save_pretrained()",
         ) from error
     roles = _special_roles(directory)
     return Vocabulary({**plain, **added}, _keys(document, plain, added, special, roles))
@@ -89,7 +94,7 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
         if backend is None:
             raise ValueError("the tokenizer has no fast form")
         return json.loads(backend.to_str())
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RecursionError) as error:
         raise LoraportError(
             f"{directory} has no tokenizer that can be read",
             got=str(error).splitlines()[0],
@@ -113,13 +118,28 @@ def _special_roles(directory: Path) -> dict[str, str]:
     roles: dict[str, str] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = directory / name
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = _json_object(path) if path.is_file() else {}
         for role in ROLES:
             token = content.get(role)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 roles.setdefault(token, role)
     return roles
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoraportError(
+            f"{path} cannot be read",
+            got=error,
+            expected="a JSON object",
+            todo="save the model's tokenizer again with save_pretrained()",
+        ) from error
+    return content
 
 
 def _keys(

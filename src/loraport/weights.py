@@ -255,8 +255,15 @@ def weight_files(directory: str | Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise LoraportError(f"{index} is not a shard index", got=error) from error
+            if not all(isinstance(name, str) for name in names):
+                raise ValueError("file names that are no text")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise LoraportError(
+                f"{index} is not a shard index",
+                got=f"{type(error).__name__}: {error}",
+                expected='{"weight_map": {tensor: file, …}}',
+                todo="download the model again",
+            ) from error
         missing = [n for n in names if Path(n).name != n or not (directory / n).is_file()]
         if missing:
             raise LoraportError(

@@ -97,7 +97,7 @@ class Run:
         """Markers of the jobs that wait now."""
         return [each for each in markers(self.folder) if psutil.pid_exists(each["pid"])]
 
-    def wait(self, seconds: float = 120.0) -> list[dict[str, Any]]:
+    def wait(self, seconds: float = 900.0) -> list[dict[str, Any]]:
         """Markers of the held jobs, once there is no other job; empty when Snakemake has ended."""
         stop, since = time.monotonic() + seconds, None
         while self.process.poll() is None:

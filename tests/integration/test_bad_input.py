@@ -1,19 +1,46 @@
-"""Bad input, by the command that users type: one paragraph, no work done, nothing half-written."""
+"""Bad input: one paragraph, an exit code that says so, and nothing written, loaded or run.
+
+All cases go through what the rules call, in this process; some of each kind through the command
+that users type.
+"""
 
 import json
-import shutil
-from collections.abc import Callable
+import pickle
+import re
+import time
 from pathlib import Path
 
+import bad_inputs
 import numpy as np
-import pico
 import pytest
-from safetensors.numpy import load_file, save_file
-from workdir import CONFIG, SIZES, Workdir
+from bad_inputs import (
+    MARK,
+    Case,
+    Marker,
+    adapters,
+    configs,
+    edit_tensors,
+    inside,
+    models,
+    planned,
+    tables,
+    texts,
+)
+from workdir import Workdir
+
+from loraport.data import read
+from loraport.errors import LoraportError
+from loraport.models import attach, load_base
+from loraport.spec import describe
+from loraport.tokens import read_vocabulary
 
 ADAPTER = "artifacts/p/a/lora_transferred"
-WEIGHTS = "adapter/adapter_model.safetensors"
-Q = "base_model.model.model.layers.0.self_attn.q_proj"
+PLANNED = {
+    f"{kind.__name__.rpartition('.')[2]}: {name}": case
+    for kind in (configs, tables, adapters, models, texts)
+    for name, case in kind.CASES.items()
+}
+SECONDS = 10.0  # what any refusal may take; the slowest reads 10⁵ rows
 
 
 @pytest.fixture(scope="module")
@@ -22,117 +49,132 @@ def template(tmp_path_factory) -> Workdir:
     return Workdir(tmp_path_factory.mktemp("sound"))
 
 
-def edit_json(path: Path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+@pytest.fixture
+def root(template, tmp_path) -> Path:
+    """A copy of it to spoil."""
+    return template.copy(tmp_path / "work").root
 
 
-def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, {"format": "pt"})
+def state(root: Path) -> dict[str, int]:
+    """Everything beside the working directory and in it, with the times of its last changes."""
+    return {str(path): path.stat().st_mtime_ns for path in root.parent.rglob("*")}
 
 
-def other_shape(root: Path) -> None:
-    pico.make_model(root / "wide", seed=5, vocab_words=220, **SIZES["new"])
-    shutil.rmtree(root / "adapter")
-    pico.make_adapter(root / "adapter", root / "wide", seed=3)
+def refused(root: Path, case: Case, check) -> str:
+    """What is told of a case: one paragraph, soon, and nothing is changed by it."""
+    case.spoil(root)
+    before, start = state(root), time.monotonic()
+    with pytest.raises(LoraportError) as error:
+        check(root)
+    assert time.monotonic() - start < SECONDS
+    assert state(root) == before
+    return str(error.value)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
+def assert_told(told: str, case: Case) -> None:
+    for phrase in case.phrases:
+        assert phrase in told, told
+    assert "What to do:" in told, told
+    assert re.match(r"the configuration has \d+ error", told) or "\n" not in told, told
+    assert len(told) < 20_000
+    if not told.startswith("the configuration has"):
+        assert "Got:" in told and "Expected:" in told, told
 
 
-def pickle_only(root: Path) -> None:
-    (root / "old/model.safetensors").rename(root / "old/pytorch_model.bin")
+def test_the_sound_directory_is_not_refused(root):
+    planned(root)
+    assert len(PLANNED) > 100
 
 
-def without_tensor(root: Path) -> None:
-    edit_tensors(root / WEIGHTS, lambda t: [t.pop(f"{Q}.lora_{h}.weight") for h in "AB"])
+@pytest.mark.parametrize("name", PLANNED)
+def test_refused_while_the_workflow_is_planned(root, name):
+    assert_told(refused(root, PLANNED[name], planned), PLANNED[name])
 
 
-def half_a_pair(root: Path) -> None:
-    edit_tensors(root / WEIGHTS, lambda t: t.pop(f"{Q}.lora_B.weight"))
+@pytest.mark.parametrize("name", adapters.HARMLESS)
+def test_an_expression_that_would_explode_takes_no_time(root, name):
+    adapters.HARMLESS[name].spoil(root)
+    start = time.monotonic()
+    planned(root)
+    assert time.monotonic() - start < SECONDS
 
 
-def nan_in_adapter(root: Path) -> None:
-    edit_tensors(root / WEIGHTS, lambda t: t[f"{Q}.lora_A.weight"].__setitem__((0, 0), np.nan))
+@pytest.mark.parametrize("name", models.SPEC_CASES)
+def test_refused_by_the_first_rule(root, name):
+    case = models.SPEC_CASES[name]
+    assert_told(refused(root, case, lambda root: describe(root / "old", "old", "")), case)
 
 
-def all_zero(root: Path) -> None:
-    edit_tensors(root / WEIGHTS, lambda t: [v.fill(0) for k, v in t.items() if "lora_B" in k])
+@pytest.mark.parametrize("name", models.TOKENIZER_CASES)
+def test_tokenizers_that_cannot_be_read(root, name):
+    case = models.TOKENIZER_CASES[name]
+    assert_told(refused(root, case, lambda root: read_vocabulary(root / "old")), case)
 
 
-def foreign_module(root: Path) -> None:
-    def rename(tensors):
-        for half in "AB":
-            values = tensors.pop(f"{Q}.lora_{half}.weight")
-            tensors[f"{Q.replace('q_proj', 'qkv')}.lora_{half}.weight"] = values
+@pytest.mark.parametrize("name", texts.TASK_CASES)
+def test_training_data_without_answers(root, name):
+    def check(root):
+        with inside(root):
+            read("train.jsonl", "plain")
 
-    edit_tensors(root / WEIGHTS, rename)
-
-
-CASES = {
-    "adapter of other shapes": (other_shape, ["is for another base model", "48"]),
-    "adapter of another base by name": (
-        lambda root: edit_json(root / "adapter/adapter_config.json", base_model_name_or_path="x/y"),
-        ["records another base model", "x/y", "known_as"],
-    ),
-    "tensor missing": (without_tensor, ["lacks tensors that its config promises", "q_proj"]),
-    "half of a pair missing": (half_a_pair, ["is incomplete at", "q_proj"]),
-    "NaN in the adapter": (nan_in_adapter, ["holds NaN or Inf", "q_proj"]),
-    "adapter of zeros": (all_zero, ["changes nothing"]),
-    "truncated adapter": (
-        lambda root: truncate(root / WEIGHTS),
-        ["adapter_model.safetensors is not a whole safetensors file"],
-    ),
-    "truncated base": (
-        lambda root: truncate(root / "new/model.safetensors"),
-        ["new/model.safetensors is not a whole safetensors file"],
-    ),
-    "pickled base": (pickle_only, ["pickled weights only", "save_pretrained"]),
-    "unknown family": (
-        lambda root: edit_json(root / "old/config.json", model_type="mystery"),
-        ["no file in architectures/", "'mystery'"],
-    ),
-    "module that the family lacks": (foreign_module, ["adapts a module", "self_attn.qkv"]),
-    "head counts that contradict": (
-        lambda root: edit_json(root / "old/config.json", num_key_value_heads=3),
-        ["contradicts itself", "4 attention heads over 3"],
-    ),
-    "model directory missing": (
-        lambda root: shutil.rmtree(root / "old"),
-        ["model directory 'old' is not there"],
-    ),
-    "calibration texts missing": (
-        lambda root: (root / "texts.txt").unlink(),
-        ["calibration texts 'texts.txt' cannot be read"],
-    ),
-}
+    assert_told(refused(root, texts.TASK_CASES[name], check), texts.TASK_CASES[name])
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_before_any_work(template, tmp_path, name):
+def test_a_hundred_thousand_rows_are_read_in_seconds(root):
+    rows = (f"a{n}\told\tadapter\t" for n in range(10**5))
+    tables._lines(*rows)(root)
+    start = time.monotonic()
+    with inside(root):
+        content = bad_inputs.yaml.safe_load((root / "config.yaml").read_text())
+        assert len(bad_inputs.load(content, bad_inputs.SCHEMAS).adapters) == 10**5
+    assert time.monotonic() - start < SECONDS
+
+
+BY_COMMAND = (
+    "configs: a method that there is not",
+    "tables: 10\u2075 rows and one of them wrong",
+    "adapters: a pickle named safetensors",
+    "models: remote code is wanted",
+    "texts: an enormous line among others",
+)
+
+
+@pytest.mark.parametrize("name", BY_COMMAND)
+def test_refused_by_the_users_command(template, tmp_path, name):
     work = template.copy(tmp_path / "work")
-    spoil, phrases = CASES[name]
-    spoil(work.root)
+    PLANNED[name].spoil(work.root)
+    before = state(work.root)
     done = work.run(ADAPTER, ok=False)
-    for phrase in [*phrases, "Got:", "Expected:"]:
-        assert phrase in done.stdout, done.stdout
-    assert "localrule" not in done.stdout
-    assert not list(work.root.glob("artifacts/**/*"))
+    paragraph = done.stdout.strip().split("\n\n")[-1].partition("Building DAG of jobs...\n")
+    assert_told(paragraph[2] or paragraph[0].partition("arguments.\n")[2], PLANNED[name])
+    assert "Traceback" not in done.stdout and ".smk" not in done.stdout
+    made = {path for path in state(work.root) if path not in before}
+    assert all(Path(path).is_relative_to(work.root / ".snakemake") for path in made), made
+
+
+def test_only_verbose_shows_where_an_error_was_raised(template, tmp_path):
+    work = template.copy(tmp_path / "work")
+    done = work.run("--verbose", "artifacts/p/nobody/lora_transferred", ok=False)
+    assert "Traceback" in done.stdout and "no adapter 'nobody'" in done.stdout
+
+
+def test_no_path_reaches_a_shell_unquoted(template, tmp_path):
+    work = template.copy(tmp_path / "work")
+    hostile = f"o'l\"d; touch {MARK} $(touch {MARK}) `touch {MARK}` & {{x}} *"
+    (work.root / "old").rename(work.root / hostile)
+    work.configure(models={"old": {"source": f"./{hostile}"}, "new": {"source": "new"}})
+    work.run("artifacts/models/old/spec.json")
+    assert not list(tmp_path.rglob(f"{MARK}*"))
 
 
 def test_nan_in_a_base_weight_stops_at_the_first_rule(template, tmp_path):
     work = template.copy(tmp_path / "work")
-
-    def spoil(tensors):
-        tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = np.inf
-
-    edit_tensors(work.root / "new/model.safetensors", spoil)
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_tensors(work.root / "new/model.safetensors", lambda t: t[name].__setitem__((0, 0), np.inf))
     done = work.run(ADAPTER, ok=False)
-    assert "model.layers.1.mlp.up_proj.weight" in done.stdout
-    assert "holds NaN or Inf" in done.stdout
-    assert "rule activations" not in done.stdout
+    assert re.search(rf"^\[spec\] tensor '{name}' .* holds NaN or Inf\. Got: .*What to do: ",
+                     done.stdout, re.M)  # fmt: skip
+    assert "rule activations" not in done.stdout and "Traceback" not in done.stdout
     made = {path.name for path in work.root.glob("artifacts/**/*") if path.is_file()}
     assert made <= {"spec.json", "spec.log"}
     assert not (work.root / "artifacts/models/new/spec.json").exists()
@@ -144,7 +186,7 @@ def test_too_few_shared_tokens_and_the_way_on(template, tmp_path):
     content = json.loads(path.read_text())
     vocab = content["model"]["vocab"]
     content["model"]["vocab"] = {
-        token if number < 20 else f"Ġx{number}": number for token, number in vocab.items()
+        token if number < 20 else f"\u0120x{number}": number for token, number in vocab.items()
     }
     content["model"]["merges"] = []
     path.write_text(json.dumps(content))
@@ -157,29 +199,48 @@ def test_too_few_shared_tokens_and_the_way_on(template, tmp_path):
     assert (work.root / target).exists()
 
 
-def test_all_config_errors_are_told_at_once(template, tmp_path):
-    work = template.copy(tmp_path / "work")
-    work.table(("../a", "old", "adapter"), ("maps", "old", "adapter"), ("b", "nobody", "adapter"))
-    mapping = {"minibatch": 2, "wi": "codex", "colour": 1}
-    work.configure(pairs={"models": {"old": "old", "new": "gone"}}, mapping=mapping)
-    first = work.run(ADAPTER, ok=False).stdout
-    for phrase in ("minibatch", "at least 4", "'codex'", "'colour'", "has 3 error(s)"):
-        assert phrase in first
-    work.configure(pairs={"models": {"old": "old", "new": "gone"}}, run=["q"])
-    second = work.run(ADAPTER, ok=False).stdout
-    for phrase in ("reserved", "'gone'", "'../a'", "'maps'", "'nobody'", "config.run", "'q'"):
-        assert phrase in second, second
-    assert not (work.root / "artifacts").exists()
+def test_no_pickle_is_ever_loaded(root):
+    mark = root / MARK
+    pickle.loads(pickle.dumps(Marker(mark))).close()
+    assert mark.exists()  # it does leave a mark
+    mark.unlink()
+    models.pickled(root)
+    adapters.pickle_beside(root)
+    with pytest.raises(LoraportError, match="cannot be loaded"):
+        load_base(root / "old", device="cpu")
+    model, _ = load_base(root / "new", device="cpu")
+    with pytest.raises(LoraportError, match="holds no adapter"):
+        attach(model, root / "adapter")
+    adapters.pickle_named_safetensors(root)
+    with pytest.raises(LoraportError):
+        attach(model, root / "adapter")
+    assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "/abs", "a b", "", ".hidden", "a\n", "ä", "a;b"])
-def test_no_name_can_leave_artifacts(template, name):
-    from loraport.config import load
-    from loraport.errors import LoraportError
+@pytest.mark.parametrize("family", ["llama", "evil"])
+def test_remote_code_runs_only_where_the_models_entry_allows_it(root, family):
+    models.remote_code(root, family)
+    try:
+        load_base(root / "old", device="cpu")
+    except LoraportError:
+        assert family == "evil"
+    assert not (root / MARK).exists()
+    if family == "evil":
+        load_base(root / "old", device="cpu", trust_remote_code=True)
+        assert (root / MARK).exists()  # it does leave a mark
 
-    for section in ("models", "pairs", "variants"):
-        entry = {"models": {"source": "x"}, "pairs": {"old": "old", "new": "new"}}
-        bad = {**CONFIG, section: {**CONFIG[section], name: entry.get(section, {"method": "x"})}}
-        schemas = Path(__file__).parents[2] / "workflow" / "schemas"
-        with pytest.raises(LoraportError, match="not a usable name"):
-            load(bad, schemas)
+
+def test_remote_code_of_a_tokenizer_is_never_asked_for(root):
+    models.remote_tokenizer(root)
+    with pytest.raises(LoraportError):
+        read_vocabulary(root / "old")
+    with pytest.raises(LoraportError):
+        load_base(root / "old", device="cpu")
+    assert not (root / MARK).exists()
+
+
+def test_an_expression_that_would_explode_is_not_given_to_peft(root):
+    adapters.HARMLESS["targets that would explode"].spoil(root)
+    model, _ = load_base(root / "old", device="cpu")
+    with pytest.raises(LoraportError, match="not evaluated"):
+        attach(model, root / "adapter")
