@@ -62,7 +62,7 @@ def read_adapter(directory: str | Path) -> Adapter:
         For another kind of adapter, a missing or unknown tensor, NaN or Inf, or an update of zero.
     """
     directory = Path(directory)
-    config = _read_config(directory)
+    config = read_config(directory)
     kind = kind_of(config, directory)
     refuse_what_is_not_carried(directory, config, kind.FIELDS)
     pickles = sorted(directory.glob("*.bin"))
@@ -85,7 +85,8 @@ def read_adapter(directory: str | Path) -> Adapter:
     return Adapter(directory, config, modules, saved, copies=sorted(set(copies)))
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """adapter_config.json of a PEFT directory."""
     path = directory / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -353,6 +353,7 @@ def _unknown(where: str, name: str, known: Collection[str]) -> str:
 def _cross_errors(config: Config) -> Iterator[str]:
     """What a schema can't say: names that must exist elsewhere, and reserved ones."""
     content = config.content
+    yield from _brace_errors(config)
     yield from _pair_errors(config)
     for name in content["run"]:
         if name not in content["pairs"]:
@@ -374,6 +375,22 @@ def _cross_errors(config: Config) -> Iterator[str]:
                 yield _problem(f"{where}.transfer.{key}: no variant has its own", todo=todo)
     yield from _merge_errors(config)
     yield from _adapter_errors(config)
+
+
+def _brace_errors(config: Config) -> Iterator[str]:
+    """Paths with braces, which Snakemake would take for wildcards."""
+    content = config.content
+    paths = {f"config.models.{name}.source": m["source"] for name, m in content["models"].items()}
+    paths |= {f"config.models.{n}.texts": m.get("texts") for n, m in content["models"].items()}
+    paths["config.calibration.texts"] = content["calibration"].get("texts")
+    paths |= {f"config.tasks.{n}.train": task["train"] for n, task in content["tasks"].items()}
+    paths |= {
+        f"{content['adapters']}, app {app!r} of model {model!r}, source": row["source"]
+        for (app, model), row in config.adapters.items()
+    }
+    for where, path in paths.items():
+        if isinstance(path, str) and ("{" in path or "}" in path):
+            yield _problem(f"{where}: holds braces", path, "a path without { and }", "rename it")
 
 
 def _pair_errors(config: Config) -> Iterator[str]:

@@ -13,8 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from .adapter import read_config
 from .device import pick_device
 from .errors import LoraportError
+from .patterns import refuse_unsafe
 from .weights import TensorFile
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             expected="a PEFT directory with safetensors",
             todo="check the adapter's `source` in adapters.tsv",
         )
+    names = TensorFile(file).tensors
+    refuse_unsafe(read_config(directory))
     try:
         adapted = PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -105,7 +109,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             expected=f"an adapter for {getattr(model, 'name_or_path', 'this model')}",
             todo="transfer it first, or check that it was trained on this model",
         ) from error
-    names = TensorFile(file).tensors  # peft adds the base's own weight to an adapted embedding
+    # peft adds the base's own weight to an adapted embedding
     stored = {name for name in names if ".base_layer." not in name}
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:

@@ -64,3 +64,18 @@ def by_pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
         if matches(pattern, path, ending=True):
             return value
     return default
+
+
+def refuse_unsafe(config: Mapping[str, Any]) -> None:
+    """Raise for an expression of an adapter's config that peft would evaluate and that can explode.
+
+    Names in lists are compared, not matched.
+    """
+    found = [config.get(key) for key in ("target_modules", "exclude_modules")]
+    layers = config.get("layers_pattern") or []
+    found += [layers] if isinstance(layers, str) else [*layers]
+    for key in ("rank_pattern", "alpha_pattern"):
+        found += [*(config.get(key) or {})]
+    for pattern in found:
+        if isinstance(pattern, str) and not is_safe(pattern):
+            raise _refused(pattern, "its form can take exponential time")

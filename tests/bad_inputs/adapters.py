@@ -15,7 +15,7 @@ CONFIG, WEIGHTS = Path("adapter/adapter_config.json"), Path("adapter/adapter_mod
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
 NOT_WHOLE = ("adapter_model.safetensors is not a whole safetensors file",)
-EXPLODING = "(.*a){30}$"
+EXPLODING = "(.+)+!$"
 
 
 def _config(**changes):

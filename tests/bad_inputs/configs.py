@@ -61,6 +61,13 @@ CASES: Cases = {
     "a source that is empty": Case(
         configured(models={"old": {"source": ""}, "new": {"source": "new"}}), ("models.old.source",)
     ),
+    "a source with a wildcard": Case(
+        configured(models={"old": {"source": "{x}/old"}, "new": {"source": "new"}}),
+        ("models.old.source", "braces"),
+    ),
+    "texts with a wildcard": Case(
+        configured(calibration={"texts": "{x}.txt"}), ("calibration.texts", "braces")
+    ),
     "a source that is a list": Case(
         configured(models={"old": {"source": ["old"]}, "new": {"source": "new"}}),
         ("models.old.source", "type string"),

