@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pico
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from workdir import PROJECT
@@ -73,6 +76,20 @@ def test_what_goes_wrong_is_one_paragraph_in_the_workflows_words(carried, pico_p
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert "unknown key(s)" in told and "did you mean 'scale'" in told and "workflow.log" in told
     assert not (root / "x").exists()
+
+
+def test_a_setting_makes_a_merged_model_of_every_adapter(carried):
+    """The configuration of the first run, which asks for merged models, without a target."""
+    root, _ = carried
+    config = root / "artifacts/old_to_new/logs/config.yaml"
+    content = yaml.safe_load(config.read_text())
+    transfer = {"method": "lorasuite", "merged_model": "base"}
+    own = {**content, "run": ["old_to_new"], "transfer": transfer}
+    (root / "own.yaml").write_text(yaml.safe_dump(own))
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(PROJECT / "Snakefile")]
+    command += ["--directory", str(root), "--configfile", str(root / "own.yaml"), "--cores", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"^model_merged +[12]$", done.stdout + done.stderr, re.M)
 
 
 REQUEST = oneoff.Request(
