@@ -11,6 +11,7 @@ import pico
 import pytest
 from workdir import PROJECT, SIZES
 
+MODULE = str(PROJECT / "rules" / "module.smk")
 EXAMPLE = PROJECT / "docs" / "module"
 RULES = {"spec": 2, "activations": 2, "embedding": 1, "cka": 1, "layers": 1, "heads": 1, "maps": 1}
 
@@ -51,13 +52,19 @@ def planned(said: str) -> dict[str, int]:
 WHOLE = {f"loraport_{name}": count for name, count in {**RULES, "transferred": 1}.items()}
 
 
+def test_the_module_holds_the_rules_of_the_snakefile():
+    found = [re.findall(r'^include: "(.*)"$', file.read_text(), re.M) for file in (
+        PROJECT / "Snakefile", Path(MODULE))]  # fmt: skip
+    assert found[0] == [f"rules/{name}" for name in found[1]]
+
+
 def test_a_local_module_carries_an_adapter(work):
-    said = run(work, repr(str(PROJECT / "Snakefile")))
+    said = run(work, repr(MODULE))
     assert planned(said) == {**WHOLE, "all": 1, "released": 1, "total": sum(WHOLE.values()) + 2}
     listed = (work / "released/math.txt").read_text().split()
     assert {"adapter_config.json", "adapter_model.safetensors", "transfer.json"} <= set(listed)
     assert not (work / "config").exists()
-    again = run(work, repr(str(PROJECT / "Snakefile")), "-n")
+    again = run(work, repr(MODULE), "-n")
     assert "Nothing to be done" in again
 
 
@@ -66,6 +73,6 @@ def test_out_of_a_repository_the_same_is_planned(work, tmp_path):
         pytest.skip("the project lies in no git repository")
     other = tmp_path / "other"
     shutil.copytree(work, other, ignore=shutil.ignore_patterns("artifacts", ".snakemake"))
-    said = run(other, f'gitfile({str(PROJECT)!r}, path="Snakefile", ref="HEAD")', "-n")
+    said = run(other, f'gitfile({str(PROJECT)!r}, path="rules/module.smk", ref="HEAD")', "-n")
     plan = planned(said)
     assert plan | WHOLE == plan
