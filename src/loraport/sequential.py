@@ -18,6 +18,27 @@ from .ridge import Regression
 from .walk import Walk
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the new model's stream should be, from the streams of all four models.
+
+    Attributes
+    ----------
+    left : L (d_n, d_o), a change of the new stream from one of the old stream
+    gain : γ, by which that is multiplied
+    """
+
+    left: torch.Tensor
+    gain: float
+
+    def less(
+        self, old: torch.Tensor, adapted: torch.Tensor, new: torch.Tensor, placed: torch.Tensor
+    ) -> torch.Tensor:
+        """`h_new + γ L (h_adapted − h_old) − h_placed`, (tokens, d_n)."""
+        old, adapted, new, placed = (each.to(self.left) for each in (old, adapted, new, placed))
+        return new - placed + self.gain * (adapted - old) @ self.left.T
+
+
 @dataclass
 class Walks:
     """The four models at the input of the same matched block.
@@ -50,18 +71,14 @@ class Walks:
             sums[batch.part].add(x[site], y[site])
         return sums[PARTS[0]], sums[PARTS[1]]
 
-    def missing(self, site: str, target: str, left: torch.Tensor) -> Regression:
-        """Of what the new model's stream lacks at `target`, from its input at `site`.
-
-        `e = L (h_adapted − h_old) − (h_placed − h_new)`, `L` (d_n, d_o) `left`.
-        """
+    def missing(self, site: str, target: str, wanted: "Wanted") -> Regression:
+        """Of what the new model's stream lacks at `target`, from its input at `site`."""
         total: list[torch.Tensor] = []
         walks = zip(*(walk.seen() for walk in (self.old, self.adapted, self.new, self.placed)),
                     strict=True)  # fmt: skip
         for old, adapted, new, placed in walks:
-            change = (adapted[target] - old[target]).to(left) @ left.T
-            error = change - (placed[target] - new[target]).to(left)
-            x = placed[site].to(left)
+            error = wanted.less(*(each[target] for each in (old, adapted, new, placed)))
+            x = placed[site].to(error)
             found = [error.T @ x, x.T @ x, error.square().sum()]
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         return Regression(total[0], total[1], float(total[2]))

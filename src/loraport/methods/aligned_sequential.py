@@ -5,11 +5,13 @@ map of the *adapted* old model's input from the input that the new model has by 
 that write into the residual stream, o and down, also make up for what the ones before them missed:
 with h the stream behind the block and L_s the ridge map of the new stream from the old one,
 
-    e = L_s (h_adapted − h_old) − (h_placed − h_new)
+    e = h_new + γ L_s (h_adapted − h_old) − h_placed
     B_n = Σ e zᵀ (Σ z zᵀ + λ I)⁻¹,  z = A_n x
 
-e is what the new model's stream still lacks. By default the texts are the app's prompts with the
-answers that the adapted old model writes: no label is needed.
+e is what the new model's stream still lacks. A ridge map that predicts a share of the stream's
+variance shrinks what it carries: γ is the share^(-1/2), on held-out texts, which keeps the size. By
+default the texts are the app's prompts with the answers that the adapted old model writes: no label
+is needed.
 """
 
 from collections.abc import Iterator
@@ -21,8 +23,8 @@ from ..factors import LoraWeights
 from ..linalg import pinv
 from ..maps import Dense, ModuleMap, Term
 from ..moments import READS, STREAM, WRITES
-from ..ridge import fit_parts, reading, writing
-from ..sequential import Walks, open_walks, place
+from ..ridge import Fit, fit_parts, reading, writing
+from ..sequential import Walks, Wanted, open_walks, place
 from . import Pair
 from ._weights import base_norms, roles
 
@@ -31,6 +33,7 @@ SETTINGS = ("ridge", "prior", "calibrate_on")
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
+LEAST = 0.1  # share of the stream's variance that γ is taken from
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -55,7 +58,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             for role in roles(pair)
             if (old_layer, pair.old.architecture.module_of(role)) in held
         ]
-        left: dict[str, torch.Tensor] = {}
+        left: dict[str, Fit] = {}
         for site in dict.fromkeys(READS.values()):
             readers = [role for role in adapted if READS[role] == site]
             if not readers:
@@ -87,7 +90,7 @@ def _output(
     role: str,
     a: torch.Tensor,
     weights: LoraWeights,
-    left: dict[str, torch.Tensor],
+    left: dict[str, Fit],
 ) -> torch.Tensor:
     """B_n (d_n, r) of a role whose A_n is `a`; `left` keeps the layer's maps by their sites."""
     site = STREAM.get(role, WRITES[role])
@@ -99,10 +102,12 @@ def _output(
             pair.moments(layer)[site],
             chosen if asked == "auto" else asked,
             "zero" if role in STREAM else prior,
-        ).matrix
+        )
     if role not in STREAM:
-        return left[site] @ _tensor(weights.b, a)
-    lack = walks.missing(READS[role], site, left[site])
+        return left[site].matrix @ _tensor(weights.b, a)
+    share = max(1 - left[site].error, LEAST)
+    wanted = Wanted(left[site].matrix, share**-0.5)
+    lack = walks.missing(READS[role], site, wanted)
     gram = a @ lack.gram @ a.T
     ridge = TARGET_RIDGE if asked == "auto" else float(asked)
     gram.diagonal().add_(ridge * float(gram.diagonal().mean()))

@@ -1,0 +1,132 @@
+"""Parts of sequential alignment: the walk, written answers, what is wanted, the rule's script."""
+
+from pathlib import Path
+
+import methodcase
+import numpy as np
+import pico
+import pytest
+import torch
+from inprocess import CALIBRATION, PairRun
+
+from loraport import answers
+from loraport.answers import task_texts, write_answers
+from loraport.artifacts import identity
+from loraport.data import Example
+from loraport.errors import LoraportError
+from loraport.maps import open_maps
+from loraport.methods import make_maps, per_adapter
+from loraport.models import attach, load_base
+from loraport.moments import make_batches
+from loraport.sequential import Wanted, place
+from loraport.spec import open_model
+from loraport.walk import Walk
+
+
+def walked(directory: Path) -> tuple[Walk, list, object]:
+    base, tokenizer = load_base(directory, device="cpu", dtype="float32")
+    batches = make_batches((tokenizer, tokenizer), pico.texts(8), 64, 4)
+    return Walk(open_model(directory), base, batches, 0), batches, base
+
+
+@torch.no_grad()
+def stream(base, batch, layer: int) -> torch.Tensor:
+    """The stream behind a block at the batch's tokens, by a plain forward pass."""
+    caught = []
+    hook = base.model.layers[layer].register_forward_hook(lambda m, i, o: caught.append(o))
+    base(**batch.inputs[0], use_cache=False)
+    hook.remove()
+    out = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+    text, spot = batch.rows[0]
+    return out[text, spot]
+
+
+def test_a_walk_sees_what_a_forward_pass_sees_and_what_was_changed_before(pico_pair):
+    walk, batches, base = walked(pico_pair.old)
+    for layer in range(3):
+        walk.step(layer)
+        update = torch.full_like(base.model.layers[layer].mlp.down_proj.weight, 0.01)
+        place(base, f"model.layers.{layer}.mlp.down_proj", None, update)
+        for batch, seen in zip(batches, walk.seen(), strict=True):
+            assert torch.allclose(seen["stream"], stream(base, batch, layer), atol=1e-5)
+
+
+def test_an_update_is_placed_in_the_rows_of_its_role(pico_pair):
+    _, _, base = walked(pico_pair.old)
+    weight = base.model.layers[0].mlp.up_proj.weight
+    before, rows = weight.detach().clone(), np.array([3, 1])
+    place(base, "model.layers.0.mlp.up_proj", rows, torch.ones(2, weight.shape[1]).double())
+    changed = torch.zeros_like(before)
+    changed[[1, 3]] = 1
+    assert torch.allclose(weight - before, changed, atol=1e-6)
+
+
+def test_what_is_wanted_is_the_printed_formula():
+    rng = np.random.default_rng(0)
+    o, a, n, p = (torch.from_numpy(rng.normal(size=(9, d))) for d in (3, 3, 4, 4))
+    L, gain = torch.from_numpy(rng.normal(size=(4, 3))), 1.7
+    found = Wanted(L, gain).less(o, a, n, p)
+    for t in range(9):
+        assert torch.allclose(found[t], n[t] - p[t] + gain * (L @ (a[t] - o[t])))
+
+
+def test_answers_do_not_depend_on_the_batch_and_are_the_models_own(pico_pair, monkeypatch):
+    monkeypatch.setattr(answers, "NEW_TOKENS", 6)
+    model, tokenizer = load_base(pico_pair.old, device="cpu", dtype="float32")
+    model = attach(model, pico_pair.adapter).merge_and_unload()
+    prompts = pico.texts(4)
+    together = write_answers(model, tokenizer, prompts, 64, 4)
+    assert together == write_answers(model, tokenizer, prompts, 64, 1)
+    ids = tokenizer(prompts[0], return_tensors="pt").input_ids
+    start = ids.shape[1]
+    for _ in range(6):  # greedily, one token after the other
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(dim=-1)], dim=1)
+    assert together[0] == tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_only_the_labelled_kind_reads_the_answers():
+    examples = [Example("a:", " b"), Example("c:", " d")]
+    assert task_texts("inputs", examples, None, None) == ["a:", "c:"]
+    assert task_texts("answers", examples, None, None) == ["a: b", "c: d"]
+    with pytest.raises(LoraportError, match="generic, inputs, answers, own_answers"):
+        task_texts("labels", examples, None, None)
+
+
+def test_maps_of_a_pair_are_refused(pico_pair):
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new)
+    assert per_adapter("aligned_sequential") and not per_adapter("aligned")
+    with pytest.raises(LoraportError, match="maps of one adapter"):
+        list(make_maps("aligned_sequential", pair))
+
+
+def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_pair, tmp_path):
+    run = PairRun(tmp_path, pico_pair.old, pico_pair.new, pico_pair.texts)
+    specs = {f"{side}_spec": run.spec(side) for side in ("old", "new")}
+    keys = ("examples", "max_tokens", "batch_size", "device")
+    params = {
+        "sources": {side: str(path) for side, path in run.models.items()}
+        | {"texts": str(pico_pair.texts)},
+        "reading": {
+            "texts_version": "1",
+            "remote_code": [False, False],
+            "calibration": {key: CALIBRATION[key] for key in keys},
+        },
+    }
+    made = {**specs, "layers": run.layers()}
+    made["moments"] = run._script(
+        "moments", "moments.h5", made, **params, settings={"moments_gib": 8}
+    )
+    settings = {"modules": ["q", "o", "down"], "device": "cpu", "ridge": "auto"}
+    settings |= {"prior": "procrustes", "calibrate_on": "generic"}
+    own = {"method": "aligned_sequential", "settings": settings, "task": None}
+    own["known_as"] = [str(run.models["old"])]
+    files = [
+        run._script(
+            "adapter_maps", f"own_{i}.h5", {**made, "adapter": pico_pair.adapter}, **params, **own
+        )
+        for i in range(2)
+    ]
+    assert identity(files[0])[0] == identity(files[1])[0]
+    with open_maps(files[0]) as maps:
+        layers = maps.layers()
+    assert [old for old, _ in run.path()] == [roles["o"] for _, roles in sorted(layers.items())]
