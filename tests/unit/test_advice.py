@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loraport import advice, plots
+from loraport import advice, plots, plots_compared
 from loraport.architectures import Dimensions
 from loraport.artifacts import write_json
 from loraport.render import write_csv
@@ -143,8 +143,8 @@ def test_points_are_logs_of_the_distance_and_the_best_share(tmp_path):
     assert advice.points(cases, "distance") == [("p/a", math.log10(0.01), 0.4)]
     assert advice.points(cases, "residual") == [("p/a", 0.5, 0.4), ("q/a", 0.7, 0.1)]
     panels = {"d": (advice.points(cases, "residual"), None), "e": ([], None)}
-    plots.save(plots.distance(panels, "p"), tmp_path / "d.svg")
-    plots.save(plots.distance({"d": ([], None)}, "p"), tmp_path / "none.svg")
+    plots.save(plots_compared.distance(panels, "p"), tmp_path / "d.svg")
+    plots.save(plots_compared.distance({"d": ([], None)}, "p"), tmp_path / "none.svg")
 
 
 def test_facts_are_those_of_the_artifacts():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_tables import RUN, SCHEMAS
 
-from loraport import compare, contenders, methods, plots, render
+from loraport import compare, contenders, methods, plots, plots_compared, render
 from loraport import config as configuration
 from loraport.artifacts import write_json
 
@@ -179,6 +179,6 @@ def test_tables_show_seeds_together_and_keep_them_apart(chosen, tmp_path):
     assert shown == render.text(compare.over_seeds(table))
     assert "60.0 ± 7.1" in shown and "not served" in shown
     assert Path(names["md"]).read_text().count("\n| ") == 2 + 7
-    for figure in (plots.methods, plots.method_costs):
+    for figure in (plots_compared.methods, plots_compared.method_costs):
         plots.save(figure(compare.over_seeds(again)), tmp_path / "x.svg")
     assert "http" not in Path(names["html"]).read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loraport import plots
+from loraport import plots, plots_compared
 
 ROW = {"metric": "acc", "method": "", "low": 0.1, "high": 0.4, "eval_s": 3.0, "peak_mib": 500.0}
 STAGES = {"new": (0.1, 0.0), "finetuned": (0.3, 0.5), "lora_full": (0.5, 1.0)}
@@ -55,13 +55,15 @@ def figures():
         "undefined": lambda: plots.retention(table(retention="undefined")),
         "costs": lambda: plots.costs(table()),
         "sweep": lambda: plots.sweep(points, "rank", ["4", "8", "16"]),
-        "methods": lambda: plots.methods(compared()),
-        "methods of apps": lambda: plots.methods_of_apps({"a": compared(), "b": compared()[3:]}),
-        "method costs": lambda: plots.method_costs(compared()),
-        "magnitudes": lambda: plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}}),
-        "no method": lambda: plots.methods(compared()[:3]),
-        "no retention": lambda: plots.method_costs([]),
-        "no adapter": lambda: plots.magnitudes({}),
+        "methods": lambda: plots_compared.methods(compared()),
+        "methods of apps": lambda: plots_compared.methods_of_apps(
+            {"a": compared(), "b": compared()[3:]}
+        ),
+        "method costs": lambda: plots_compared.method_costs(compared()),
+        "magnitudes": lambda: plots_compared.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}}),
+        "no method": lambda: plots_compared.methods(compared()[:3]),
+        "no retention": lambda: plots_compared.method_costs([]),
+        "no adapter": lambda: plots_compared.magnitudes({}),
         "no curve": lambda: plots.losses({}),
         "no row": lambda: plots.retention([]),
         "no time": lambda: plots.costs([]),
@@ -116,7 +118,7 @@ def test_curves_are_read_from_what_was_trained(tmp_path):
 
 
 def test_methods_have_two_bars_and_those_without_a_number_their_reason():
-    score, nll = plots.methods(compared()).axes
+    score, nll = plots_compared.methods(compared()).axes
     widths = [round(bar.get_width()) for bar in score.patches]
     assert widths == [10, 60]
     assert [text.get_text().strip() for text in score.texts] == ["10", "60", "not served"]
@@ -125,13 +127,15 @@ def test_methods_have_two_bars_and_those_without_a_number_their_reason():
 
 
 def test_magnitudes_are_stacked_by_kind():
-    figure = plots.magnitudes({"a": {"kinds": {"q": 1.0, "v": 2.0}}, "b": {"kinds": {"q": 4.0}}})
+    figure = plots_compared.magnitudes(
+        {"a": {"kinds": {"q": 1.0, "v": 2.0}}, "b": {"kinds": {"q": 4.0}}}
+    )
     bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
     assert bars == [(0, 1), (0, 4), (1, 2), (4, 0)]
 
 
 def test_apps_stand_beside_one_another():
-    figure = plots.methods_of_apps({"a": compared(), "b": compared()})
+    figure = plots_compared.methods_of_apps({"a": compared(), "b": compared()})
     labels = [axes.get_xlabel() for axes in figure.axes]
     nll = ["a: answer NLL (nats)", "b: answer NLL (nats)"]
     assert labels == ["a: score (%)", "b: score (%)", *nll]

@@ -1,6 +1,6 @@
 """Rule plots_distance: diagnostics against what was kept, and the size of each app's update."""
 
-from loraport import plots
+from loraport import plots, plots_compared
 from loraport.advice import DISTANCES, pearson, points, read_cases
 from loraport.artifacts import read_json
 from loraport.job import job
@@ -12,7 +12,7 @@ with job(snakemake) as log:
         found = points(cases, fact)
         r = pearson(*([each[i] for each in found] for i in (1, 2)))
         panels[f"log10 of {label}" if fact == "distance" else label] = (found, r)
-    plots.save(plots.distance(panels, params.pair), outputs.distance)
+    plots.save(plots_compared.distance(panels, params.pair), outputs.distance)
     sizes = {app: read_json(path, "magnitude") for app, path in params.magnitudes.items()}
-    plots.save(plots.magnitudes(sizes), outputs.magnitude)
+    plots.save(plots_compared.magnitudes(sizes), outputs.magnitude)
     log.info("%d measured apps, %d adapters", len(cases), len(sizes))
