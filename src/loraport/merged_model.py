@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .adapter import DTYPES, Adapter, read_adapter
+from .architectures import Architecture
 from .artifacts import write_json
 from .errors import LoraportError
 from .factors import LoraWeights
@@ -92,8 +93,7 @@ def merge(
         For a module that the model lacks or has in another shape, and where a dtype overflows.
     """
     adapter, checkpoint = read_adapter(source), model.checkpoint()
-    items = _items(adapter, model, checkpoint)
-    untied = model.tied and f"{model.architecture.head}.weight" in items
+    items, untied = _items(adapter, model, checkpoint)
     plans = [
         Planned(name, _dtype(checkpoint.dtype(item.stored), dtype), checkpoint.shape(item.stored))
         for name, item in items.items()
@@ -123,18 +123,21 @@ def merge(
     return content
 
 
-def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> dict[str, Item]:
-    """Name of a written tensor -> what it is made from; the base's own names, in their order."""
+def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> tuple[dict[str, Item], bool]:
+    """Name of a written tensor -> what it is made from, in the base's order; whether the head, tied
+    in the base, has a weight of its own there.
+    """
     family = model.architecture
     table, head = f"{family.embedding}.weight", f"{family.head}.weight"
     changes = _changes(adapter)
     places = {name: checkpoint.stored(name) for name in changes if name in checkpoint}
     items = {name: Item(name) for name in checkpoint.names()}
-    if model.tied and changes.keys() & {table, head}:
-        full = _full_names(family.prefix, head, items)
+    untied = model.tied and bool(changes.keys() & {table, head})
+    if untied:
+        full, own = _names_beside_a_head(family, items)
         items = {full[name]: item for name, item in items.items()}
-        places = {name: full[stored] for name, stored in places.items()} | {head: head}
-        items[head] = Item(checkpoint.stored(table))
+        places = {name: full[stored] for name, stored in places.items()} | {head: own}
+        items[own] = Item(checkpoint.stored(table))
     for name, (shape, change) in changes.items():
         place = places.get(name)
         if place is None or checkpoint.shape(items[place].stored) != shape:
@@ -145,7 +148,7 @@ def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> dict[str, 
                 todo="merge it into the model that it was made for",
             )
         items[place] = Item(items[place].stored, change)
-    return items
+    return items, untied
 
 
 def _changes(adapter: Adapter) -> dict[str, tuple[tuple[int, ...], Change]]:
@@ -174,10 +177,19 @@ def _replaced(values: np.ndarray, base: np.ndarray, rows: slice) -> np.ndarray:
     return values[rows]
 
 
-def _full_names(prefix: str, head: str, names: Iterable[str]) -> dict[str, str]:
-    """Names with the prefix that a checkpoint of the bare model leaves out."""
-    bare = not any(name.startswith(f"{prefix}.") for name in names)
-    return {name: f"{prefix}.{name}" if bare and name != head else name for name in names}
+def _names_beside_a_head(family: Architecture, names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """What a tied checkpoint's tensors are called once it holds a head as well, and the head.
+
+    Older names stay together; a checkpoint of the bare model is given the prefix that it left out.
+    """
+    head = f"{family.head}.weight"
+    if any(family.own_name(name) != name for name in names):
+        return {
+            name: name for name in names
+        }, f"{family.aliases.get(family.head, family.head)}.weight"
+    bare = not any(name.startswith(f"{family.prefix}.") for name in names)
+    full = {name: f"{family.prefix}.{name}" if bare and name != head else name for name in names}
+    return full, head
 
 
 def _dtype(stored: np.dtype, wanted: str) -> np.dtype:
