@@ -120,5 +120,5 @@ def score_files(side):
 
 
 # a folder can't be fetched out of a repository: it is then expected in the working directory
-OWN_TASKS = source("resources/tasks") if HERE.is_local else Path("resources/tasks")
+OWN_TASKS = source("resources/tasks") if ON_DISK else Path("resources/tasks")
 TASKS = CONFIG.content["evaluation"]["tasks_dir"] or str(OWN_TASKS)

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 from snakemake.logging import logger
+from snakemake.sourcecache import LocalSourceFile
 
 from loraport import faults, methods, plan, preflight
 from loraport import config as configuration
@@ -14,6 +15,7 @@ from loraport.places import Places
 from loraport.provenance import code_hash, versions
 
 HERE = workflow.current_basedir  # of this workflow, also where another one uses it as a module
+ON_DISK = isinstance(HERE, LocalSourceFile)  # and not in a repository that the files come out of
 STARTED = time.time()
 # whether rules share their results through $SNAKEMAKE_OUTPUT_CACHE: with --cache, and else not
 SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
@@ -47,8 +49,7 @@ def tell_of_killed_jobs():
 def source(path):
     """A file of this workflow on disk; fetched where the workflow is used out of a repository."""
     place = HERE.join(f"../{path}")
-    here = place.is_local
-    return Path(place.get_path_or_uri(False) if here else workflow.sourcecache.get_path(place))
+    return Path(place.get_path_or_uri(False) if ON_DISK else workflow.sourcecache.get_path(place))
 
 
 SCHEMAS = {source(f"workflow/schemas/{name}.schema.json").parent for name in ("config", "adapters")}
