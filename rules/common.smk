@@ -1,5 +1,6 @@
 # Tables, names and look-ups that the rules use; there are no rules here.
 import functools
+import shutil
 import sys
 import time
 import traceback
@@ -10,6 +11,7 @@ from snakemake.sourcecache import LocalSourceFile
 
 from loraport import faults, methods, plan, preflight
 from loraport import config as configuration
+from loraport.artifacts import atomic
 from loraport.errors import LoraportError
 from loraport.places import Places
 from loraport.provenance import code_hash, versions
@@ -47,9 +49,13 @@ def tell_of_killed_jobs():
 
 
 def source(path):
-    """A file of this workflow on disk; fetched where the workflow is used out of a repository."""
+    """A file of this workflow; a copy by its own name where it comes out of a repository."""
     place = HERE.join(f"../{path}")
-    return Path(place.get_path_or_uri(False) if ON_DISK else workflow.sourcecache.get_path(place))
+    if ON_DISK:
+        return Path(place.get_path_or_uri(False))
+    with atomic(Path(".snakemake/loraport", path)) as temporary:
+        shutil.copyfile(workflow.sourcecache.get_path(place), temporary)
+    return Path(".snakemake/loraport", path)
 
 
 SCHEMAS = {source(f"workflow/schemas/{name}.schema.json").parent for name in ("config", "adapters")}
