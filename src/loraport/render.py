@@ -21,7 +21,7 @@ LEGEND = (
     "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new bare) "
     "/ (LoRA(full) − new bare), with its interval; undefined where that gain is under twice its "
     "own. Flips: items that the old model with its LoRA got right and the row gets wrong (−), and "
-    "the reverse (+). p: McNemar's exact test against LoRA(small) on the matched schedule. "
+    "the reverse (+). p: McNemar's exact test against LoRA(small), same schedule and seed. "
     "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
     "here has no time."
 )

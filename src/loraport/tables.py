@@ -19,6 +19,7 @@ from .job import last_record
 from .scores import flips, mcnemar, retention
 
 UNDEFINED = "undefined"
+MATCHED = "lora_small_matched"
 SCORE = "score "  # column of a task's score: this and the task's name
 ITEMS = "items "
 FIXED = ("app", "row", "stage", "method", "seed", "metric")
@@ -61,8 +62,10 @@ def make_table(
     by_stage = {
         row["stage"]: scores[row["scores"]] for row in reversed(rows) if row["scores"] in scores
     }
+    seeds = {row["seed"] for row in rows if row["stage"] == MATCHED} | {""}
     table = []
     for row in rows:
+        others = by_stage if row["seed"] in seeds else {**by_stage, MATCHED: None}
         entry: Row = {
             "app": app,
             "row": row["label"],
@@ -71,7 +74,7 @@ def make_table(
         if row["scores"] in scores:
             entry |= score_columns(scores[row["scores"]])
             if row["side"] == "new":
-                entry |= _compared(scores[row["scores"]], row["stage"], by_stage)
+                entry |= _compared(scores[row["scores"]], row["stage"], others)
             entry |= costs(row, scores[row["scores"]])
         else:
             entry["note"] = f"failed: {missing[row['scores']]}"
@@ -110,7 +113,10 @@ def scored(path: str | Path) -> Row:
 
 
 def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any]) -> Row:
-    """What a row of the new model is beside other rows: retention, flips, a paired test."""
+    """What a row of the new model is beside other rows: retention, flips, a paired test.
+
+    The test is against the matched LoRA(small) of the same seed; other seeds have none here.
+    """
     found: Row = {}
     notes = []
     if "new" in others and "lora_full" in others:
@@ -124,8 +130,8 @@ def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any])
         if "old_lora" in others:
             changed = flips(all_items(others["old_lora"], content), all_items(content))
             found |= {"negative_flips": changed.negative, "positive_flips": changed.positive}
-        if "lora_small_matched" in others and stage != "lora_small_matched":
-            baseline = all_items(others["lora_small_matched"], content)
+        if others.get(MATCHED) and stage != MATCHED:
+            baseline = all_items(others[MATCHED], content)
             found["p_matched"] = mcnemar(all_items(content), baseline).p_value
     return {**found, "note": "; ".join(notes)}
 

@@ -114,6 +114,15 @@ def test_known_numbers(found):
     assert table["old_lora"].get("retention") is None
 
 
+def test_only_the_same_seed_is_tested_against_the_baseline(found):
+    for row in found[8:]:
+        score_file(row["scores"], row["stage"], {"t": [int(i < 22) for i in range(N)]})
+    table = tables.make_table("sums", found, {})
+    tested = {row["row"]: row.get("p_matched") for row in table[8:]}
+    assert tested["aligned + LFT(small), seed 0"] == tested["aligned, no LFT"] == pytest.approx(0.5)
+    assert tested["aligned + LFT(small), seed 1"] is None
+
+
 def test_retention_is_undefined_where_there_is_little_to_gain(found):
     full = next(row for row in found if row["stage"] == "lora_full")
     score_file(full["scores"], "lora_full", {"t": [int(i < 6) for i in range(N)]})
