@@ -5,7 +5,7 @@
 DATA is a folder with math/gsm8k.{train,test}.jsonl and commonsense/ARC-Easy.{train,test}.json
 (LLM-Adapters' layout). Held out are the last 200 training records of each app, for settings, and
 the training records of ARC-Easy whose question is also in its test. The text is the documentation
-strings of scipy and scikit-learn (BSD) as they are installed.
+strings of scipy and scikit-learn (BSD) as they are installed; every eighth is for calibration.
 """
 
 import argparse
@@ -63,7 +63,10 @@ def main() -> None:
     test = records(asked.data / "math" / "gsm8k.test.jsonl")
     write(asked.out / "math.worked.jsonl", test[:HELD_OUT])
     texts = documentation("scipy") + documentation("sklearn")
-    write(asked.out / "documentation.jsonl", [{"text": text} for text in texts])
+    calibration, rest = texts[::8], [text for place, text in enumerate(texts) if place % 8]
+    write(asked.out / "documentation.jsonl", [{"text": text} for text in rest])
+    lines = [" ".join(text.split()) for text in calibration]
+    (asked.out / "calibration.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
 """Texts that a chat model writes: questions of its own with their answers, and answers to ours.
 
-    python benchmarks/smollm2/written.py MODEL OUT.jsonl --seed N [--batches 4 --size 512] [--lines]
+    python benchmarks/smollm2/written.py MODEL OUT.jsonl --seed N [--batches 1 --size 512]
 
 Half of the texts begin where the user speaks, so that the model writes the question as well; the
-other half answer a request made of a form and a subject. With `--lines` all are of the first kind
-and are written one a line without the marks of a conversation, as calibration texts. Sampled at
-temperature 1 from the top 95 % of the probability. None of it comes from the sets that the
-benchmark trains or tests on.
+other half answer a request made of a form and a subject. Sampled at temperature 1 from the top
+95 % of the probability. None of it comes from the sets that the benchmark trains or tests on.
 """
 
 import argparse
 import json
 import random
-import re
 from pathlib import Path
 
 import torch
@@ -38,15 +35,15 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def prompts(count: int, seed: int, free: bool) -> list[str]:
-    """Beginnings of conversations; `free`: the model writes all questions."""
+def prompts(count: int, seed: int) -> list[str]:
+    """Beginnings of conversations."""
     rng = random.Random(seed)
     open_ended = "<|im_start|>user\n"
     found = []
     for number in range(count):
         asked = rng.choice(FORMS).format(rng.choice(SUBJECTS))
         said = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
-        found.append(said if number % 2 and not free else open_ended)
+        found.append(said if number % 2 else open_ended)
     return found
 
 
@@ -55,16 +52,15 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batches", type=int, default=1)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--lines", action="store_true")
     asked = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(asked.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.bfloat16).to(device)
     torch.manual_seed(asked.seed)
-    begun = prompts(asked.batches * asked.size, asked.seed, asked.lines)
+    begun = prompts(asked.batches * asked.size, asked.seed)
     texts = []
     for first in range(0, len(begun), asked.size):
         batch = tokenizer(begun[first : first + asked.size], padding=True, return_tensors="pt")
@@ -80,13 +76,7 @@ def main() -> None:
         ]
         print(f"{len(texts)} of {len(begun)}", flush=True)
     with atomic(Path(asked.out)) as temporary:
-        rows = [one_line(t) if asked.lines else json.dumps({"text": t}) for t in texts]
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def one_line(text: str) -> str:
-    """A conversation as plain text."""
-    return " ".join(re.sub(r"<\|im_start\|>(user|assistant)?|<\|\w+\|>", " ", text).split())
+        temporary.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 def _endless(tokenizer) -> int:
