@@ -208,7 +208,8 @@ def transfer_inputs(wildcards):
     """Maps, of the pair or of the adapter itself, specs and the adapter."""
     method = method_of(wildcards)
     own = methods.per_adapter(CONFIG.method(method))
-    folder = f"artifacts/{wildcards.pair}" + (f"/{wildcards.app}" if own else "")
+    pair = f"artifacts/{wildcards.pair}"
+    folder = f"{pair}/{wildcards.app}" if own else pair
     maps = f"{folder}/maps/{method}.h5"
     return {**pair_specs(wildcards.pair), "maps": maps, "adapter": old_adapter(wildcards)}
 
