@@ -9,7 +9,7 @@ with h the stream behind the block and L_s the ridge map of the new stream from 
     B_n = Σ e zᵀ (Σ z zᵀ + λ I)⁻¹,  z = A_n x
 
 e is what the new model's stream still lacks. A ridge map that predicts a share of the stream's
-variance shrinks what it carries: γ is the share^(-1/2), on held-out texts, which keeps the size. By
+variance shrinks what it carries: γ is the share^(-3/4), on held-out texts (docs/aligned.md). By
 default the texts are the app's prompts with the answers that the adapted old model writes: no label
 is needed.
 """
@@ -33,7 +33,8 @@ SETTINGS = ("ridge", "prior", "calibrate_on")
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
-LEAST = 0.1  # share of the stream's variance that γ is taken from
+GAIN = 0.75  # γ is the share of the stream's variance that L_s predicts, to the power of -GAIN
+LEAST = 0.1  # that the share is taken for
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -106,7 +107,7 @@ def _output(
     if role not in STREAM:
         return left[site].matrix @ _tensor(weights.b, a)
     share = max(1 - left[site].error, LEAST)
-    wanted = Wanted(left[site].matrix, share**-0.5)
+    wanted = Wanted(left[site].matrix, share**-GAIN)
     lack = walks.missing(READS[role], site, wanted)
     gram = a @ lack.gram @ a.T
     ridge = TARGET_RIDGE if asked == "auto" else float(asked)
