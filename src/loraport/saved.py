@@ -32,7 +32,8 @@ def keep_saved(adapter: "Adapter", old: Side, new: Side) -> dict[str, np.ndarray
                 "model",
                 got=f"modules_to_save: {name} {values.shape}",
                 expected=f"{' or '.join(sorted(names))}, of the new model's shape {wanted}",
-                todo="train it without that module in modules_to_save",
+                todo="train it without that module in modules_to_save; LoRA on an embedding or a "
+                "head, among its target modules, is carried by W_h",
             )
         kept[f"{names[path]}.{end}"] = values
     if kept:

@@ -16,10 +16,12 @@ from loraport.artifacts import write_h5
 from loraport.audit import audit
 from loraport.errors import LoraportError
 from loraport.merged_model import merge
-from loraport.models import attach
+from loraport.models import attach, save_adapter
 from loraport.side import Side
 from loraport.spec import open_model
+from loraport.starts import begin
 from loraport.vocabulary import Tokens, carry_from, carry_vocabulary, vocabulary_modules
+from loraport.weights import TensorFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = ["embed_tokens", "lm_head"]
@@ -93,6 +95,26 @@ def test_a_permuted_vocabulary_and_a_rotated_stream_change_nothing(tmp_path, bas
     assert any("the base's own" in each for each in warnings)  # peft saves a copy of it
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(targets)
+
+
+def test_light_fine_tuning_goes_on_from_a_carried_vocabulary(tmp_path, base):
+    """Every part of it has a gradient, and it is saved as it came."""
+    source = make(tmp_path / "source", base, LoraConfig(r=4, target_modules=BOTH))
+    count, width = loaded(base).get_input_embeddings().weight.shape
+    ids = np.arange(count)
+    artifact = embedding(tmp_path / "embedding.h5", np.eye(width), ids, ids)
+    out, _, _ = carried(tmp_path, source, base, base, artifact)
+    model = begin(copy.deepcopy(loaded(base)), out, "init", 10)
+    output = model(input_ids=TOKENS, labels=TOKENS)
+    assert (output.logits.double() - logits(base, source)).abs().max() < 1e-5
+    output.loss.backward()
+    trained = [values for values in model.parameters() if values.requires_grad]
+    assert len(trained) == 4 and all(values.grad.any() for values in trained)
+    save_adapter(model, tmp_path / "tuned")
+    names = [
+        set(TensorFile(d / "adapter_model.safetensors").tensors) for d in (out, tmp_path / "tuned")
+    ]
+    assert names[0] == names[1]
 
 
 def test_tokens_without_a_counterpart_have_no_update_and_are_told(tmp_path, base):
