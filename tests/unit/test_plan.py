@@ -1,0 +1,36 @@
+"""What rules ask for follows the models' sizes."""
+
+import pytest
+
+from loraport import plan
+from loraport.architectures import Dimensions
+
+SMALL = Dimensions(
+    vocabulary=32_000,
+    hidden=2048,
+    intermediate=5504,
+    layers=24,
+    heads=16,
+    kv_heads=16,
+    head_dim=128,
+)
+LARGE = Dimensions(
+    vocabulary=128_256, hidden=8192, intermediate=28_672, layers=80, heads=64, kv_heads=8,
+    head_dim=128,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", sorted(set(plan.RULES) - {"layers"}))
+def test_a_larger_model_asks_for_more_memory_and_no_less_time(rule):
+    count = 1 if rule in plan.SIDES else 2
+    small, large = (plan.need(rule, *[dims] * count) for dims in (SMALL, LARGE))
+    assert large[0] > small[0]
+    assert large[1] >= small[1]
+
+
+def test_running_a_model_leaves_room_for_its_weights_and_its_reading():
+    weights = plan.parameters(LARGE)
+    assert weights == pytest.approx(70e9, rel=0.15)
+    memory, minutes = plan.need("activations", LARGE)
+    assert memory * 2**20 > 4 * weights  # float32
+    assert minutes * 60 > 2 * weights * 512 * 256 / 1e12  # 512 texts of 256 tokens at 1 TFLOP/s
