@@ -77,4 +77,4 @@ def test_out_of_a_repository_all_rules_are_read(work, tmp_path):
     where = f'gitfile({str(PROJECT)!r}, path="rules/module.smk", ref="HEAD")'
     listed = run(other, where, "--list-rules").split()
     assert set(WHOLE) <= set(listed)
-    assert (other / ".snakemake/loraport/workflow/scripts/maps.py").is_file()
+    assert (other / ".snakemake/loraport/workflow/scripts/spec.py").is_file()
