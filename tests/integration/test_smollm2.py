@@ -14,9 +14,11 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "smollm2"))
+import likelihood
 import model as smollm2
 import pico
 import pretrain
+import sets
 import sibling
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from workdir import Workdir
@@ -49,6 +51,7 @@ def base(tmp_path_factory):
     return model, AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_sibling_with_nothing_removed_is_the_same_function(base):
     model, tokenizer = base
     config = model.config
@@ -60,6 +63,7 @@ def test_sibling_with_nothing_removed_is_the_same_function(base):
     assert not torch.allclose(same.lm_head.weight, model.lm_head.weight, atol=1e-2)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_sibling_keeps_what_matters_and_its_tokenizer_says_every_text(base):
     model, tokenizer = base
     seen = sibling.watch(model, tokenizer, pico.texts(12))
@@ -90,6 +94,7 @@ def test_divergence_is_zero_for_the_teacher_itself_and_counts_shared_tokens_alon
     assert float(pretrain.divergence(student, teacher)) == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_pretraining_ends_as_one_that_was_not(base, tmp_path, monkeypatch):
     model, tokenizer = base
     data = pretrain.blocks(tokenizer, pico.texts(200), 16)
@@ -124,6 +129,52 @@ def test_a_killed_pretraining_ends_as_one_that_was_not(base, tmp_path, monkeypat
     model.load_state_dict(start)
     assert again == whole
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_sets_hold_records_out_and_leave_out_what_the_test_asks(tmp_path, monkeypatch):
+    def asked(numbers):
+        return [{"instruction": f"q{n}", "output": "o"} for n in numbers]
+
+    for folder, name, rows in (
+        ("math", "gsm8k.train.jsonl", [{"question": f"m{n}", "answer": "1"} for n in range(205)]),
+        ("math", "gsm8k.test.jsonl", [{"question": "t", "answer": "2"}]),
+        ("commonsense", "ARC-Easy.train.json", asked(range(206))),
+        ("commonsense", "ARC-Easy.test.json", asked([3, 900])),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        text = json.dumps(rows) if name.endswith(".json") else lines
+        (tmp_path / folder / name).write_text(text)
+    monkeypatch.setattr(sets, "documentation", lambda package: [f"{package} {n}" for n in range(8)])
+    monkeypatch.setattr(sys, "argv", ["sets.py", str(tmp_path), str(tmp_path / "out")])
+    sets.main()
+    made = {path.name: sets.records(path) for path in (tmp_path / "out").glob("*.jsonl")}
+    assert [row["question"] for row in made["math.train.jsonl"]] == [f"m{n}" for n in range(5)]
+    assert [row["instruction"] for row in made["arc.train.jsonl"]] == ["q0", "q1", "q2", "q4", "q5"]
+    assert len(made["math.heldout.jsonl"]) == len(made["arc.heldout.jsonl"]) == 200
+    calibration = (tmp_path / "out" / "calibration.txt").read_text().splitlines()
+    assert calibration == ["scipy 0", "sklearn 0"]
+    assert not {row["text"] for row in made["documentation.jsonl"]} & set(calibration)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_likelihood_of_padded_rows_is_that_of_each_by_itself(base):
+    model, tokenizer = base
+    rows = []
+    for number, text in enumerate(pico.texts(4, seed=3)):
+        ids = tokenizer(text).input_ids
+        rows.append({"input_ids": ids, "labels": [-100] * (2 + number) + ids[2 + number :]})
+    found = likelihood.nll(model, rows, tokenizer.pad_token_id or 0)
+    for row, total in zip(rows, found, strict=True):
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            each = model(ids).logits[0, :-1].double().log_softmax(-1)
+        alone = -sum(
+            float(each[place, token])
+            for place, token in enumerate(row["input_ids"][1:])
+            if row["labels"][place + 1] != -100
+        )
+        assert total == pytest.approx(alone, rel=1e-5)
 
 
 # ---- the real weights
