@@ -134,13 +134,18 @@ def test_a_heavy_ridge_loses_most_towards_zero_and_less_towards_a_rotation(root,
     assert to_zero > 0.5 and to_rotation < to_zero
 
 
-def test_a_model_rewritten_gets_the_whole_adapter_module_by_module(root, twin, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "most"), [({"ridge": 1e-9, "prior": "zero"}, 1e-3), ({}, 0.1)]
+)
+def test_a_model_rewritten_gets_the_adapter_module_by_module(root, twin, tmp_path, settings, most):
     """Sequential: what the earlier modules were given is in place when a later one is fitted."""
     new, moments = twin
-    pair = methodcase.make_method_pair(root / "old", new, PATH, moments, ridge=1e-9, prior="zero")
+    pair = methodcase.make_method_pair(root / "old", new, PATH, moments, **settings)
     pair = methodcase.adapted(pair, root / "lora", pico.texts(60))
     methodcase.transferred(tmp_path, "aligned_sequential", pair, root / "lora")
-    assert methodcase.lost(root / "old", new, root / "lora", tmp_path / "adapter") < 1e-3
+    error = methodcase.lost(root / "old", new, root / "lora", tmp_path / "adapter")
+    print(f"{settings or 'default'}: {error:.4f} of the effect lost on {new.name}")
+    assert error < most
 
 
 def test_updates_of_a_model_and_itself_are_the_adapters_own(root, tmp_path):
