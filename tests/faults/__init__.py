@@ -85,6 +85,13 @@ class Run:
                 command, cwd=work.root, env={**os.environ, **more}, stdout=out, stderr=out
             )
 
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.kill_all()
+
     def jobs(self) -> set[int]:
         """Processes that run a rule's script."""
         try:

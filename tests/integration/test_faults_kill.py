@@ -28,16 +28,17 @@ def killed_again_and_again(work: Workdir, folder: Path, targets: list[str], *opt
     """
     done: set[str] = set()
     for number in range(200):
-        run = Run(work, folder, "--keep-going", *options, "--", *targets, times=2)
-        while held := run.wait():
-            alone = [each for each in held if each["number"] == 0]
-            for each in alone:
-                kill(each["pid"])
-            if not alone:
-                run.kill_all()
-            for each in alone or held:
-                assert each["bytes"] > 0 and not each["target_there"], each
-                assert Path(each["source"]).exists() and not Path(each["target"]).exists(), each
+        with Run(work, folder, "--keep-going", *options, "--", *targets, times=2) as run:
+            while held := run.wait():
+                alone = [each for each in held if each["number"] == 0]
+                for each in alone:
+                    kill(each["pid"])
+                if not alone:
+                    run.kill_all()
+                for each in alone or held:
+                    assert each["bytes"] > 0 and not each["target_there"], each
+                    assert Path(each["source"]).exists(), each
+                    assert not Path(each["target"]).exists(), each
         assert not done & set(run.started().values()), run.text()
         done |= run.finished()
         if run.process.returncode == 0:
