@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from .architectures import Architecture
-from .artifacts import sha256
+from .artifacts import check_weights, sha256
 from .audit import audit
 from .errors import LoraportError
 from .factors import LoraWeights
@@ -74,6 +74,7 @@ def read_adapter(directory: str | Path) -> Adapter:
             todo="load it once where you trust it and save it again with save_pretrained()",
         )
     parts, saved, copies = _sort_tensors(directory, config, kind)
+    check_weights(directory)
     modules = {path: _module(directory, config, kind, path, held) for path, held in parts.items()}
     if not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
         raise LoraportError(

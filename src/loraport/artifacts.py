@@ -26,6 +26,7 @@ from .errors import LoraportError
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def sha256(path: str | Path) -> str:
@@ -98,8 +99,15 @@ def _check_header(path: str | Path, header: Mapping[str, Any], kind: str) -> Non
 
 
 def write_json(path: str | Path, kind: str, inputs: Mapping[str, str], content: Mapping) -> None:
-    """Write a JSON artifact; NaN and Inf are refused."""
-    document = {**_header(kind, inputs), **content}
+    """Write a JSON artifact with a digest of what it says; NaN and Inf are refused.
+
+    Beside an adapter's weights it records their SHA-256 as well.
+    """
+    document = json.loads(json.dumps({**_header(kind, inputs), **content}, allow_nan=False))
+    weights = Path(path).parent / ADAPTER_WEIGHTS
+    if weights.is_file():
+        document["weights_sha256"] = sha256(weights)
+    document["digest"] = _digest(document)
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
@@ -113,7 +121,31 @@ def read_json(path: str | Path, kind: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _unreadable(path, "it is not a JSON object")
     _check_header(path, document, kind)
+    recorded = document.pop("digest", None)  # older ones have none
+    if recorded is not None and recorded != _digest(document):
+        raise _unreadable(path, "what it says is not what its digest was made from")
     return document
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def check_weights(directory: str | Path) -> None:
+    """Refuse an adapter made here whose weights are no longer those that its record names."""
+    weights = Path(directory) / ADAPTER_WEIGHTS
+    for path in Path(directory).glob("*.json"):
+        try:
+            recorded = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if recorded and weights.is_file() and (found := sha256(weights)) != recorded:
+            raise LoraportError(
+                f"{weights} is not the file that {path.name} beside it describes",
+                got=f"sha256 {found[:12]}…",
+                expected=f"{recorded[:12]}…",
+                todo="delete the folder and run the workflow again",
+            )
 
 
 class H5Writer:

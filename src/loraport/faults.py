@@ -24,12 +24,15 @@ SETTINGS = {
 TOGETHER = "keep jobs apart that do not fit together (snakemake --resources mem_mb=<MiB there are>)"
 
 
-def explained(error: BaseException, rule: str, mem_mb: object) -> LoraportError | None:
+def explained(
+    error: BaseException, rule: str, mem_mb: object, place: Path = Path()
+) -> LoraportError | None:
     """The user's error behind an exception: memory that ran out, a disk that is full or read-only.
 
     Parameters
     ----------
     mem_mb : MiB that the plan gave to the rule, where it is known
+    place : folder that the rule writes to
     """
     for cause in _chain(error):
         text = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
@@ -44,7 +47,7 @@ def explained(error: BaseException, rule: str, mem_mb: object) -> LoraportError 
         if number in FULL or _says(cause, "no space left on device", "disk quota exceeded"):
             return LoraportError(
                 f"rule {rule} cannot write: the disk is full",
-                got=f"{text}; {_free()}",
+                got=f"no space left on device, {_free(place)}",
                 expected="room for the rule's output, which was not left half-written",
                 todo="make room, or move artifacts/ to a larger disk and link it here; then run "
                 "the same command again",
@@ -71,9 +74,9 @@ def _says(error: BaseException, *words: str) -> bool:
     return isinstance(error, OSError | RuntimeError) and any(word in text for word in words)
 
 
-def _free() -> str:
-    place = next(path for path in (Path("artifacts"), Path()) if path.exists())
-    return f"{shutil.disk_usage(place).free >> 20} MiB are free in {place}"
+def _free(place: Path) -> str:
+    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(there).free / 2**20:.1f} MiB are free in {place}"
 
 
 def _estimate(mem_mb: object) -> str:

@@ -34,7 +34,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     memory that ran out or a full disk; of any other the log keeps the traceback. All end the script
     with status 1.
     """
-    status = "failed"
+    status, hooks = "failed", (sys.excepthook, sys.unraisablehook)
     try:
         _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
         log.debug("%s", json.dumps(beginning(snakemake)))
@@ -48,7 +48,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         sys.exit(1)
     except Exception as error:
         needed = getattr(getattr(snakemake, "resources", None), "mem_mb", None)
-        if known := explained(error, snakemake.rule, needed):
+        place = Path(next(iter(getattr(snakemake, "output", ())), snakemake.log[0])).parent
+        if known := explained(error, snakemake.rule, needed, place):
             log.error("%s", known)
         else:
             name = type(error).__name__
@@ -66,6 +67,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         }
         log.debug("%s", json.dumps(record))
         logging.shutdown()
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def _asked(snakemake: Any) -> int:
@@ -94,6 +96,9 @@ def _set_up_logging(path: Path, rule: str) -> None:
     to_file = logging.FileHandler(path, mode="w")
     to_file.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(to_file)
+    # h5py prints what fails while it cleans up behind an error, which is told already
+    sys.excepthook = lambda kind, error, where: log.debug("cleaning up: %s", error)
+    sys.unraisablehook = lambda args: log.debug("cleaning up: %s", args.exc_value)
 
 
 def last_record(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .adapter import read_config
+from .artifacts import check_weights
 from .device import pick_device
 from .errors import LoraportError
 from .patterns import refuse_unsafe
@@ -99,6 +100,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             todo="check the adapter's `source` in adapters.tsv",
         )
     names = TensorFile(file).tensors
+    check_weights(directory)
     refuse_unsafe(read_config(directory))
     try:
         adapted = PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)

@@ -39,6 +39,8 @@ def killed_again_and_again(work: Workdir, folder: Path, targets: list[str], *opt
                     assert each["bytes"] > 0 and not each["target_there"], each
                     assert Path(each["source"]).exists(), each
                     assert not Path(each["target"]).exists(), each
+        if run.process.returncode == 1:
+            assert "was killed before it could say why" in run.text(), run.text()
         assert not done & set(run.started().values()), run.text()
         done |= run.finished()
         if run.process.returncode == 0:
