@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from . import commands
 from .errors import LoraportError
+from .faults import explained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="loraport",
         description="Carry LoRA adapters from one version of a language model to the next.",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show where in the code an error was raised"
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in commands.names():
@@ -24,8 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return given.run(given)
-    except LoraportError as error:
-        print(f"loraport: {error}", file=sys.stderr)
+    except Exception as error:
+        if given.verbose:
+            traceback.print_exc()
+        told: object = f"unexpected {type(error).__name__}: {error} (--verbose shows where)"
+        if isinstance(error, LoraportError):
+            told = error
+        elif known := explained(error, given.command, None):
+            told = known
+        print(f"loraport: {told}", file=sys.stderr)
         return 1
 
 

@@ -71,3 +71,21 @@ def test_plan_tells_sizes_memory_and_time_from_the_configs_alone(tmp_path, capsy
     rows = {line.split("  ")[0]: line for line in told.splitlines()}
     for rule in ("spec old", "activations new", "embedding", "heads", "maps", "transferred"):
         assert "MiB" in rows[rule] and "min" in rows[rule]
+
+
+def test_only_verbose_shows_where_an_error_was_raised(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told and told.count("\n") == 1 and "What to do: " in told
+    assert main(["--verbose", "inspect", str(tmp_path)]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_told_without_a_traceback(tmp_path, capsys, monkeypatch):
+    def broken(arguments):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("loraport.commands.inspect.run", broken)
+    assert main(["inspect", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told == "loraport: unexpected ZeroDivisionError: oops (--verbose shows where)\n"

@@ -92,6 +92,18 @@ def test_cka_is_finite_for_any_features(features):
     assert (found.diagonal() <= 1 + 1e-9).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(4, 9), st.sampled_from([1e-160, 1.0, 1e30]))
+def test_hsic_of_two_models_is_never_nan(data, examples, scale):
+    shapes = st.tuples(SIZES, st.just(examples), SIZES)
+    old, new = (
+        torch.from_numpy(data.draw(arrays(np.float64, shapes, elements=NUMBERS))) for _ in range(2)
+    )
+    cross, own, other, _ = hsic_sums(old * scale, new, 4)
+    assert all(torch.isfinite(part).all() for part in (cross, own, other))
+    assert torch.isfinite(cka(cross, own, other)).all()
+
+
 def test_identical_examples_resemble_nothing():
     x = torch.ones(2, 8, 3)
     assert (cka(*hsic_sums(x, x, 8)[:3]) == 0).all()
@@ -129,10 +141,16 @@ def test_path_is_the_best_monotone_one_within_its_offset(similarity, limit):
     assert total == pytest.approx(brute_force(turned, limit), abs=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_path_refuses_what_is_not_finite(bad):
+@settings(deadline=None, max_examples=60)
+@given(
+    arrays(np.float64, st.tuples(SIZES, SIZES), elements=NUMBERS),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+    st.integers(0, 35),
+)
+def test_path_refuses_any_matrix_that_is_not_finite(similarity, bad, place):
+    similarity.flat[place % similarity.size] = bad
     with pytest.raises(LoraportError, match="NaN or Inf"):
-        best_path(np.array([[0.0, bad]]))
+        best_path(similarity)
 
 
 def test_fixed_paths_are_the_published_ablations():
