@@ -23,7 +23,7 @@ SIDES = {
     "lora_full": "new",
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
-OWN_KEYS = ("seeds", "small", "full", "lora", "gpus")  # of `finetune`, that are no training settings
+OWN_KEYS = ("seeds", "small", "full", "lora", "gpus")  # of `finetune`: no training settings
 
 
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
@@ -185,7 +185,9 @@ def method_adapters(config: Config, pair: str, app: str, method: str) -> dict[st
 def scoring(config: Config) -> dict[str, Any]:
     """Settings of an evaluation."""
     section = config.content["evaluation"]
-    return {key: value for key, value in section.items() if key not in ("stages", "tasks_dir", "gpus")}
+    return {
+        key: value for key, value in section.items() if key not in ("stages", "tasks_dir", "gpus")
+    }
 
 
 def about_base(config: Config, model: str) -> dict[str, Any]:
