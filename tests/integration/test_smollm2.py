@@ -31,7 +31,7 @@ DATA = os.environ.get("LORAPORT_DATA", "")
 needs_data = pytest.mark.skipif(not DATA, reason="LORAPORT_DATA names no published sets")
 TASKS = {"addsub": "AddSub", "multiarith": "MultiArith", "svamp": "SVAMP", "arc_easy": "ARC-Easy"}
 APPS = {"math": ("addsub", "multiarith", "svamp"), "arc": ("arc_easy",)}
-LIMIT = 3
+LIMIT = 2
 LAYER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -252,11 +252,12 @@ class Real(Workdir):
 
     def __init__(self, root: Path, source: Path):
         self.root = root
+        arc = json.loads((Path(DATA) / "commonsense/ARC-Easy.train.json").read_text())
         rows = {
-            "math": (Path(DATA) / "math/gsm8k.train.jsonl").read_text().splitlines()[:60],
-            "arc": json.loads((Path(DATA) / "commonsense/ARC-Easy.train.json").read_text())[:60],
+            "math": (Path(DATA) / "math/gsm8k.train.jsonl").read_text().splitlines(),
+            "arc": [json.dumps(row) for row in arc],
         }
-        rows["arc"] = [json.dumps(row) for row in rows["arc"]]
+        rows = {app: [x for x in lines if len(x) < 400][:36] for app, lines in rows.items()}
         for app, lines in rows.items():
             (root / f"{app}.jsonl").write_text("\n".join(lines) + "\n")
         (root / "adapters.tsv").write_text(
@@ -273,8 +274,8 @@ class Real(Workdir):
             },
             "finetune": {
                 "full": {"examples": 24, "learning_rate": 1e-3, "warmup_steps": 0},
-                "batch_size": 4,
-                "epochs": 2,
+                "batch_size": 2,
+                "epochs": 1,
                 "device": "cpu",
             },
             "evaluation": {
@@ -309,7 +310,7 @@ def test_real_weights_are_trained_and_scored_by_the_rules(trained):
         assert about["trained_parameters"] == 30 * 32 * (2 * 1152 + 2 * 768)  # rank 32 on q k v o
         with (adapter / "loss.csv").open() as file:
             losses = [float(row["loss"]) for row in csv.DictReader(file)]
-        assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+        assert np.mean(losses[-4:]) < (0.5 if app == "arc" else 0.95) * np.mean(losses[:4])
         config = json.loads((adapter / "adapter_config.json").read_text())
         assert config["r"] == 32
         for stage in ("bare", "lora"):
