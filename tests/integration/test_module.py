@@ -58,6 +58,7 @@ def test_the_module_holds_the_rules_of_the_snakefile():
     assert found[0] == [f"rules/{name}" for name in found[1]]
 
 
+@pytest.mark.slow
 def test_a_local_module_carries_an_adapter(work):
     said = run(work, repr(MODULE))
     assert planned(said) == {**WHOLE, "all": 1, "released": 1, "total": sum(WHOLE.values()) + 2}

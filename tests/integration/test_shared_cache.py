@@ -76,6 +76,7 @@ def test_places_are_read_by_key_pickled_whole_and_unseen_by_json():
     assert (again["old"], again["texts"]) == ("/a", {"dataset": "b"})
 
 
+@pytest.mark.slow
 def test_second_checkout_with_its_models_elsewhere_computes_none_of_it(shared):
     assert computed(shared.first) == SHARED | {"transferred"}
     second = shared.another("second")
