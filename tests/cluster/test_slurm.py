@@ -166,8 +166,9 @@ def test_a_job_that_fails_is_tried_again_with_more_memory_and_told(
     first, second = (int(job["MinMemory"].removesuffix("M")) for job in jobs)
     assert second == 2 * first
     assert "lorasuite.h5" in said
-    log = (root / PAIR / "logs/math/transferred.log").read_text()
-    assert "it is missing, truncated or damaged" in log
+    # the first of the batch ended it; which one that is, Snakemake chooses
+    logs = [path.read_text() for path in (root / PAIR / "logs").glob("*/transferred.log")]
+    assert any("it is missing, truncated or damaged" in log for log in logs)
 
 
 @pytest.mark.skipif(not FULL, reason="to the report with FULL=1")
