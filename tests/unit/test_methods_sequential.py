@@ -14,8 +14,10 @@ from loraport.answers import task_texts, write_answers
 from loraport.artifacts import identity
 from loraport.data import Example
 from loraport.errors import LoraportError
+from loraport.factors import LoraWeights
 from loraport.maps import open_maps
 from loraport.methods import make_maps, per_adapter
+from loraport.methods.aligned_sequential import _refuse_more_than_factors
 from loraport.models import attach, load_base
 from loraport.moments import make_batches
 from loraport.sequential import Wanted, place
@@ -97,6 +99,13 @@ def test_maps_of_a_pair_are_refused(pico_pair):
     assert per_adapter("aligned_sequential") and not per_adapter("aligned")
     with pytest.raises(LoraportError, match="maps of one adapter"):
         list(make_maps("aligned_sequential", pair))
+
+
+@pytest.mark.parametrize("extra", ["magnitude", "bias"])
+def test_what_maps_of_rank_r_would_lose_is_refused_by_name(extra):
+    weights = LoraWeights(np.ones((4, 2)), np.ones((2, 3)), 2.0, **{extra: np.ones(4)})
+    with pytest.raises(LoraportError, match=f"{extra}.* at layer 1, self_attn.o_proj"):
+        _refuse_more_than_factors({(1, "self_attn.o_proj"): weights})
 
 
 def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_pair, tmp_path):

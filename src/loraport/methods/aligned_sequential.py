@@ -14,7 +14,7 @@ default the texts are the app's prompts with the answers that the adapted old mo
 is needed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -50,6 +50,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             todo="ask for {app}/aligned_sequential/lora_transferred",
         )
     held = pair.adapter.weights
+    _refuse_more_than_factors(held)
     asked, prior = pair.settings["ridge"], pair.settings["prior"]
     walks, norms = open_walks(pair, pair.adapter), base_norms(pair)
     for old_layer, layer in pair.path:
@@ -113,6 +114,19 @@ def _output(
     ridge = TARGET_RIDGE if asked == "auto" else float(asked)
     gram.diagonal().add_(ridge * float(gram.diagonal().mean()))
     return torch.linalg.solve(gram, a @ lack.cross.T).T / weights.scale
+
+
+def _refuse_more_than_factors(held: Mapping[tuple[int, str], LoraWeights]) -> None:
+    """Maps of rank r keep B and A whole, but not what else a module may hold."""
+    for (layer, module), weights in held.items():
+        if weights.magnitude is not None or weights.bias is not None:
+            what = "a magnitude (DoRA)" if weights.bias is None else "a bias"
+            raise LoraportError(
+                "aligned_sequential carries the factors of LoRA alone",
+                got=f"{what} at layer {layer}, {module}",
+                expected="LoRA, rsLoRA or AdaLoRA without biases",
+                todo="carry this adapter by aligned or lorasuite",
+            )
 
 
 def _tensor(values: object, like: torch.Tensor) -> torch.Tensor:
