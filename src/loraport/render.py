@@ -78,6 +78,19 @@ def _loaded(cell: str | None) -> Any:
 
 def header(rows: Sequence[Row]) -> list[str]:
     """Column titles of what is shown."""
+    return [
+        *_score_titles(rows),
+        "flips −/+",
+        "p",
+        "transfer",
+        "training",
+        "scoring",
+        "memory",
+    ]
+
+
+def _score_titles(rows: Sequence[Row]) -> list[str]:
+    """Column titles that every table begins with: the row, its scores and what is kept."""
     names = shown_tasks(rows)
     return [
         "",
@@ -85,12 +98,6 @@ def header(rows: Sequence[Row]) -> list[str]:
         "average (95 %)" if names else "score (95 %)",
         "NLL",
         "retention",
-        "flips −/+",
-        "p",
-        "transfer",
-        "training",
-        "scoring",
-        "memory",
     ]
 
 
@@ -127,13 +134,8 @@ def cells(row: Row, tasks: Sequence[str]) -> list[str]:
 
 def compared_header(rows: Sequence[Row]) -> list[str]:
     """Column titles of a comparison of methods."""
-    names = shown_tasks(rows)
     return [
-        "",
-        *(name.removeprefix(SCORE) for name in names),
-        "average (95 %)" if names else "score (95 %)",
-        "NLL",
-        "retention",
+        *_score_titles(rows),
         "NLL kept",
         "− matched",
         "NLL − matched",
