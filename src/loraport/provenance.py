@@ -18,13 +18,18 @@ LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "safetensors", "
 
 def versions(*names: str) -> dict[str, str]:
     """Versions of Python and of the named packages (default: those that numbers depend on)."""
-    found = {"python": platform.python_version()}
-    for name in names or LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return {
+        "python": platform.python_version(),
+        **{each: _version(each) for each in names or LIBRARIES},
+    }
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def code_hash(*entries: str | Path) -> str:

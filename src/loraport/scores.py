@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load when they are used: planning a run imports this and uses none
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from .errors import LoraportError
 
@@ -76,7 +76,7 @@ def bootstrap(
     values = _items(items)
     if len(values) == 1:
         return Interval(float(values[0]), float(values[0]), float(values[0]))
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=resamples,
@@ -153,7 +153,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     a, b = _correct(first, second)
     only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
     discordant = only_first + only_second
-    p = 1.0 if discordant == 0 else float(stats.binomtest(only_first, discordant, 0.5).pvalue)
+    p = 1.0 if discordant == 0 else float(scipy.stats.binomtest(only_first, discordant, 0.5).pvalue)
     return McNemar(only_first, only_second, p)
 
 
