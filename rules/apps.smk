@@ -52,6 +52,19 @@ def training(kind):
     return settings
 
 
+def small(part, settings):
+    """Function of a rule's wildcards: `files`, `data` or `settings` of a small set; the settings
+    of its training are themselves a function of the wildcards.
+    """
+
+    @told
+    def look_up(wildcards):
+        given_task, asked = task(wildcards), settings(wildcards)
+        return stages.small_set(CONFIG, wildcards.pair, wildcards.app, given_task, asked)[part]
+
+    return look_up
+
+
 @told
 def model_adapters(wildcards):
     """Stage -> adapter, of one model without a pair."""

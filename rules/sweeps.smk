@@ -84,7 +84,7 @@ use rule transferred as sweep_transferred with:
 use rule lora_finetuned as sweep_finetuned with:
     input:
         spec=spec_of("new"),
-        data=task_file,
+        data=small("files", point_training),
         transferred=point_start,
     output:
         directory(f"{POINT}/lora_finetuned"),
@@ -92,15 +92,15 @@ use rule lora_finetuned as sweep_finetuned with:
         f"{POINT_LOGS}/lora_finetuned.log",
     params:
         base=base_of("new"),
-        data=task_data,
-        settings=point_training,
+        data=small("data", point_training),
+        settings=small("settings", point_training),
         code=code("lora_finetuned"),
 
 
 use rule lora_small as sweep_small_matched with:
     input:
         spec=spec_of("new"),
-        data=task_file,
+        data=small("files", point_training),
         like=point_start,
     output:
         directory(f"{POINT}/lora_small_matched"),
@@ -108,6 +108,6 @@ use rule lora_small as sweep_small_matched with:
         f"{POINT_LOGS}/lora_small_matched.log",
     params:
         base=base_of("new"),
-        data=task_data,
-        settings=point_training,
+        data=small("data", point_training),
+        settings=small("settings", point_training),
         code=code("lora_finetuned"),

@@ -52,15 +52,19 @@ class PairRun:
         self.models = {"old": Path(old), "new": Path(new)}
         self.mapping = {**MAPPING, **mapping}
 
-    def _script(self, name: str, output: str, inputs: dict, **params) -> Path:
-        target = self.folder / output
+    def _script(
+        self, name: str, output: str | dict[str, str], inputs: dict, wildcards=(), **params
+    ) -> Path:
+        outputs = output if isinstance(output, dict) else {"only": output}
+        outputs = {key: self.folder / each for key, each in outputs.items()}
+        target = next(iter(outputs.values()))
         if not target.exists():
             fake = SimpleNamespace(
                 input=Named({key: str(path) for key, path in inputs.items()}),
-                output=Named({"only": str(target)}),
+                output=Named({key: str(path) for key, path in outputs.items()}),
                 params=Named(params),
-                wildcards=Named(model=name, pair="pair", app="app"),
-                log=[str(self.folder / f"{output}.log")],
+                wildcards=Named({"model": name, "pair": "pair", "app": "app", **dict(wildcards)}),
+                log=[f"{target}.log"],
                 rule=name,
                 threads=1,
             )

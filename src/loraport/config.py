@@ -18,7 +18,7 @@ from .errors import LoraportError
 
 RESERVED_PAIRS = ("models",)
 RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
-RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval")
+RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval", "own_answers")
 OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 COLUMNS = ("app", "model", "source", "task")
 SHOWN = 50  # errors that are told in full

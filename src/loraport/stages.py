@@ -23,7 +23,14 @@ SIDES = {
     "lora_full": "new",
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
-OWN_KEYS = ("seeds", "small", "full", "lora", "gpus")  # of `finetune`: no training settings
+OWN_KEYS = (
+    "seeds",
+    "answers",
+    "small",
+    "full",
+    "lora",
+    "gpus",
+)  # of `finetune`: no training settings
 
 
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
@@ -105,6 +112,28 @@ def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, A
         **overrides,
         "seed": overrides.get("seed", first_seed(config)),
     }
+
+
+def small_set(
+    config: Config, pair: str, app: str, task: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A small set: `files` that it is read from, `data` as `data.read` takes it, and the `settings`
+    of a training on it.
+
+    Its answers are the task's, or those that the old model with its adapter writes: these lie in a
+    file of their own, which is the draw already.
+    """
+    if config.content["finetune"]["answers"] == "given":
+        return {"files": local_data(task), "data": train_data(task), "settings": dict(settings)}
+    file = f"artifacts/{pair}/{app}/own_answers/{settings['examples']}.jsonl"
+    data = {"source": file, "template": "plain"}
+    return {"files": [file], "data": data, "settings": {**settings, "examples": 0}}
+
+
+def answering(config: Config) -> dict[str, Any]:
+    """Settings of the writing of a small set's answers."""
+    keys = ("subset_seed", "cutoff", "batch_size", "dtype", "device", "device_map")
+    return {key: config.content["finetune"][key] for key in keys}
 
 
 def first_seed(config: Config) -> int:

@@ -54,6 +54,15 @@ def reported(work) -> Workdir:
     return work
 
 
+def test_own_answers_are_written_once_for_all_that_train_on_the_small_set(work):
+    own = ("--config", "finetune={examples: 16, answers: own, small: {examples: 8}}", "--")
+    trained = ("lora_finetuned", "lora_small_matched", "lora_small", "norm/seed0/lora_finetuned")
+    sweep = "artifacts/p/a/sweeps/examples/8/lora_finetuned"
+    planned = work.planned(*own, *(f"artifacts/p/a/{each}" for each in trained), sweep)
+    assert planned["own_answers"] == 2  # of 16 prompts, and of 8
+    assert planned["lora_finetuned"] == planned["sweep_finetuned"] == planned["lora_small"] == 1
+
+
 def test_a_failed_method_stands_in_the_table(reported):
     table = read_csv(reported.root / "artifacts/p/tables/a.csv")
     assert len(table) == 10

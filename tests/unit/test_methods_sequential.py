@@ -1,5 +1,7 @@
 """Parts of sequential alignment: the walk, written answers, what is wanted, the rule's script."""
 
+import json
+import shutil
 from pathlib import Path
 
 import methodcase
@@ -9,9 +11,9 @@ import pytest
 import torch
 from inprocess import CALIBRATION, PairRun
 
-from loraport import answers
-from loraport.answers import task_texts, write_answers
-from loraport.artifacts import identity
+from loraport import data
+from loraport.answers import Answer, own_examples, task_texts, write_answers
+from loraport.artifacts import identity, read_json
 from loraport.data import Example
 from loraport.errors import LoraportError
 from loraport.factors import LoraWeights
@@ -72,18 +74,75 @@ def test_what_is_wanted_is_the_printed_formula():
         assert torch.allclose(found[t], n[t] - p[t] + gain * (L @ (a[t] - o[t])))
 
 
-def test_answers_do_not_depend_on_the_batch_and_are_the_models_own(pico_pair, monkeypatch):
-    monkeypatch.setattr(answers, "NEW_TOKENS", 6)
+def test_answers_do_not_depend_on_the_batch_and_are_the_models_own(pico_pair):
     model, tokenizer = load_base(pico_pair.old, device="cpu", dtype="float32")
     model = attach(model, pico_pair.adapter).merge_and_unload()
     prompts = pico.texts(4)
-    together = write_answers(model, tokenizer, prompts, 64, 4)
-    assert together == write_answers(model, tokenizer, prompts, 64, 1)
+    together = write_answers(model, tokenizer, prompts, 64, 4, 6)
+    assert together == write_answers(model, tokenizer, prompts, 64, 1, 6)
     ids = tokenizer(prompts[0], return_tensors="pt").input_ids
     start = ids.shape[1]
     for _ in range(6):  # greedily, one token after the other
         ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(dim=-1)], dim=1)
-    assert together[0] == tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+    assert together[0].text == tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_an_answer_is_whole_where_the_model_ends_it_and_has_read_all_of_its_prompt(pico_pair):
+    model, tokenizer = load_base(pico_pair.old, device="cpu", dtype="float32")
+    prompts = pico.texts(4)
+    assert not any(each.whole for each in write_answers(model, tokenizer, prompts, 64, 4, 6))
+    ids = tokenizer(prompts[0], return_tensors="pt").input_ids
+    written = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+    model.generation_config.eos_token_id = [written[2]]
+    whole = write_answers(model, tokenizer, prompts[:1], ids.shape[1], 1, 6)
+    cut = write_answers(model, tokenizer, prompts[:1], ids.shape[1] - 1, 1, 6)
+    assert whole[0].whole and not cut[0].whole
+    assert whole[0].text == tokenizer.decode(written[: written.index(written[2]) + 1])
+
+
+def test_a_prompt_too_long_keeps_its_end(pico_pair):
+    model, tokenizer = load_base(pico_pair.old, device="cpu", dtype="float32")
+    ids = tokenizer(pico.texts(1)[0]).input_ids[-5:]
+    written = write_answers(model, tokenizer, pico.texts(1), 5, 1, 6)[0].text
+    row = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0]
+    assert written == tokenizer.decode(row[5:], skip_special_tokens=True)
+
+
+def test_empty_and_cut_answers_are_counted_and_left_out():
+    written = [Answer(" 4.", True), Answer(" \n", True), Answer(" and so", False)]
+    kept, counts = own_examples(["a:", "b:", "c:"], written)
+    assert kept == [Example("a:", " 4.")]
+    assert counts == {"prompts": 3, "kept": 1, "empty": 1, "cut": 1}
+    with pytest.raises(LoraportError, match="1 empty and 1 cut"):
+        own_examples(["b:", "c:"], written[1:])
+
+
+def test_the_rule_writes_a_small_set_that_trainings_read(pico_pair, tmp_path):
+    """The old model ends its answers at any of half of its tokens."""
+    old = tmp_path / "old"
+    shutil.copytree(pico_pair.old, old)
+    ends = {"eos_token_id": list(range(2, 220, 2)), "pad_token_id": 0}
+    (old / "generation_config.json").write_text(json.dumps(ends))
+    prompts = [{"prompt": text, "completion": " label"} for text in pico.texts(12)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(each) + "\n" for each in prompts))
+    run = PairRun(tmp_path, old, pico_pair.new, pico_pair.texts)
+    inputs = {"spec": run.spec("old"), "adapter": pico_pair.adapter}
+    params = {
+        "base": {"source": str(old), "remote_code": False},
+        "data": {"source": str(tmp_path / "sums.jsonl"), "template": "plain"},
+        "settings": {"subset_seed": 3, "cutoff": 64, "batch_size": 4, "dtype": "float32"}
+        | {"device": "cpu", "device_map": ""},
+    }
+    outputs = {"data": "10.jsonl", "about": "10.json"}
+    run._script("own_answers", outputs, inputs, wildcards={"examples": "10"}, **params)
+    drawn = data.read(str(tmp_path / "10.jsonl"), "plain")
+    about = read_json(tmp_path / "10.json", "own answers")
+    asked = [each["prompt"] for each in data.subset(prompts, 10, 3)]
+    assert about["prompts"] == 10 and about["kept"] + about["empty"] + about["cut"] == 10
+    assert about["kept"] == len(drawn) > 5
+    assert about["data_sha256"] == data.fingerprint(drawn)  # which training.json records too
+    assert [each.prompt for each in drawn] == [p for p in asked if p in {d.prompt for d in drawn}]
+    assert not any(each.completion == " label" for each in drawn)
 
 
 def test_only_the_labelled_kind_reads_the_answers():

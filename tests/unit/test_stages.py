@@ -80,6 +80,19 @@ def test_missing_training_data_is_told_before_any_rule_runs(load, tmp_path):
         stages.train_data({"task": "nothing", **made.content["tasks"]["nothing"]})
 
 
+def test_a_small_set_with_own_answers_is_a_file_that_is_the_draw(load, tmp_path):
+    (tmp_path / "sums.jsonl").write_text("")
+    sets = {}
+    for answers in ("given", "own"):
+        made = load(finetune={"answers": answers, "examples": 40})
+        task = stages.task_of(made, "a")
+        sets[answers] = stages.small_set(made, "p", "a", task, stages.training(made))
+    assert sets["given"]["files"] == ["sums.jsonl"] and sets["given"]["settings"]["examples"] == 40
+    assert sets["own"]["files"] == ["artifacts/p/a/own_answers/40.jsonl"]
+    assert sets["own"]["data"]["source"] == sets["own"]["files"][0]
+    assert sets["own"]["settings"] == {**sets["given"]["settings"], "examples": 0}
+
+
 def test_stages_and_their_adapters(load):
     made = load(evaluation={"stages": ["new", "finetuned", "old"]})
     adapters = stages.adapters_of_pair(made, "p", "a")
