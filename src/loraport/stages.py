@@ -23,14 +23,8 @@ SIDES = {
     "lora_full": "new",
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
-OWN_KEYS = (
-    "seeds",
-    "answers",
-    "small",
-    "full",
-    "lora",
-    "gpus",
-)  # of `finetune`: no training settings
+# keys of `finetune` that are no training settings
+OWN_KEYS = ("seeds", "answers", "small", "full", "lora", "gpus")
 
 
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
