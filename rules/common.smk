@@ -192,7 +192,9 @@ def made_in_home(artifact):
 @told
 def maps_inputs(wildcards):
     """What the maps of a method are made from, by its declaration."""
-    needed = methods.needs(CONFIG.method(wildcards.method))
+    method = CONFIG.method(wildcards.method)
+    methods.check_place(method, own=hasattr(wildcards, "app"))
+    needed = methods.needs(method)
     names = [each for each in ("layers", "embedding", "heads", "moments") if each in needed]
     made = {name: made_in_home(name)(wildcards) for name in names}
     return {**pair_specs(wildcards.pair), **made}
