@@ -10,6 +10,7 @@ import time
 import pytest
 
 from loraport import gpus
+from loraport.errors import LoraportError
 
 HOLDER = """
 import sys, time
@@ -52,6 +53,33 @@ def test_jobs_that_run_at_once_hold_different_gpus(holder):
     told = [holder(1, "0,1,2").stdout.readline().split() for _ in range(3)]
     assert sorted(mine for mine, _ in told) == ["0", "1", "2"]
     assert all(mine == shown for mine, shown in told)
+
+
+def test_small_jobs_share_a_gpu_and_take_the_emptiest(holder, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, "2")
+    jobs, held = [], []
+    for _ in range(4):
+        jobs.append(holder(1, "0,1"))
+        held.append(jobs[-1].stdout.readline().split()[0])
+    assert held == ["0", "1", "0", "1"]
+    waits = holder(1, "0,1")
+    time.sleep(1.5)
+    assert waits.poll() is None
+    jobs[1].kill()
+    assert waits.stdout.readline().split()[0] == "1"
+
+
+def test_a_job_of_two_gpus_takes_two_different_ones(holder, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, "2")
+    told = [holder(2, "0,1,2").stdout.readline().split()[0] for _ in range(3)]
+    assert told == ["0,1", "2,0", "1,2"]
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "two", "", "1.5"])
+def test_a_wrong_number_of_jobs_per_gpu_is_refused(wrong, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, wrong)
+    with pytest.raises(LoraportError, match=gpus.SHARED_BY):
+        gpus.shared_by()
 
 
 def test_a_job_waits_for_a_gpu_and_gets_it_when_its_holder_is_killed(holder):
