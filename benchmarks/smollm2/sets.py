@@ -4,13 +4,16 @@
 
 DATA is a folder with math/gsm8k.{train,test}.jsonl and commonsense/ARC-Easy.{train,test}.json
 (LLM-Adapters' layout). Held out are the last 200 training records of each app, for settings, and
-the training records of ARC-Easy whose question is also in its test. The text is the documentation
-strings of scipy and scikit-learn (BSD) as they are installed; every eighth is for calibration.
+the training records of ARC-Easy whose question is also in its test. ARC-Easy's answers say the
+chosen option's words before its number: from "the correct answer is answer2" alone, a model of this
+size learns the form and guesses the number. The text is the documentation strings of scipy and
+scikit-learn (BSD) as they are installed; every eighth is for calibration.
 """
 
 import argparse
 import ast
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,16 @@ def records(path: Path) -> list[dict[str, Any]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Records as .jsonl."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def spelled_out(row: dict[str, Any]) -> dict[str, Any]:
+    """A record of ARC-Easy whose answer is the words of the right option, then its number."""
+    asked, answer = row["instruction"], row["answer"]
+    options = asked.split("\n\n")[-2]
+    words = re.search(rf"A{answer[1:]}: (.*?)(?= Answer\d: |$)", options)
+    if words is None:
+        raise SystemExit(f"no option {answer} in {options!r}")
+    return row | {"output": f"{words[1].strip()}: {answer}"}
 
 
 def documentation(package: str) -> list[str]:
@@ -56,7 +69,7 @@ def main() -> None:
     gsm8k = records(asked.data / "math" / "gsm8k.train.jsonl")
     arc = records(asked.data / "commonsense" / "ARC-Easy.train.json")
     seen = {row["instruction"] for row in records(asked.data / "commonsense/ARC-Easy.test.json")}
-    arc = [row for row in arc if row["instruction"] not in seen]
+    arc = [spelled_out(row) for row in arc if row["instruction"] not in seen]
     for app, rows in (("math", gsm8k), ("arc", arc)):
         write(asked.out / f"{app}.train.jsonl", rows[:-HELD_OUT])
         write(asked.out / f"{app}.heldout.jsonl", rows[-HELD_OUT:])
