@@ -8,6 +8,7 @@ trains, writes the adapter in bfloat16, loads it back from disk and scores that.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import random
@@ -94,7 +95,7 @@ def train_lora(model, ids, labels, job: Job) -> list[float]:
 
 
 def save(model, folder: Path, version: str) -> None:
-    """PEFT layout: bfloat16 tensors and a config that is the same in every run."""
+    """PEFT layout: bfloat16 tensors, a config that is the same in every run, and both checksums."""
     config = model.peft_config["default"]
     config.base_model_name_or_path = f"nano_{version}"
     model.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=False)
@@ -103,6 +104,9 @@ def save(model, folder: Path, version: str) -> None:
     settings = json.loads(path.read_text())
     settings["target_modules"] = sorted(settings["target_modules"])
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    files = (path, folder / "adapter_model.safetensors")
+    sums = [f"{hashlib.sha256(each.read_bytes()).hexdigest()}  {each.name}" for each in files]
+    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
 
 
 def fit(job: Job, device: str, folder: Path, limit: int | None) -> dict:

@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from .errors import LoraportError
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
+SUMS = "SHA256SUMS"
+GIVEN = Path("artifacts/.given")  # checksums of given adapters' files, as rules first read them
+_recording: Path | None = None  # where a rule that runs keeps them
 
 
 def sha256(path: str | Path) -> str:
@@ -132,20 +136,92 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def check_weights(directory: str | Path) -> None:
-    """Refuse an adapter made here whose weights are no longer those that its record names."""
-    weights = Path(directory) / ADAPTER_WEIGHTS
-    for path in Path(directory).glob("*.json"):
+    """Refuse an adapter whose files are not those that were recorded.
+
+    The weights of one made here are named by the record beside them. One that is given may have a
+    file SHA256SUMS beside it, as `sha256sum` writes it; without, its files are those that a rule
+    read first, as long as they have the same size and date.
+    """
+    directory = Path(directory)
+    if not (directory / ADAPTER_WEIGHTS).is_file():
+        return
+    made = _recorded_here(directory)
+    for record, path, expected in [*made, *_sums(directory)]:
+        if (found := sha256(path) if path.is_file() else "no such file") != expected:
+            raise LoraportError(
+                f"{path} is not the file that {record} beside it describes",
+                got=f"sha256 {found[:12]}…",
+                expected=f"{expected[:12]}…",
+                todo="delete the folder and run the workflow again"
+                if made
+                else f"fetch the adapter again, or renew {record} if it was changed on purpose",
+            )
+    if not made:
+        for name in ADAPTER_FILES:
+            _check_as_first_read(directory / name)
+
+
+def _recorded_here(directory: Path) -> list[tuple[str, Path, str]]:
+    """(record, weights, SHA-256) as written beside the weights of an adapter that was made here."""
+    found = []
+    for path in sorted(directory.glob("*.json")):
         try:
             recorded = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
-        if recorded and weights.is_file() and (found := sha256(weights)) != recorded:
-            raise LoraportError(
-                f"{weights} is not the file that {path.name} beside it describes",
-                got=f"sha256 {found[:12]}…",
-                expected=f"{recorded[:12]}…",
-                todo="delete the folder and run the workflow again",
-            )
+        if recorded:
+            found.append((path.name, directory / ADAPTER_WEIGHTS, str(recorded)))
+    return found
+
+
+def _sums(directory: Path) -> list[tuple[str, Path, str]]:
+    """(SHA256SUMS, file, SHA-256) of an adapter's files, where that file names them."""
+    try:
+        lines = (directory / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    pairs = (line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
+    named = {name.lstrip("*").removeprefix("./"): digest.lower() for digest, name in pairs}
+    return [(SUMS, directory / name, named[name]) for name in ADAPTER_FILES if name in named]
+
+
+@contextmanager
+def first_reads_kept(log: str | Path) -> Iterator[None]:
+    """Record the given adapters that a rule reads, in artifacts/.given by the path of its log."""
+    global _recording
+    parts = Path(log).parts
+    if "artifacts" in parts:
+        _recording = Path(*parts[: parts.index("artifacts") + 1], GIVEN.name)
+    try:
+        yield
+    finally:
+        _recording = None
+
+
+def _check_as_first_read(path: Path) -> None:
+    place = path.resolve()
+    name = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    record = (_recording or GIVEN) / f"{name}.json"
+    stat, digest = place.stat(), sha256(place)
+    file = {"file": str(place), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    try:
+        first = json.loads(record.read_text())
+        expected = first.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        first, expected = None, ""
+    if first == file and expected == digest:
+        return
+    if first == file:
+        raise LoraportError(
+            f"{path} has changed since a rule first read it, though its date has not",
+            got=f"sha256 {digest[:12]}…",
+            expected=f"{expected[:12]}…, as recorded in {record}",
+            todo="restore the adapter; or, if it was changed on purpose, touch the file, and what "
+            "was made from it is made anew",
+        )
+    if _recording:
+        with suppress(OSError), atomic(record) as temporary:  # artifacts/ may be read-only
+            temporary.write_text(json.dumps({**file, "sha256": digest}) + "\n")
 
 
 class H5Writer:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import gpus
+from .artifacts import first_reads_kept
 from .errors import LoraportError
 from .faults import BEGAN, beginning, explained
 from .memory import peak_mib
@@ -38,7 +39,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     try:
         _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
         log.debug("%s", json.dumps(beginning(snakemake)))
-        with threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake)):
+        kept = first_reads_kept(snakemake.log[0])
+        with threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake)), kept:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             yield log

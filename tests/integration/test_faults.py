@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,14 +16,17 @@ import torch
 from bad_inputs import edit_json
 from faults import Run
 from inprocess import PairRun
-from workdir import Workdir
+from workdir import PROJECT, Workdir
 
 from loraport.adapter import read_adapter
+from loraport.artifacts import sha256
 from loraport.errors import LoraportError
 from loraport.faults import told_of_killed
 from loraport.job import job, last_record
 from loraport.models import attach, load_base
 from loraport.weights import TensorFile
+
+NANO = PROJECT / "resources/nano/adapters"
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,63 @@ def test_a_damaged_adapter_of_ours_is_refused(run, template):
     model, _ = load_base(run.models["new"], device="cpu")
     with pytest.raises(LoraportError, match=message):
         attach(model, carried)
+
+
+GIVEN = {"weights": "adapter_model.safetensors", "config": "adapter_config.json"}
+
+
+def flip_unseen(path: Path) -> None:
+    """Change a bit of a given adapter's file so that nothing but a checksum can show it."""
+    content = path.read_bytes()
+    alpha = content.find(b'"lora_alpha": ') + 14
+    flip(path, alpha if path.suffix == ".json" else len(content) - 5)
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_a_flipped_bit_of_a_given_adapter_is_refused_by_the_next_rule(
+    run, template, tmp_path, capsys, monkeypatch, what
+):
+    adapter = run.models["old"].parent / "adapter"
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(run.models["old"]))
+    path = adapter / GIVEN[what]
+    sound = read_adapter(adapter)
+    run.transferred(adapter, scale="paper")
+    flip_unseen(path)
+    with monkeypatch.context() as elsewhere:  # where no rule has read it, it is an adapter like any
+        elsewhere.chdir(template.root)
+        other = read_adapter(adapter)
+        path_of = next(reversed(sound.modules))
+        assert np.isfinite(other.modules[path_of].norm())
+    message = f"{path} has changed since a rule first read it, though its date has not"
+    assert message in told(capsys, lambda: run.transferred(adapter, scale="norm"))
+    monkeypatch.chdir(tmp_path)  # while the next run is planned
+    with pytest.raises(LoraportError, match=re.escape(message)):
+        read_adapter(adapter)
+    path.touch()  # as it is said: it was meant
+    assert (run.transferred(adapter, scale="norm") / "transfer.json").exists()
+
+
+def test_an_adapter_is_what_the_checksums_beside_it_say(template, tmp_path):
+    adapter = shutil.copytree(template.root / "adapter", tmp_path / "adapter")
+    sums = "".join(f"{sha256(adapter / name)}  {name}\n" for name in GIVEN.values())
+    (adapter / "SHA256SUMS").write_text(sums)
+    read_adapter(adapter)
+    for name in GIVEN.values():
+        flip_unseen(adapter / name)
+        with pytest.raises(LoraportError, match=f"{name} is not the file that SHA256SUMS beside"):
+            read_adapter(adapter)
+        flip_unseen(adapter / name)
+    read_adapter(adapter)
+
+
+def test_the_adapters_that_come_along_have_checksums():
+    folders = sorted(path.parent for path in NANO.glob("*/*/adapter_model.safetensors"))
+    assert len(folders) >= 9
+    for folder in folders:
+        named = dict(
+            reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines()
+        )
+        assert named == {name: sha256(folder / name) for name in GIVEN.values()}
 
 
 @pytest.fixture
