@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from loraport import plots, render, sweeps
-from loraport.artifacts import identities, identity
+from loraport.artifacts import atomic, identities, identity
 from loraport.evaluate import Settings, Stage, score_stages
 from loraport.job import job
 from loraport.spec import load_spec
 
-with job(snakemake) as log:
+with job(snakemake) as log, atomic(snakemake.output.scores) as scores:
     params, outputs, spec = snakemake.params, snakemake.output, snakemake.input.spec
-    Path(outputs.scores).mkdir(parents=True)
+    scores.mkdir()
     points = [
-        {**each, "scores": f"{outputs.scores}/{each['value'] or 'at'}.{each['stage']}.json"}
+        {**each, "scores": scores / f"{each['value'] or 'at'}.{each['stage']}.json"}
         for each in params.points
     ]
     score_stages(
@@ -21,7 +21,7 @@ with job(snakemake) as log:
             Stage(
                 each["stage"],
                 Path(each["adapter"]) if each["adapter"] else None,
-                Path(each["scores"]),
+                each["scores"],
                 tuple(params.task["eval"]),
                 params.task["template"],
             )
