@@ -3,17 +3,21 @@
     python benchmarks/aligned.py resources/nano --limit 60 --out benchmarks/results/aligned.json
 
 For each adapter of the pair's old model and each method: the answers' negative log-likelihood in
-nats, summed over an answer's tokens, mean over items, and the paired difference from aligned's.
+nats, summed over an answer's tokens, mean over items, and the paired difference from a reference's.
 `--draw validation` takes items that the generators of the pair write under another seed, none of
 them in a training or test file: settings are chosen on these, and the test items are read once.
-A GPU is used where there is one.
+`--vary METHOD` varies the constants in the method's file, one at a time. A GPU is used where there
+is one.
 """
 
 import argparse
 import json
 import random
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,33 +47,56 @@ from loraport.side import Side
 from loraport.spec import Model, open_model
 from loraport.transfer import carry
 
-VALIDATION_SEED, REFERENCE = 77, "aligned"
+VALIDATION_SEED = 77
 MAPPING = {"modules": ["q", "k", "v", "o", "gate", "up", "down"], "wi": "code", "ridge": "auto",
            "prior": "procrustes", "writes": "stream", "singular": 320,
            "calibrate_on": "own_answers"}  # fmt: skip
-Entry = tuple[str, dict[str, Any], str]
-METHODS: dict[str, Entry] = {  # name -> method, mapping settings, scale
-    "lorasuite (paper)": ("lorasuite", {}, "paper"),
-    "lorasuite (norm)": ("lorasuite", {}, "norm"),
-    "crosslora k=64": ("crosslora", {"singular": 64}, "paper"),
-    "aligned": ("aligned", {}, "paper"),
-    "aligned, scale norm": ("aligned", {}, "norm"),
-    "aligned, writes module": ("aligned", {"writes": "module"}, "paper"),
-    "aligned, writes module, ridge 1e-2": (
-        "aligned", {"writes": "module", "ridge": 1e-2}, "paper"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with mapping settings, and with other values of the constants in its file."""
+
+    method: str
+    mapping: dict[str, Any] = field(default_factory=dict)
+    scale: str = "paper"
+    constants: dict[str, float] = field(default_factory=dict)
+
+
+METHODS = {
+    "lorasuite (paper)": Entry("lorasuite"),
+    "lorasuite (norm)": Entry("lorasuite", scale="norm"),
+    "crosslora k=64": Entry("crosslora", {"singular": 64}),
+    "aligned": Entry("aligned"),
+    "aligned, scale norm": Entry("aligned", scale="norm"),
+    "aligned, writes module": Entry("aligned", {"writes": "module"}),
+    "aligned, writes module, ridge 1e-2": Entry("aligned", {"writes": "module", "ridge": 1e-2}),
+    "aligned, writes module, ridge 1e-2, prior zero": Entry(
+        "aligned", {"writes": "module", "ridge": 1e-2, "prior": "zero"}
     ),
-    "aligned, writes module, ridge 1e-2, prior zero": (
-        "aligned", {"writes": "module", "ridge": 1e-2, "prior": "zero"}, "paper"
-    ),
-    "procrustes alone": ("aligned", {"writes": "module", "ridge": 1e6}, "paper"),
-    "aligned_sequential": ("aligned_sequential", {}, "paper"),
-    "aligned_sequential, inputs alone": (
-        "aligned_sequential", {"calibrate_on": "inputs"}, "paper"
-    ),
-    "aligned_sequential, task's answers": (
-        "aligned_sequential", {"calibrate_on": "answers"}, "paper"
-    ),
-}  # fmt: skip
+    "procrustes alone": Entry("aligned", {"writes": "module", "ridge": 1e6}),
+    "aligned_sequential": Entry("aligned_sequential"),
+    **{
+        f"aligned_sequential, {kind}": Entry("aligned_sequential", {"calibrate_on": kind})
+        for kind in ("generic", "inputs", "answers")
+    },
+}
+FACTORS = {  # constants that are varied one at a time, around the values in the methods' files
+    "aligned": {"OUTPUT_RIDGE": (0.1, 0.3, 3.0, 10.0), "STREAM_RIDGE": (1e-3, 3e-3, 3e-2, 0.1)},
+    "aligned_sequential": {
+        "GAIN": (0.0, 0.5, 1.0),
+        "OUTPUT_RIDGE": (0.1, 0.3, 3.0, 10.0),
+        "STREAM_RIDGE": (1e-3, 3e-3, 3e-2, 0.1),
+        "TARGET_RIDGE": (1e-3, 1e-1),
+    },
+}
+VARIED = {
+    f"{method}, {name} {value:g}": Entry(method, constants={name: value})
+    for method, each in FACTORS.items()
+    for name, values in each.items()
+    for value in values
+}
+METHODS |= VARIED
 
 
 def make_pair(old: Model, new: Model, texts: list[str], device: str) -> Pair:
@@ -122,16 +149,25 @@ def carried(pair: Pair, source: Path, maps_file: Path, scale: str, folder: Path)
     return folder
 
 
-def adapted(pair: Pair, root: Path, app: str, count: int) -> Adapted:
+def adapted(pair: Pair, root: Path, app: str, count: int, generic: list[str]) -> Adapted:
     """An adapter with the texts on which maps of its own are fitted."""
     source = root / "adapters" / "v1" / app
-    prompts = subset(read_rows(root, app, "train"), count, 0)
     kind = pair.settings["calibrate_on"]
 
     def texts(model: Any, tokenizer: Any) -> list[str]:
-        return task_texts(kind, prompts, model, tokenizer, max_tokens=256, batch_size=64)
+        if kind == "generic":
+            return generic
+        if (root, app, count, kind) not in WRITTEN:  # once for all settings of a method
+            prompts = subset(read_rows(root, app, "train"), count, 0)
+            WRITTEN[root, app, count, kind] = task_texts(
+                kind, prompts, model, tokenizer, max_tokens=256, batch_size=64
+            )
+        return WRITTEN[root, app, count, kind]
 
     return Adapted(source, located(pair, source), texts)
+
+
+WRITTEN: dict[tuple[Path, str, int, str], list[str]] = {}
 
 
 def located(pair: Pair, source: Path) -> Any:
@@ -142,23 +178,42 @@ def located(pair: Pair, source: Path) -> Any:
 
 
 def carried_by(
-    pair: Pair, root: Path, entry: Entry, apps: list[str], folder: Path, name: str, count: int
+    pair: Pair,
+    root: Path,
+    entry: Entry,
+    apps: list[str],
+    folder: Path,
+    name: str,
+    count: int,
+    generic: list[str],
 ) -> None:
     """`folder/{app}/{name}`: the adapters of the apps carried by a method, as PEFT directories."""
-    method, settings, scale = entry
     pair.settings.clear()
-    pair.settings.update({**MAPPING, **settings})
-    own = per_adapter(method)
-    for number, app in enumerate(apps):
-        (folder / app).mkdir(exist_ok=True)
-        maps_file = folder / f"{name}{number if own else ''}.h5"
-        if own:
-            needed = replace(pair, adapter=adapted(pair, root, app, count))
-            write_maps(maps_file, method, {}, make_maps(method, needed))
-        elif not number:
-            write_maps(maps_file, method, {}, make_maps(method, pair))
-        source = root / "adapters" / "v1" / app
-        carried(pair, source, maps_file, scale, folder / app / name)
+    pair.settings.update({**MAPPING, **entry.mapping})
+    own = per_adapter(entry.method)
+    with constants(entry):
+        for number, app in enumerate(apps):
+            (folder / app).mkdir(exist_ok=True)
+            maps_file = folder / f"{name}{number if own else ''}.h5"
+            if own:
+                needed = replace(pair, adapter=adapted(pair, root, app, count, generic))
+                write_maps(maps_file, entry.method, {}, make_maps(entry.method, needed))
+            elif not number:
+                write_maps(maps_file, entry.method, {}, make_maps(entry.method, pair))
+            source = root / "adapters" / "v1" / app
+            carried(pair, source, maps_file, entry.scale, folder / app / name)
+
+
+@contextmanager
+def constants(entry: Entry) -> Iterator[None]:
+    """The method's constants as the entry has them."""
+    module = import_module(f"loraport.methods.{entry.method}")
+    before = {name: getattr(module, name) for name in entry.constants}
+    vars(module).update(entry.constants)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
 
 
 def read_rows(root: Path, app: str, split: str) -> list[Example]:
@@ -199,12 +254,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--draw", choices=("validation", "test"), default="validation")
     parser.add_argument("--apps", nargs="*", help="adapters; all of them by default")
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    plain = [name for name in METHODS if name not in VARIED]
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=plain)
+    parser.add_argument("--vary", choices=list(FACTORS), help="a method's constants, one at a time")
+    parser.add_argument("--reference", default="aligned", help="that the others are paired with")
     parser.add_argument("--texts", type=int, default=512, help="generic texts")
     parser.add_argument("--prompts", type=int, default=400, help="of each app, for its own maps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    if asked.vary:
+        varied = [name for name, entry in VARIED.items() if entry.method == asked.vary]
+        asked.methods, asked.reference = [asked.vary, *varied], asked.vary
     torch.manual_seed(0)
     device = pick_device(asked.device)
     old, new = (open_model(asked.root / side) for side in ("v1", "v2"))
@@ -220,16 +281,17 @@ def main() -> None:
         rows.setdefault("LoRA(full)", {})[app] = score(new.directory, full, items[app], device)
     with TemporaryDirectory() as temporary:
         for name in asked.methods:
-            carried_by(pair, asked.root, METHODS[name], apps, Path(temporary), name, asked.prompts)
+            folder = Path(temporary)
+            carried_by(pair, asked.root, METHODS[name], apps, folder, name, asked.prompts, texts)
             for app in apps:
-                folder = Path(temporary) / app / name
-                rows.setdefault(name, {})[app] = score(new.directory, folder, items[app], device)
+                adapter = folder / app / name
+                rows.setdefault(name, {})[app] = score(new.directory, adapter, items[app], device)
             print(
                 name, {app: round(float(np.mean(rows[name][app])), 1) for app in apps}, flush=True
             )
     table = {
         name: {
-            app: {**vars(bootstrap(values)), **_less(values, rows.get(REFERENCE, {}).get(app))}
+            app: {**vars(bootstrap(values)), **_less(asked.reference, values, rows, app)}
             for app, values in each.items()
         }
         for name, each in rows.items()
@@ -240,11 +302,13 @@ def main() -> None:
     write_json(asked.out, "benchmark", {}, content)
 
 
-def _less(values: list[float], reference: list[float] | None) -> dict[str, Any]:
+def _less(
+    reference: str, values: list[float], rows: dict[str, dict[str, list[float]]], app: str
+) -> dict[str, Any]:
     """The paired difference from the reference method, where that was run."""
-    if reference is None:
+    if reference not in rows:
         return {}
-    return {f"less_{REFERENCE}": vars(difference(values, reference))}
+    return {f"less_{reference}": vars(difference(values, rows[reference][app]))}
 
 
 if __name__ == "__main__":

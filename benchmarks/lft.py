@@ -100,10 +100,12 @@ def make_starts(
 ) -> None:
     """`folder/{app}/{start}`: the carried adapters, as PEFT directories."""
     old, new = (open_model(root / side) for side in ("v1", "v2"))
-    pair = make_pair(old, new, read_texts(root / "calibration.txt", texts), device)
+    generic = read_texts(root / "calibration.txt", texts)
+    pair = make_pair(old, new, generic, device)
     for start in starts:
         if start != "scratch":
-            carried_by(pair, root, METHODS[STARTS[start]], apps, folder, start, prompts)
+            entry = METHODS[STARTS[start]]
+            carried_by(pair, root, entry, apps, folder, start, prompts, generic)
 
 
 def score(
