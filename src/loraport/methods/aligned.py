@@ -34,9 +34,9 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the map of each role of each matched layer.
 
     Settings: `ridge` is a fraction of the mean diagonal for all maps, or `auto`: R by held-out
-    error, each by itself, and the output maps by the constants above; `prior` is `zero` or
-    `procrustes`; `writes` is `stream` or `module`. The weights of both models are read for their
-    norms alone.
+    error, each by itself, and the output maps by the constants above, or next to none where the
+    new model is the old one rewritten; `prior` is `zero` or `procrustes`; `writes` is `stream` or
+    `module`. The weights of both models are read for their norms alone.
     """
     norms = base_norms(pair)
     for old_layer, layer in pair.path:
@@ -75,10 +75,9 @@ def _written(role: str, pair: Pair) -> str:
 
 def _output(parts: tuple[Moments, Moments], site: str, pair: Pair) -> Fit:
     """L of a site: new output from old output, or what the stream's readers understand."""
-    asked = pair.settings["ridge"]
+    asked, auto = pair.settings["ridge"], pair.settings["ridge"] == "auto"
     if site not in STREAM.values():
-        ridge = OUTPUT_RIDGE if asked == "auto" else asked
-        return fit_parts(writing, parts, ridge, pair.settings["prior"])
-    ridge = STREAM_RIDGE if asked == "auto" else float(asked)
-    read = fit_parts(reading, parts, ridge, "zero")
-    return replace(read, matrix=right_inverse(read.matrix, ridge))
+        ridge = OUTPUT_RIDGE if auto else asked
+        return fit_parts(writing, parts, ridge, pair.settings["prior"], auto)
+    read = fit_parts(reading, parts, STREAM_RIDGE if auto else asked, "zero", auto)
+    return replace(read, matrix=right_inverse(read.matrix, read.ridge))

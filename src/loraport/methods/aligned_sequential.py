@@ -23,7 +23,7 @@ from ..factors import LoraWeights
 from ..linalg import pinv
 from ..maps import Dense, ModuleMap, Term
 from ..moments import READS, STREAM, WRITES
-from ..ridge import Fit, fit_parts, reading, writing
+from ..ridge import Fit, Regression, fit_parts, reading, solve, writing
 from ..sequential import Walks, Wanted, open_walks, place
 from . import Pair
 from ._weights import base_norms, roles
@@ -41,7 +41,8 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     """Yield the map of each role that the adapter has, in the order of the forward pass.
 
     Settings: `ridge`, as a fraction of the mean diagonal for all maps, or `auto`: R by held-out
-    error, the others by the constants above; `prior` of R and of q's, k's, v's, gate's and up's L.
+    error, the others by the constants above, or next to none where the new model is the old one
+    rewritten; `prior` of R and of q's, k's, v's, gate's and up's L.
     """
     if pair.adapter is None:
         raise LoraportError(
@@ -97,23 +98,23 @@ def _output(
     """B_n (d_n, r) of a role whose A_n is `a`; `left` keeps the layer's maps by their sites."""
     site = STREAM.get(role, WRITES[role])
     asked, prior = pair.settings["ridge"], pair.settings["prior"]
+    auto = asked == "auto"
     if site not in left:
         chosen = STREAM_RIDGE if role in STREAM else OUTPUT_RIDGE
         left[site] = fit_parts(
             writing,
             pair.moments(layer)[site],
-            chosen if asked == "auto" else asked,
+            chosen if auto else asked,
             "zero" if role in STREAM else prior,
+            auto,
         )
     if role not in STREAM:
         return left[site].matrix @ _tensor(weights.b, a)
     share = max(1 - left[site].error, LEAST)
     wanted = Wanted(left[site].matrix, share**-GAIN)
     lack = walks.missing(READS[role], site, wanted)
-    gram = a @ lack.gram @ a.T
-    ridge = TARGET_RIDGE if asked == "auto" else float(asked)
-    gram.diagonal().add_(ridge * float(gram.diagonal().mean()))
-    return torch.linalg.solve(gram, a @ lack.cross.T).T / weights.scale
+    thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
+    return solve(thin, TARGET_RIDGE if auto else float(asked), auto) / weights.scale
 
 
 def _refuse_more_than_factors(held: Mapping[tuple[int, str], LoraWeights]) -> None:
