@@ -34,5 +34,9 @@ rule all:
         everything(),
 
 
+onstart:
+    check_outputs()
+
+
 onerror:
     tell_of_killed_jobs()

@@ -48,6 +48,13 @@ def tell_of_killed_jobs():
         logger.error(str(error))
 
 
+@told
+def check_outputs():
+    """Refuse a run whose outputs this user may not write, before its first job."""
+    jobs = workflow.dag.needrun_jobs()
+    preflight.check_writable(file for job in jobs for file in [*job.output, *job.log])
+
+
 def source(path):
     """A file of this workflow; a copy by its own name where it comes out of a repository."""
     place = HERE.join(f"../{path}")
@@ -58,6 +65,7 @@ def source(path):
     return Path(".snakemake/loraport", path)
 
 
+told(preflight.check_writable)([".snakemake/locks"])
 SCHEMAS = {source(f"workflow/schemas/{name}.schema.json").parent for name in ("config", "adapters")}
 CONFIG = told(configuration.load)(config, SCHEMAS.pop())
 

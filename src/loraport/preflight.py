@@ -1,7 +1,8 @@
 """Checks that need no work: done while the workflow is planned, before any rule runs."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,20 @@ from .errors import LoraportError
 from .spec import check_shapes, is_local, open_model, resolve
 from .texts import read_texts
 from .weights import weight_files
+
+
+def check_writable(paths: Iterable[str | Path]) -> None:
+    """Refuse paths that this user may not make; what is there on the way to them is asked."""
+    for path in map(Path, paths):
+        place = next(each for each in path.absolute().parents if each.exists())
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise LoraportError(
+                f"{path} cannot be written",
+                got=f"no right to write in {place}, or a read-only disk",
+                expected="a working directory and an artifacts/ in it that this user may write",
+                todo="give the right to it, or run in a folder of your own: docs/sharing.md says "
+                "how to use what others have made",
+            )
 
 
 def is_reachable(entry: Mapping[str, Any]) -> bool:

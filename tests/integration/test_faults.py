@@ -267,6 +267,29 @@ def test_a_read_only_disk_is_told(small_disk, run, capsys):
     assert other.spec("old").exists()
 
 
+def test_outputs_that_may_not_be_written_are_told_before_the_first_job(
+    template, tmp_path, small_disk
+):
+    work = template.copy(tmp_path / "work")
+    (work.root / "artifacts").symlink_to(small_disk)
+    target = "artifacts/models/old/spec.json"
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    said = work.run(target, ok=False).stdout
+    assert f"{target} cannot be written. Got: no right to write in " in said
+    assert "What to do: " in said and "Traceback" not in said and "rule spec" not in said
+    assert not list((work.root / ".snakemake/locks").iterdir())
+
+
+def test_a_working_directory_that_is_read_only_is_told(template, small_disk):
+    shutil.copy(template.root / "config.yaml", small_disk)
+    work = object.__new__(Workdir)
+    work.root = small_disk
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    said = work.run("artifacts/models/old/spec.json", ok=False).stdout
+    assert ".snakemake/locks cannot be written. Got: no right to write in " in said
+    assert "What to do: " in said and "Traceback" not in said
+
+
 def test_artifacts_that_are_read_only_are_enough_for_one_more_adapter(run, template, tmp_path):
     made = [path for path in run.folder.iterdir() if path.is_file() and path.suffix != ".log"]
     for path in made:
