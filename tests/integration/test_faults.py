@@ -277,7 +277,7 @@ def test_outputs_that_may_not_be_written_are_told_before_the_first_job(
     said = work.run(target, ok=False).stdout
     assert f"{target} cannot be written. Got: no right to write in " in said
     assert "What to do: " in said and "Traceback" not in said and "rule spec" not in said
-    assert not list((work.root / ".snakemake/locks").iterdir())
+    assert not list(work.root.rglob("*.lock"))
 
 
 def test_a_working_directory_that_is_read_only_is_told(template, small_disk):
