@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loraport.adapter import read_adapter
 from loraport.answers import write_own_answers
 from loraport.artifacts import identities, sha256, write_json
 from loraport.data import read, subset
@@ -12,17 +13,18 @@ with job(snakemake) as log:
     params, settings = snakemake.params, dict(snakemake.params.settings)
     adapter = snakemake.input.adapter
     file = Path(adapter if isinstance(adapter, str) else adapter[0])
+    folder = file if file.is_dir() else file.parent
     model = load_spec(snakemake.input.spec, params.base["source"])
     count, seed = int(snakemake.wildcards.examples), settings.pop("subset_seed")
     content = write_own_answers(
         snakemake.output.data,
         model.directory,
-        file if file.is_dir() else file.parent,
+        folder,
         [example.prompt for example in subset(read(**params.data), count, seed)],
         trust_remote_code=params.base["remote_code"],
         **settings,
     )
-    content["sha256"] = sha256(snakemake.output.data)
+    content |= {"sha256": sha256(snakemake.output.data), "adapter": read_adapter(folder).hashes()}
     inputs = identities({"old_spec": snakemake.input.spec})
     write_json(snakemake.output.about, "own answers", inputs, content)
     said = "%(prompts)d prompts: %(kept)d answered by the old model, %(empty)d empty, %(cut)d cut"
