@@ -3,18 +3,18 @@
     python benchmarks/aligned.py resources/nano --limit 60 --out benchmarks/results/aligned.json
 
 For each adapter of the pair's old model and each method: the answers' negative log-likelihood in
-nats, summed over an answer's tokens, mean over items, and the paired difference from a reference's.
-`--draw validation` takes items that the generators of the pair write under another seed, none of
-them in a training or test file: settings are chosen on these, and the test items are read once.
-`--vary METHOD` varies the constants in the method's file, one at a time. A GPU is used where there
-is one.
+nats, summed over an answer's tokens, mean over items, and the paired differences from aligned's and
+from those of the method's default settings. `--draw validation` takes items that the generators of
+the pair write under another seed, none of them in a training or test file: settings are chosen on
+these, and the test items are read once. `--vary METHOD` varies the constants in the method's file,
+one at a time. A GPU is used where there is one; what is scored is written at once.
 """
 
 import argparse
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -256,16 +256,15 @@ def main() -> None:
     parser.add_argument("--apps", nargs="*", help="adapters; all of them by default")
     plain = [name for name in METHODS if name not in VARIED]
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=plain)
-    parser.add_argument("--vary", choices=list(FACTORS), help="a method's constants, one at a time")
-    parser.add_argument("--reference", default="aligned", help="that the others are paired with")
+    parser.add_argument("--vary", nargs="*", choices=list(FACTORS), default=[],
+                        help="methods whose constants are varied, one at a time")  # fmt: skip
     parser.add_argument("--texts", type=int, default=512, help="generic texts")
     parser.add_argument("--prompts", type=int, default=400, help="of each app, for its own maps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    if asked.vary:
-        varied = [name for name, entry in VARIED.items() if entry.method == asked.vary]
-        asked.methods, asked.reference = [asked.vary, *varied], asked.vary
+    varied = [name for name, entry in VARIED.items() if entry.method in asked.vary]
+    methods = list(dict.fromkeys([*asked.methods, *asked.vary, *varied]))
     torch.manual_seed(0)
     device = pick_device(asked.device)
     old, new = (open_model(asked.root / side) for side in ("v1", "v2"))
@@ -280,35 +279,45 @@ def main() -> None:
         full = asked.root / "adapters" / "v2" / app
         rows.setdefault("LoRA(full)", {})[app] = score(new.directory, full, items[app], device)
     with TemporaryDirectory() as temporary:
-        for name in asked.methods:
+        for name in methods:
             folder = Path(temporary)
-            carried_by(pair, asked.root, METHODS[name], apps, folder, name, asked.prompts, texts)
+            carried_by(pair, asked.root, METHODS[name], apps, folder, name, asked.prompts,
+                       texts[: asked.prompts])  # fmt: skip
             for app in apps:
                 adapter = folder / app / name
                 rows.setdefault(name, {})[app] = score(new.directory, adapter, items[app], device)
             print(
                 name, {app: round(float(np.mean(rows[name][app])), 1) for app in apps}, flush=True
             )
+            write(asked, rows, pair.path)
+
+
+def write(
+    asked: argparse.Namespace, rows: dict[str, dict[str, list[float]]], path: Sequence[Any]
+) -> None:
+    """One JSON file of what has been scored so far."""
     table = {
         name: {
-            app: {**vars(bootstrap(values)), **_less(asked.reference, values, rows, app)}
+            app: {**vars(bootstrap(values)), **_less(name, values, rows, app)}
             for app, values in each.items()
         }
         for name, each in rows.items()
     }
-    keys = ("limit", "draw", "texts", "prompts")
-    about = {key: getattr(asked, key) for key in keys} | {"path": pair.path, "device": device}
+    keys = ("limit", "draw", "texts", "prompts", "device")
+    about = {key: getattr(asked, key) for key in keys} | {"path": list(path)}
     content = {"about": about, "versions": versions(), "answer_nll": table}
     write_json(asked.out, "benchmark", {}, content)
 
 
 def _less(
-    reference: str, values: list[float], rows: dict[str, dict[str, list[float]]], app: str
+    name: str, values: list[float], rows: dict[str, dict[str, list[float]]], app: str
 ) -> dict[str, Any]:
-    """The paired difference from the reference method, where that was run."""
-    if reference not in rows:
-        return {}
-    return {f"less_{reference}": vars(difference(values, rows[reference][app]))}
+    """Paired differences from aligned, and from the method's own default settings."""
+    default = METHODS[name].method if name in METHODS else ""
+    references = [each for each in {"aligned", default} if each in rows and each != name]
+    return {
+        f"less_{each}": vars(difference(values, rows[each][app])) for each in sorted(references)
+    }
 
 
 if __name__ == "__main__":
