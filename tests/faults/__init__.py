@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
+import snakemake
 from workdir import PROJECT, Workdir
+
+from .forks import Forked
 
 HOOK = Path(__file__).parent / "hook"
 JOB = ".snakemake/scripts/"
@@ -45,6 +48,12 @@ def rules_of(work: Workdir) -> dict[str, list[str]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def hooked() -> dict[str, str]:
+    """The environment in which Python loads the hook."""
+    path = os.pathsep.join([str(HOOK), str(PROJECT / "src")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def filled(pattern: str, values: dict[str, tuple[str, ...]]) -> str:
     """An output's path: for each wildcard the first of its values that its constraint allows."""
 
@@ -71,19 +80,24 @@ class Run:
     Parameters
     ----------
     folder : for the hook's marker files
+    door : of faults.forks, for processes that begin with everything imported
     """
 
-    def __init__(self, work: Workdir, folder: Path, *arguments: str, times: int = 1):
+    def __init__(
+        self,
+        work: Workdir,
+        folder: Path,
+        *arguments: str,
+        times: int = 1,
+        door: Path | None = None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log = folder, work.root / "run.log"
-        path = os.pathsep.join([str(HOOK), str(PROJECT / "src")])
-        more = {"PYTHONPATH": path, "FAULT_FOLDER": str(folder), "FAULT_TIMES": str(times)}
-        command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile")]
-        command += ["--configfile", "config.yaml", *arguments]
+        more = {"FAULT_FOLDER": str(folder), "FAULT_TIMES": str(times)}
+        environment = {**hooked(), **more, **({"FAULT_DOOR": str(door)} if door else {})}
+        words = ["-s", str(PROJECT / "Snakefile"), "--configfile", "config.yaml", *arguments]
         with self.log.open("w") as out:
-            self.process = subprocess.Popen(
-                command, cwd=work.root, env={**os.environ, **more}, stdout=out, stderr=out
-            )
+            self.process = _begun(door, words, work.root, environment, out)
 
     def __enter__(self) -> "Run":
         return self
@@ -109,7 +123,7 @@ class Run:
         stop, since = time.monotonic() + seconds, None
         while self.process.poll() is None:
             held, jobs = self.held(), self.jobs()
-            quiet = bool(held) and jobs <= {each["pid"] for each in held}
+            quiet = bool(held) and jobs <= {each["job"] for each in held}
             since = (since or time.monotonic()) if quiet else None
             if since and time.monotonic() - since > 0.4:
                 return held
@@ -119,11 +133,11 @@ class Run:
 
     def kill_all(self) -> None:
         """kill -9: Snakemake first, so that it can't clean up, then its jobs."""
-        jobs = self.jobs()
+        jobs = {each["pid"] for each in self.held()} | self.jobs()
         self.process.kill()
+        self.process.wait()
         for pid in jobs:
             kill(pid)
-        self.process.wait()
 
     def text(self) -> str:
         """What Snakemake and its jobs have said."""
@@ -145,6 +159,17 @@ class Run:
         return {started[number] for number in numbers if number in started}
 
 
+def _begun(
+    door: Path | None, words: list[str], folder: Path, environment: dict[str, str], out: TextIO
+) -> Forked | subprocess.Popen:
+    """Snakemake, as it is called or as a fork."""
+    if door:
+        entry = str(Path(snakemake.__file__).with_name("__main__.py"))
+        return Forked(door, [entry, *words], folder, environment, out)
+    command = [sys.executable, "-m", "snakemake", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+
+
 def _is_job(process: psutil.Process) -> bool:
     try:
         line = process.cmdline()
@@ -159,7 +184,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    wait_for(lambda: _is_gone(pid))
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for(found: Callable[[], Any], seconds: float = 60.0) -> Any:

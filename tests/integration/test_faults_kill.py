@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import h5py
 import pico
 import pytest
-from faults import Run, filled, kill, markers, rules_of
+from faults import Run, filled, hooked, kill, markers, rules_of
+from faults.forks import opened
 from inprocess import PairRun
-from workdir import PROJECT, Workdir
+from workdir import CONFIG, PROJECT, Workdir
+
+from loraport.artifacts import check_weights, read_json
+from loraport.weights import TensorFile
 
 VALUES = {
     "model": ("old",),
@@ -17,18 +22,23 @@ VALUES = {
     "seed": ("0",),
     "name": ("rank",),
     "value": ("2",),
+    "examples": ("8",),
 }
+OF_RULE = {"adapter_maps": {"method": ("own",)}}
 
 
-def killed_again_and_again(work: Workdir, folder: Path, targets: list[str], *options: str) -> int:
+def killed_again_and_again(
+    work: Workdir, folder: Path, targets: list[str], *options: str, door: Path | None = None
+) -> int:
     """Run to the end though each rule is killed twice at its first job; returns the rounds it took.
 
     The first time the job alone is killed, the second time Snakemake and all jobs. After each round
     no output that was being written is there, and no job that was done before was started again.
     """
     done: set[str] = set()
+    words = ("--keep-going", *options, "--", *targets)
     for number in range(200):
-        with Run(work, folder, "--keep-going", *options, "--", *targets, times=2) as run:
+        with Run(work, folder, *words, times=2, door=door) as run:
             while held := run.wait():
                 alone = [each for each in held if each["number"] == 0]
                 for each in alone:
@@ -38,7 +48,7 @@ def killed_again_and_again(work: Workdir, folder: Path, targets: list[str], *opt
                 for each in alone or held:
                     assert each["bytes"] > 0 and not each["target_there"], each
                     assert Path(each["source"]).exists(), each
-                    assert not Path(each["target"]).exists(), each
+                    assert not any(Path(missing).exists() for missing in each["missing"]), each
         if run.process.returncode == 1:
             assert "was killed before it could say why" in run.text(), run.text()
         assert not done & set(run.started().values()), run.text()
@@ -58,6 +68,28 @@ def assert_killed_twice(folder: Path, rules: set[str]) -> None:
 
 def leftovers(work: Workdir) -> list[Path]:
     return list((work.root / "artifacts").rglob("*.tmp"))
+
+
+def assert_whole(work: Workdir) -> None:
+    """Every artifact can be read to its end, every checksum that it carries verified."""
+    found = [path for path in (work.root / "artifacts").rglob("*") if path.is_file()]
+    for path in found:
+        if path.suffix == ".h5":
+            with h5py.File(path) as file:
+                file.visititems(
+                    lambda _, each: each[...] if isinstance(each, h5py.Dataset) else None
+                )
+        elif path.suffix == ".safetensors":
+            check_weights(path.parent)
+            assert TensorFile(path).tensors
+        elif path.suffix == ".json":
+            kind = json.loads(path.read_text()).get("kind")
+            assert kind is None or read_json(path, kind)
+        elif path.suffix == ".svg":
+            assert path.read_text().rstrip().endswith("</svg>"), path
+        elif path.suffix not in (".log", ".gitignore", ""):
+            assert path.stat().st_size, path
+    assert {path.suffix for path in found} >= {".h5", ".safetensors", ".json", ".svg", ".csv"}
 
 
 def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
@@ -94,6 +126,7 @@ def everything(root: Path) -> Workdir:
         tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
         finetune={"examples": 8, "max_steps": 2, "full": {"max_steps": 2}, "device": "cpu"},
         evaluation={"limit": 2, "resamples": 100, "empty": "score", "device": "cpu"},
+        variants={**CONFIG["variants"], "own": {"method": "aligned_sequential"}},
         merges={"ab": {"apps": ["a", "b"]}},
         compare={"methods": ["norm"], "finetuned": False},
         report={"apps": ["a"]},
@@ -107,10 +140,15 @@ def everything(root: Path) -> Workdir:
 def test_every_rule_survives_being_killed_with_and_without_snakemake(tmp_path):
     work = everything(tmp_path / "work")
     found = {rule: outputs for rule, outputs in rules_of(work).items() if outputs}
-    targets = sorted({filled(outputs[0], VALUES) for outputs in found.values()})
-    threads = [f"{rule}=1" for rule in found]
-    options = ["--cores", "3", "--set-threads", *threads]
-    rounds = killed_again_and_again(work, tmp_path / "marks", targets, *options)
-    assert_killed_twice(tmp_path / "marks", set(found))
+    targets = sorted(
+        {filled(each[0], {**VALUES, **OF_RULE.get(rule, {})}) for rule, each in found.items()}
+    )
+    alone = [f"{rule}=1" for rule in found]
+    options = ["--cores", "16", "--scheduler", "greedy", "--set-threads", *alone]
+    folder = tmp_path / "marks"
+    with opened(tmp_path / "door", {**hooked(), "FAULT_FOLDER": str(folder)}) as door:
+        rounds = killed_again_and_again(work, folder, targets, *options, door=door)
+    assert_killed_twice(folder, set(found))
     assert rounds > 2
     assert not leftovers(work)
+    assert_whole(work)
