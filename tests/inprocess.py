@@ -35,7 +35,10 @@ CALIBRATION = {
 class Named(dict):
     """What Snakemake gives a script: values by name, by attribute or by place."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
 
     def __getitem__(self, key):
         return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
@@ -44,13 +47,15 @@ class Named(dict):
 class PairRun:
     """The artifacts of one model pair in `folder`, each made when it is first asked for.
 
-    `old`, `new` and `texts` are paths; `mapping` overrides mapping settings.
+    `old`, `new` and `texts` are paths; `mapping` overrides mapping settings. Rules are given what
+    `resources` holds.
     """
 
     def __init__(self, folder: Path, old: Path, new: Path, texts: Path, **mapping):
         self.folder, self.texts = Path(folder), texts
         self.models = {"old": Path(old), "new": Path(new)}
         self.mapping = {**MAPPING, **mapping}
+        self.resources: dict[str, int] = {}
 
     def _script(
         self, name: str, output: str | dict[str, str], inputs: dict, wildcards=(), **params
@@ -63,6 +68,7 @@ class PairRun:
                 input=Named({key: str(path) for key, path in inputs.items()}),
                 output=Named({key: str(path) for key, path in outputs.items()}),
                 params=Named(params),
+                resources=Named(self.resources),
                 wildcards=Named({"model": name, "pair": "pair", "app": "app", **dict(wildcards)}),
                 log=[f"{target}.log"],
                 rule=name,

@@ -10,7 +10,13 @@ from typing import Any
 from .errors import LoraportError
 
 BEGAN = "began"  # status in the first line of a rule's log; the last line says how it ended
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "unable to allocate", "bad_alloc")
+MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # what makes a rule smaller, by the beginning of its name

@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import pico
 import pytest
 import torch
 from bad_inputs import edit_json
@@ -310,6 +312,43 @@ def fake(folder: Path, rule: str) -> SimpleNamespace:
         threads=1,
         resources=type("Resources", (dict,), {"mem_mb": 1234})(),
     )
+
+
+LIMITED = """
+import re, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from inprocess import PairRun
+root = Path(sys.argv[2])
+run = PairRun(root / "artifacts", root / "large", root / "new", root / "texts.txt")
+run.resources = {"mem_mb": 1234}
+run.spec("old")
+run.activations("new")  # all that a rule imports is there now
+size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + (60 << 20),) * 2)
+run.activations("old")
+"""
+
+
+def test_a_rule_that_the_system_denies_memory_says_so(template, tmp_path):
+    """A model of 75 MiB, and 60 MiB left."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("no /proc to read a process's size from")
+    shutil.copytree(template.root / "new", tmp_path / "new")
+    pico.make_model(
+        tmp_path / "large", seed=1, hidden=512, intermediate=4096, layers=3, heads=4, kv_heads=2
+    )
+    pico.make_texts(tmp_path / "texts.txt", 200)
+    command = [sys.executable, "-c", LIMITED, str(PROJECT / "tests"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.rpartition("[activations] ")[2]
+    assert said.startswith("rule activations ran out of memory. Got: "), done.stderr
+    assert "Expected: at most 1234 MiB, by the plan. What to do: lower calibration.batch" in said
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in (tmp_path / "artifacts").iterdir() if "old_act" in path.name}
+    assert left == {"old_activations.h5.log"}
 
 
 TOO_MUCH = {
