@@ -31,8 +31,10 @@ rates) # of light fine-tuning, for both sides; told apart on held-out training r
         likelihood smollm2 $app.heldout heldout.$app artifacts/explicit/$app/sweeps/learning_rate
     done ;;
 likelihood)
-    likelihood smollm2 math.worked explicit.math artifacts/explicit/math $MODELS/smollm2/math
-    likelihood next math.worked implicit.math artifacts/implicit/math $MODELS/smollm2_next/math ;;
+    for app in arc math; do
+        likelihood smollm2 $app.worked explicit.$app artifacts/explicit/$app $MODELS/smollm2/$app
+        likelihood next $app.worked implicit.$app artifacts/implicit/$app $MODELS/smollm2_next/$app
+    done ;;
 results) python $HERE/results.py ;;
 *) sed -n '2,4s/^# //p' "$0" >&2; exit 1 ;;
 esac

@@ -68,13 +68,15 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     gsm8k = records(asked.data / "math" / "gsm8k.train.jsonl")
     arc = records(asked.data / "commonsense" / "ARC-Easy.train.json")
-    seen = {row["instruction"] for row in records(asked.data / "commonsense/ARC-Easy.test.json")}
+    arc_test = records(asked.data / "commonsense" / "ARC-Easy.test.json")
+    seen = {row["instruction"] for row in arc_test}
     arc = [spelled_out(row) for row in arc if row["instruction"] not in seen]
     for app, rows in (("math", gsm8k), ("arc", arc)):
         write(asked.out / f"{app}.train.jsonl", rows[:-HELD_OUT])
         write(asked.out / f"{app}.heldout.jsonl", rows[-HELD_OUT:])
     test = records(asked.data / "math" / "gsm8k.test.jsonl")
     write(asked.out / "math.worked.jsonl", test[:HELD_OUT])
+    write(asked.out / "arc.worked.jsonl", [spelled_out(row) for row in arc_test[:HELD_OUT]])
     texts = documentation("scipy") + documentation("sklearn")
     calibration, rest = texts[::8], [text for place, text in enumerate(texts) if place % 8]
     write(asked.out / "documentation.jsonl", [{"text": text} for text in rest])

@@ -181,7 +181,7 @@ def cut_tokenizer(tokenizer: Any, vocabulary: int) -> Any:
     pairs = [m.split(" ") if isinstance(m, str) else m for m in content["model"]["merges"]]
     content["model"] |= {
         "vocab": kept,
-        "merges": [m for m in pairs if {*m, "".join(m)} <= set(kept)],
+        "merges": [m for m in pairs if {*m, "".join(m)} <= kept.keys()],
     }
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     return tokenizer
