@@ -1,7 +1,8 @@
 """Many adapters of one pair, on this machine and through Slurm: seconds an adapter, and scheduling.
 
-    python benchmarks/fanout.py local --adapters 200 --out benchmarks/results/fanout_local.json
-    python benchmarks/fanout.py slurm --adapters 200 --out benchmarks/results/fanout_slurm.json
+    python benchmarks/fanout.py local --out fanout_local.json      # a Python for each adapter
+    python benchmarks/fanout.py batched --out fanout_batched.json  # a Python for each core
+    python benchmarks/fanout.py slurm --out fanout_slurm.json      # a Python for each job of Slurm
 
 The adapters are the embedded math adapter with its factors scaled, each by another number. The pair
 is mapped first, untimed. Slurm is one of this machine alone, as `make test-cluster` starts it.
@@ -65,11 +66,12 @@ def snakemake(root: Path, *arguments: str, env: dict[str, str]) -> tuple[str, fl
 
 def how(asked: argparse.Namespace) -> list[str]:
     """Arguments of snakemake for a mode."""
-    if asked.mode == "local":
-        return ["--cores", str(asked.cores)]
-    quick = ["--slurm-status-command", "squeue", "--seconds-between-status-checks", "1"]
-    quick += ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
-    batch = ["--group-components", f"carry={asked.batch}"] if asked.batch else []
+    if asked.mode != "slurm":
+        return ["--cores", str(asked.cores), "--executor", asked.mode]
+    quick = ["--slurm-batched-status-command", "squeue", "--slurm-batched-longest-wait", "1"]
+    quick += ["--slurm-batched-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
+    quick += ["--seconds-between-status-checks", "1"]
+    batch = ["--set-resources", f"transferred:batch={asked.batch}"] if asked.batch else []
     return ["--workflow-profile", str(PROJECT / "profiles/slurm"), *quick, *batch]
 
 
@@ -85,6 +87,7 @@ def measure(asked: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
             root, "--cores", "2", *settings, f"{PAIR}/maps/lorasuite.h5", env=dict(os.environ)
         )
         targets = [f"{PAIR}/{app}/lora_transferred" for app in apps]
+        load = os.getloadavg()[0]
         before = psutil.cpu_times()
         said, wall = snakemake(root, *how(asked), *settings, *targets, env=env)
         after = psutil.cpu_times()
@@ -101,19 +104,22 @@ def measure(asked: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
         "script_seconds": round(script, 3),
         "cores": os.cpu_count(),
         "machine_busy_cores": round(busy / wall, 2),
+        "load_before_and_after": [round(each, 1) for each in (load, os.getloadavg()[0])],
         "versions": versions("numpy", "snakemake", "snakemake-executor-plugin-slurm"),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Many adapters of one pair: seconds an adapter.")
-    parser.add_argument("mode", choices=["local", "slurm"])
+    parser.add_argument("mode", choices=["local", "batched", "slurm"])
     parser.add_argument("--adapters", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=0, help="adapters a job; 0: the profile's own")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="adapters a job of Slurm; 0: the rule's own"
+    )
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    if asked.mode == "local":
+    if asked.mode != "slurm":
         content = measure(asked, dict(os.environ))
     else:
         sys.path.insert(0, str(PROJECT / "tests" / "cluster"))

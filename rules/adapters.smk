@@ -14,6 +14,7 @@ rule transferred:
     resources:
         mem_mb=memory("transferred"),
         runtime=minutes("transferred"),
+        batch=25,  # adapters that share a job (executors batched and slurm-batched)
     params:
         transfer=transfer_params,
         code=code("transferred"),

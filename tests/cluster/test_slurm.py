@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import slurm
+from toy import Toy
 
 from loraport import plan
 from loraport.architectures import Dimensions
@@ -32,8 +32,9 @@ SMALL += ["evaluation={limit: 20}", "finetune={max_steps: 6}", "report={apps: [m
 RULES = {"spec", "activations", "embedding", "cka", "heads", "maps"}
 # a private Slurm has no accounting, and answers at once
 PROFILE = ["--workflow-profile", str(PROJECT / "profiles/slurm"), "--max-threads", "2"]
-PROFILE += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
-PROFILE += ["--seconds-between-status-checks", "1", "--latency-wait", "5"]
+PROFILE += ["--slurm-batched-status-command", "squeue", "--slurm-batched-longest-wait", "1"]
+PROFILE += ["--slurm-batched-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
+PROFILE += ["--seconds-between-status-checks", "1"]
 
 
 @dataclass
@@ -101,9 +102,9 @@ def test_every_job_went_through_slurm_and_completed(through_slurm):
         assert any(comment.startswith(f"rule_{rule}") for comment in comments), rule
 
 
-def test_adapters_share_a_job(through_slurm):
+def test_adapters_share_a_job_that_starts_no_snakemake(through_slurm):
     carried = [job for job in through_slurm.jobs.values() if "transferred" in job["Comment"]]
-    assert len(carried) == 1
+    assert [job["Comment"] for job in carried] == ["rule_transferred_wildcards_batch_of_2"]
     assert carried[0]["NumCPUs"] == "1"  # one after another
     for adapter in ADAPTERS:
         log = through_slurm.root / PAIR / "logs" / adapter.split("/")[2] / "transferred.log"
@@ -148,27 +149,39 @@ def test_maps_and_adapters_equal_the_local_ones_byte_for_byte(local, through_slu
     print(f"local {local.seconds:.0f} s, through Slurm {through_slurm.seconds:.0f} s")
 
 
-def test_a_job_that_fails_is_tried_again_with_more_memory_and_told(
-    cluster, through_slurm, tmp_path
-):
-    root = tmp_path / "damaged"
-    shutil.copytree(through_slurm.root, root, symlinks=True)
-    for adapter in ADAPTERS:
-        shutil.rmtree(root / adapter)
-    maps = root / PAIR / "maps" / "lorasuite.h5"
-    when = maps.stat()
-    maps.write_bytes(maps.read_bytes()[:5000])
-    os.utime(maps, ns=(when.st_atime_ns, when.st_mtime_ns))
+def run_toy(toy: Toy, cluster: slurm.Slurm, names: str, *options: str) -> tuple[str, list[dict]]:
+    """What snakemake said, and the jobs that it gave to Slurm."""
     before = set(cluster.jobs())
-    said = snakemake(root, *PROFILE, "--retries", "1", env=cluster.env, ok=False)
-    jobs = [job for number, job in cluster.jobs().items() if number not in before]
-    assert [job["State"] for job in jobs] == ["FAILED"] * 2
-    first, second = (int(job["MinMemory"].removesuffix("M")) for job in jobs)
-    assert second == 2 * first
-    assert "lorasuite.h5" in said
-    # the first of the batch ended it; which one that is, Snakemake chooses
-    logs = [path.read_text() for path in (root / PAIR / "logs").glob("*/transferred.log")]
-    assert any("it is missing, truncated or damaged" in log for log in logs)
+    command = [sys.executable, "-m", "snakemake", *PROFILE, *options, "--config", f"names={names}"]
+    done = subprocess.run(
+        command, cwd=toy.root, env=cluster.env, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said = f"{done.stdout}\nends with {done.returncode}"
+    return said, [job for number, job in cluster.jobs().items() if number not in before]
+
+
+def test_in_a_batch_one_fails_alone_and_is_tried_again_with_more_memory(cluster, tmp_path):
+    toy = Toy(tmp_path / "toy", broken="c")
+    said, jobs = run_toy(toy, cluster, "a b c d", "--retries", "1")
+    assert "ends with 1" in said
+    made = toy.made()
+    assert set(made) == {"a", "b", "d"}
+    assert len({parent for _, parent in made.values()}) == 1
+    comments = {job["Comment"]: job for job in jobs}
+    assert {name: job["State"] for name, job in comments.items()} == {
+        "rule_light_wildcards_batch_of_4": "FAILED",
+        "rule_light_wildcards_batch_of_1": "FAILED",
+    }
+    first, again = (comments[f"rule_light_wildcards_batch_of_{size}"] for size in (4, 1))
+    assert (first["MinMemory"], again["MinMemory"]) == ("50M", "100M")
+    assert (first["TimeLimit"], again["TimeLimit"]) == ("8:00", "2:00")
+    assert "logs/c.log" in said
+    (toy.root / "broken/c").unlink()
+    said, jobs = run_toy(toy, cluster, "a b c d e")
+    assert "ends with 0" in said, said
+    assert [job["Comment"] for job in jobs] == ["rule_light_wildcards_batch_of_2"]
+    assert {name for name, ids in toy.made().items() if ids != made.get(name)} == {"c", "e"}
 
 
 @pytest.mark.skipif(not FULL, reason="to the report with FULL=1")

@@ -1,0 +1,80 @@
+"""Small jobs of the workflow in one process: Python and its imports start once for all of them.
+
+    python -m loraport.batch TASKS DONE
+
+TASKS has the path of a job's script on each line, whole as Snakemake would run it; DONE gets a line
+for each that ended: its number and its exit status. Where both are `-` they are the process's own
+input and output, and it waits for more.
+
+Each script runs in a fork of the process: its memory, log, time and end are its own, and one that
+fails or is killed stops no other.
+"""
+
+import importlib
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm
+
+from .job import counted
+
+# what the scripts of light rules import, and what Snakemake's preamble to each does
+PRELOADED = ("loraport.transfer", "loraport.job", "snakemake.iocontainers", "snakemake.logging")
+
+
+def run_script(path: str) -> int:
+    """Exit status of a script that runs in a fork; 128 and its number where a signal ends it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+    code = 1
+    try:
+        runpy.run_path(path, run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(paths: Iterable[str], done: TextIO) -> int:
+    """Run scripts one after another, and say how each ended; how many failed."""
+    failed = 0
+    for number, path in enumerate(paths):
+        code = run_script(path)
+        done.write(f"{number} {code}\n")
+        done.flush()
+        failed += code != 0
+    return failed
+
+
+def main(tasks: str, done: str) -> int:
+    """Run what is listed; 1 if any of it failed."""
+    tqdm.monitor_interval = 0  # no thread beside the one that forks
+    for name in PRELOADED:
+        importlib.import_module(name)
+    if tasks == "-":
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what scripts print is no answer
+        return int(run((line.rstrip("\n") for line in sys.stdin), answers) > 0)
+    paths = Path(tasks).read_text().splitlines()
+    with Path(done).open("w") as answers:
+        return int(run(counted(paths, len(paths), "batch"), answers) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

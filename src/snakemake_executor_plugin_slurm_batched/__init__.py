@@ -1,0 +1,21 @@
+"""Snakemake's executor for Slurm, but for light jobs: many of those share one job of Slurm."""
+
+try:
+    from .executor import Executor, ExecutorSettings, common_settings  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "snakemake_executor_plugin_slurm":
+        raise
+    from snakemake.executors import local
+    from snakemake_interface_common.exceptions import WorkflowError
+
+    common_settings = local.common_settings
+
+    class Executor(local.Executor):  # all plugins are imported, so that this one must be there
+        def __init__(self, *_):
+            raise WorkflowError(
+                "executor slurm-batched needs snakemake-executor-plugin-slurm, which is not "
+                "installed: pip install snakemake-executor-plugin-slurm"
+            )
+
+
+__all__ = ["Executor", "common_settings"]
