@@ -128,7 +128,7 @@ class Run:
             if since and time.monotonic() - since > 0.4:
                 return held
             assert time.monotonic() < stop, self.text()
-            time.sleep(0.05)
+            time.sleep(0.1)
         return []
 
     def kill_all(self) -> None:

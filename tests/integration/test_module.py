@@ -1,4 +1,4 @@
-"""loraport as a module of another workflow: docs/module, from a path and out of a repository."""
+"""loraport as a module of another workflow: docs/module, from a path and from GitHub."""
 
 import os
 import re
@@ -29,15 +29,16 @@ def work(tmp_path_factory) -> Path:
     return root
 
 
-def run(root: Path, where: str, *arguments: str) -> str:
+def run(root: Path, where: str, *arguments: str, **environment: str) -> str:
     """Run the example with the module's snakefile at `where`."""
     text = (EXAMPLE / "Snakefile").read_text()
     edited, count = re.subn(r"github\(.*\)", where, text)
     assert count == 1
     (root / "Snakefile").write_text(edited)
+    environment |= {"PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "2", *arguments], cwd=root, text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -69,13 +70,51 @@ def test_a_local_module_carries_an_adapter(work):
     assert "Nothing to be done" in again
 
 
-def test_out_of_a_repository_all_rules_are_read(work, tmp_path):
-    """As far as Snakemake 9.27 goes with a `gitfile`: its plan fails there at any script."""
-    if not (PROJECT / ".git").exists():
-        pytest.skip("the project lies in no git repository")
-    other = tmp_path / "other"
-    shutil.copytree(work, other, ignore=shutil.ignore_patterns("artifacts", ".snakemake"))
-    where = f'gitfile({str(PROJECT)!r}, path="rules/module.smk", ref="HEAD")'
-    listed = run(other, where, "--list-rules").split()
-    assert set(WHOLE) <= set(listed)
+@pytest.fixture(scope="module")
+def hosted(tmp_path_factory) -> dict[str, str]:
+    """Environment in which git finds a bare repository on this disk at GitHub's address."""
+    root = tmp_path_factory.mktemp("hosted")
+    for folder in ("rules", "workflow"):
+        shutil.copytree(PROJECT / folder, root / "clone" / folder)
+    shutil.copy(PROJECT / "environment.yml", root / "clone")
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    for words in (
+        ["init", "--quiet"],
+        ["add", "."],
+        [*who, "commit", "--quiet", "-m", "a release"],
+        ["tag", "v0.1.0"],
+        ["clone", "--quiet", "--bare", ".", str(root / "OWNER/loraport")],
+    ):
+        subprocess.run(["git", *words], cwd=root / "clone", check=True)
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{root}/.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/",
+        "XDG_CACHE_HOME": str(root / "cache"),
+    }
+
+
+def as_written() -> str:
+    """Where the example itself says that the module is."""
+    return re.search(r"github\(.*\)", (EXAMPLE / "Snakefile").read_text())[0]
+
+
+def new_folder(work: Path, folder: Path) -> Path:
+    made = shutil.ignore_patterns("artifacts", "released", ".snakemake")
+    return shutil.copytree(work, folder, ignore=made)
+
+
+def test_a_module_from_github_is_planned(work, hosted, tmp_path):
+    other = new_folder(work, tmp_path / "other")
+    said = run(other, as_written(), "-n", **hosted)
+    assert planned(said) == {**WHOLE, "all": 1, "released": 1, "total": sum(WHOLE.values()) + 2}
     assert (other / ".snakemake/loraport/workflow/scripts/spec.py").is_file()
+
+
+@pytest.mark.slow
+def test_a_module_from_github_carries_an_adapter(work, hosted, tmp_path):
+    other = new_folder(work, tmp_path / "other")
+    run(other, as_written(), **hosted)
+    listed = (other / "released/math.txt").read_text().split()
+    assert {"adapter_config.json", "adapter_model.safetensors", "transfer.json"} <= set(listed)
+    assert "Nothing to be done" in run(other, as_written(), "-n", **hosted)
