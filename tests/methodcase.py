@@ -29,7 +29,7 @@ def collect_moments(old: Path, new: Path, path: list, texts: list[str]) -> list[
     """Moments of each layer pair of the path."""
     models = open_model(old), open_model(new)
     bases, tokenizers = zip(*(load_base(m.directory, device="cpu") for m in models), strict=True)
-    return layer_moments(models, bases, make_batches(tokenizers, texts, 64, 16), path, "cpu")
+    return layer_moments(models, bases, make_batches(tokenizers, texts, 64, 64), path, "cpu")
 
 
 def make_method_pair(
@@ -52,7 +52,9 @@ def adapted(pair: Pair, adapter_dir: Path, texts: list[str]) -> Pair:
     held = read_adapter(adapter_dir)
     names = {str(pair.old.directory), pair.old.directory.name}
     weights = audit(held, pair.old.architecture, pair.old.dims, names)
-    return replace(pair, adapter=Adapted(adapter_dir, weights, lambda model, tokenizer: texts, 64))
+    return replace(
+        pair, adapter=Adapted(adapter_dir, weights, lambda model, tokenizer: texts, 64, 64)
+    )
 
 
 def transferred(

@@ -38,16 +38,16 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def carry_over(root: Path, folder: Path, old: Path, new: Path, **settings) -> dict:
+def carry_over(root: Path, folder: Path, old: Path, new: Path) -> dict:
     """The adapter carried with the default settings; it also lies in `folder/adapter`."""
     moments = methodcase.collect_moments(old, new, twins.PATH, pico.texts(60))
-    pair = methodcase.make_method_pair(old, new, twins.PATH, moments, **settings)
+    pair = methodcase.make_method_pair(old, new, twins.PATH, moments)
     pair = methodcase.adapted(pair, root / f"lora_{old.name}", pico.texts(60))
     lora = root / f"lora_{old.name}"
     return methodcase.transferred(folder, "aligned_sequential", pair, lora)[0]
 
 
-@pytest.mark.parametrize("name", [*twins.TWINS, "llama"])
+@pytest.mark.parametrize("name", ["rotated", "permuted", "padded", "qwen2", "llama"])
 def test_a_model_rewritten_gets_the_whole_adapter_by_default(root, tmp_path, name):
     """Float32 activations of the two models differ by about 1e-7; a ridge of 1e-9 may magnify that
     by 3e4 in directions that hardly occur. What is seen is 2e-6 of the adapter's effect.
@@ -72,12 +72,6 @@ def test_a_model_and_itself_keep_the_updates_by_default(root, tmp_path):
         errors.append(np.linalg.norm(carried - s * B @ A) / np.linalg.norm(s * B @ A))
     print(f"updates: {max(errors):.1e}")
     assert max(errors) < 1e-3
-
-
-def test_a_ridge_that_is_asked_for_is_kept_where_the_relation_is_exact(root, tmp_path):
-    carry_over(root, tmp_path, root / "old", root / "old", ridge=0.1)
-    lora = root / "lora_old"
-    assert methodcase.lost(root / "old", root / "old", lora, tmp_path / "adapter") > 0.02
 
 
 def walked(directory: Path) -> tuple[Walk, list, object]:
