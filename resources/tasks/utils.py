@@ -32,19 +32,16 @@ LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "fr": "French"}
 
 def own_file(*, file: str, **_: Any) -> dict[str, Dataset]:
     """Items of a file beside the task files: prompt, completion, answer, used as they are."""
+    keys = {"prompt": "prompt", "gold": "completion", "answer": "answer"}
     records = read_records(str((HERE / file).resolve()))
     return _test(
-        [
-            {
-                "prompt": r["prompt"],
-                "gold": r["completion"],
-                "answer": str(r["answer"]),
-                "pattern": "",
-            }
-            for r in records
-        ],
+        [{**{k: _text(r.get(field)) for k, field in keys.items()}, "pattern": ""} for r in records],
         file,
     )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def numbers(**settings: Any) -> dict[str, Dataset]:
@@ -181,7 +178,18 @@ def _remote(name: str, revision: str) -> list[dict[str, Any]]:
 
 def _test(items: list[dict[str, Any]], name: str) -> dict[str, Dataset]:
     if not items:
-        raise LoraportError(f"evaluation set {name!r} holds no item", got=0, expected="some")
+        raise LoraportError(
+            f"evaluation set {name!r} holds no item", got=0, expected="some", todo="fill it"
+        )
+    named = {"prompt": "prompt", "gold": "completion", "answer": "answer"}
+    for number, item in enumerate(items):
+        if lacking := [name for key, name in named.items() if not item[key].strip()]:
+            raise LoraportError(
+                f"evaluation set {name!r}: item {number} has no {' and no '.join(lacking)}",
+                got=str(item)[:200],
+                expected="a prompt, the text that is right, and the answer to compare with",
+                todo="complete the item, or remove it",
+            )
     return {"test": Dataset.from_list(items)}
 
 

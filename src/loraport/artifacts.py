@@ -29,7 +29,9 @@ CHUNK_BYTES = 4 << 20
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
 SUMS = "SHA256SUMS"
-GIVEN = Path("artifacts/.given")  # checksums of given adapters' files, as rules first read them
+GIVEN = Path(
+    "artifacts/.resume/given"
+)  # checksums of given adapters' files, as rules first read them
 _recording: Path | None = None  # where a rule that runs keeps them
 
 
@@ -187,11 +189,11 @@ def _sums(directory: Path) -> list[tuple[str, Path, str]]:
 
 @contextmanager
 def first_reads_kept(log: str | Path) -> Iterator[None]:
-    """Record the given adapters that a rule reads, in artifacts/.given by the path of its log."""
+    """Record the given adapters that a rule reads, in the .resume of its log's artifacts."""
     global _recording
     parts = Path(log).parts
     if "artifacts" in parts:
-        _recording = Path(*parts[: parts.index("artifacts") + 1], GIVEN.name)
+        _recording = Path(*parts[: parts.index("artifacts")], GIVEN)
     try:
         yield
     finally:

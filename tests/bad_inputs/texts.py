@@ -52,3 +52,24 @@ TASK_CASES: Cases = {
     ),
     "a record of endless depth": Case(_lines("[" * 100_000), ("train.jsonl cannot be read",)),
 }
+
+
+def _items(*items: object):
+    lines = "".join(f"{json.dumps(each)}\n" for each in items)
+    return lambda root: (root / "items.jsonl").write_text(lines)
+
+
+ITEM = {**SUM, "answer": "2"}
+# the items that a task is scored on, as the task files of resources/tasks read them
+ITEM_CASES: Cases = {
+    "no items": Case(_items(), ("holds no item",)),
+    "an item without an answer": Case(_items(ITEM, SUM), ("item 1 has no answer",)),
+    "an answer that is null": Case(_items({**ITEM, "answer": None}), ("item 0 has no answer",)),
+    "an answer that is blank": Case(_items({**ITEM, "answer": " "}), ("item 0 has no answer",)),
+    "an item with nothing right": Case(
+        _items({"prompt": "1 + 1 =", "answer": "2"}), ("item 0 has no completion",)
+    ),
+    "an item that is empty": Case(
+        _items({}), ("item 0 has no prompt and no completion and no answer",)
+    ),
+}

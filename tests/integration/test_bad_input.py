@@ -7,6 +7,7 @@ that users type.
 import json
 import pickle
 import re
+import runpy
 import time
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from bad_inputs import (
     tables,
     texts,
 )
-from workdir import Workdir
+from workdir import PROJECT, Workdir
 
+from loraport import methods
 from loraport.data import read
 from loraport.errors import LoraportError
 from loraport.models import attach, load_base
@@ -120,6 +122,17 @@ def test_training_data_without_answers(root, name):
     assert_told(refused(root, texts.TASK_CASES[name], check), texts.TASK_CASES[name])
 
 
+@pytest.mark.parametrize("name", texts.ITEM_CASES)
+def test_tasks_whose_items_have_no_answers(root, name):
+    tasks = runpy.run_path(str(PROJECT / "resources/tasks/utils.py"))
+    case = texts.ITEM_CASES[name]
+
+    def check(root):
+        tasks["own_file"](file=str(root / "items.jsonl"))
+
+    assert_told(refused(root, case, check), case)
+
+
 def test_a_hundred_thousand_rows_are_read_in_seconds(root):
     rows = (f"a{n}\told\tadapter\t" for n in range(10**5))
     tables._lines(*rows)(root)
@@ -150,6 +163,13 @@ def test_refused_by_the_users_command(template, tmp_path, name):
     assert "Traceback" not in done.stdout and ".smk" not in done.stdout
     made = {path for path in state(work.root) if path not in before}
     assert all(Path(path).is_relative_to(work.root / ".snakemake") for path in made), made
+
+
+@pytest.mark.parametrize(("method", "own"), [("lorasuite", True), ("aligned_sequential", False)])
+def test_maps_are_asked_for_where_a_method_has_them(method, own):
+    methods.check_place(method, own=not own)
+    with pytest.raises(LoraportError, match=r"have another place\. Got: artifacts/.*What to do: "):
+        methods.check_place(method, own=own)
 
 
 def test_only_verbose_shows_where_an_error_was_raised(template, tmp_path):

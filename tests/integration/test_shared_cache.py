@@ -15,6 +15,7 @@ from loraport.job import last_record
 from loraport.places import Places
 
 TARGET = "artifacts/p/a/lora_transferred"
+TARGETS = (TARGET, "artifacts/p/moments.h5")
 SHARED = {"spec", "activations", "embedding", "cka", "layers", "heads", "maps"}
 
 
@@ -28,7 +29,7 @@ class Shared:
         os.environ["SNAKEMAKE_OUTPUT_CACHE"] = str(self.cache)
         self.first = Workdir(root / "first")
         self.untouched = self.first.copy(root / "untouched")
-        self.first.run("--cache", "--", TARGET)
+        self.first.run("--cache", "--", *TARGETS)
 
     def another(self, name: str) -> Workdir:
         """A working directory in which nothing was computed, with its models somewhere else."""
@@ -60,8 +61,9 @@ def computed(work: Workdir) -> set[str]:
 
 
 def files(work: Workdir) -> dict[str, bytes]:
-    """All artifacts but logs."""
+    """All artifacts but logs, and what runs keep for themselves."""
     paths = (path for path in (work.root / "artifacts").rglob("*") if path.is_file())
+    paths = (path for path in paths if ".resume" not in path.parts)
     return {
         str(path.relative_to(work.root)): path.read_bytes()
         for path in paths
@@ -78,23 +80,23 @@ def test_places_are_read_by_key_pickled_whole_and_unseen_by_json():
 
 @pytest.mark.slow
 def test_second_checkout_with_its_models_elsewhere_computes_none_of_it(shared):
-    assert computed(shared.first) == SHARED | {"transferred"}
+    assert computed(shared.first) == SHARED | {"moments", "transferred"}
     second = shared.another("second")
-    second.run("--cache", "--", TARGET)
+    second.run("--cache", "--", *TARGETS)
     assert computed(second) == {"transferred"}
     ours, theirs = files(shared.first), files(second)
     for each in (ours, theirs):  # holds where the new base lies, as PEFT wants it
         each.pop(f"{TARGET}/adapter_config.json")
     assert ours == theirs
-    assert len(ours) >= 10
-    assert second.planned(TARGET) == {}
+    assert len(ours) >= 11
+    assert second.planned(*TARGETS) == {}
 
 
 @pytest.mark.slow
 def test_a_changed_setting_is_computed_and_the_rest_shared(shared):
     work = shared.another("setting")
-    work.run("--cache", "--config", "mapping={heads: identity}", "--", TARGET)
-    assert computed(work) == {"heads", "maps", "transferred"}
+    work.run("--cache", "--config", "mapping={heads: identity, moments_gib: 4}", "--", *TARGETS)
+    assert computed(work) == {"heads", "maps", "moments", "transferred"}
 
 
 @pytest.mark.slow
@@ -104,7 +106,7 @@ def test_changed_code_is_computed_and_the_rest_shared(shared):
     shutil.copytree(PROJECT / "src", project / "src")
     edited = project / "src" / "loraport" / "heads.py"
     edited.write_text(edited.read_text() + "\nEDITED = True\n")
-    work.run("--cache", "--", TARGET, project=project)
+    work.run("--cache", "--", *TARGETS, project=project)
     assert computed(work) == {"heads", "maps", "transferred"}
 
 
