@@ -35,7 +35,7 @@ def run(folder: Path, ci: str) -> tuple[int, str]:
 def record(folder: Path, name: str, status: int) -> Path:
     """A program that writes its arguments down and ends with a status."""
     calls = folder.parent / "calls"
-    add(folder, name, f'echo "$@" >> {calls}\nexit {status}')
+    add(folder, name, f'printf "%s\\n" "$*" >> {calls}\nexit {status}')
     return calls
 
 
@@ -68,6 +68,16 @@ def test_where_it_cannot_be_installed_ci_goes_on_and_says_why(programs):
         record(programs, "sudo", 100)
     status, said = run(programs, "true")
     assert (status, "could not install" in said) == (0, True)
+
+
+def test_in_ci_no_password_is_asked_for(programs):
+    (programs / "id").unlink()
+    add(programs, "id", "echo 1000")
+    record(programs, "apt-get", 0)
+    calls = record(programs, "sudo", 1)
+    status, said = run(programs, "true")
+    assert (status, "could not install" in said) == (0, True)
+    assert calls.read_text().startswith("-n apt-get update")
 
 
 def test_where_it_is_installed_nobody_is_asked(programs):
