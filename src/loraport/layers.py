@@ -1,7 +1,10 @@
 """Which old layer serves which new one: a monotone path of greatest similarity."""
 
+import os
+
 import numpy as np
 
+from .artifacts import read_json
 from .errors import LoraportError
 
 Path = list[tuple[int, int]]
@@ -67,3 +70,8 @@ def layer_path(similarity: np.ndarray, how: str, max_offset: int | None) -> Path
     if how == "cka":
         return best_path(similarity, max_offset)
     return fixed_path(similarity.shape[0], similarity.shape[1], how)
+
+
+def read_path(file: str | os.PathLike[str]) -> Path:
+    """The (old, new) layers of layers.json."""
+    return [(old, new) for old, new, _ in read_json(os.fspath(file), "layers")["path"]]

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from .artifacts import read_h5, read_json
+from .artifacts import read_h5
 from .heads import ROLES
+from .layers import read_path
 from .methods import Adapted, MatchedHeads, Pair
 from .moments import read_moments
 from .spec import Model
@@ -19,11 +20,6 @@ def read_hidden_map(path: str | Path, device: str) -> torch.Tensor | None:
         if file.attrs["rule"] == "identity":
             return None
         return torch.from_numpy(file["W_h"][...]).double().to(device)
-
-
-def read_path(path: str | Path) -> list[tuple[int, int]]:
-    """The (old, new) layers of layers.json."""
-    return [(old, new) for old, new, _ in read_json(path, "layers")["path"]]
 
 
 def read_heads(path: str | Path, layer: int) -> MatchedHeads:

@@ -4,7 +4,8 @@ from loraport.artifacts import identities, write_h5
 from loraport.device import pick_device
 from loraport.heads import match_layer, read_heads
 from loraport.job import job, progress
-from loraport.pair import read_hidden_map, read_path
+from loraport.layers import read_path
+from loraport.pair import read_hidden_map
 from loraport.spec import load_spec
 
 with job(snakemake) as log:

@@ -4,10 +4,10 @@ from loraport.activations import load_texts
 from loraport.artifacts import identities, write_h5
 from loraport.device import pick_device
 from loraport.job import job, progress
+from loraport.layers import read_path
 from loraport.linalg import chunks
 from loraport.models import load_base
 from loraport.moments import layer_moments, make_batches, site_bytes, write_layer
-from loraport.pair import read_path
 from loraport.spec import load_spec
 
 with job(snakemake) as log:
