@@ -3,7 +3,7 @@
     python -m loraport.batch TASKS DONE
 
 TASKS has the path of a job's script on each line, whole as Snakemake would run it; DONE gets a line
-for each that ended: its number and its exit status. Where both are `-` they are the process's own
+for each that ended: its exit status and its path. Where both are `-` they are the process's own
 input and output, and it waits for more.
 
 Each script runs in a fork of the process: its memory, log, time and end are its own, and one that
@@ -43,6 +43,8 @@ def run_script(path: str) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        pass
     except BaseException:
         traceback.print_exc()
     finally:
@@ -54,9 +56,9 @@ def run_script(path: str) -> int:
 def run(paths: Iterable[str], done: TextIO) -> int:
     """Run scripts one after another, and say how each ended; how many failed."""
     failed = 0
-    for number, path in enumerate(paths):
+    for path in paths:
         code = run_script(path)
-        done.write(f"{number} {code}\n")
+        done.write(f"{code} {path}\n")
         done.flush()
         failed += code != 0
     return failed
@@ -77,4 +79,7 @@ def main(tasks: str, done: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -30,7 +30,7 @@ class Worker:
         """Exit status of a script; 1 if the worker itself is gone."""
         try:
             print(script, file=self.process.stdin, flush=True)
-            return int(self.process.stdout.readline().split()[1])
+            return int(self.process.stdout.readline().split()[0])
         except (OSError, IndexError):
             return 1
 

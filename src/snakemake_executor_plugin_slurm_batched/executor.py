@@ -41,7 +41,8 @@ class Batch:
 
     def __init__(self, jobs, folder):
         first = jobs[0]
-        self.jobs, self.rule, self.name, self.jobid = jobs, first.rule, first.rule.name, first.jobid
+        self.rule, self.name, self.jobid = first.rule, first.rule.name, first.jobid
+        self.waiting = {str(job.jobid): job for job in jobs}
         self.tasks, self.done = folder / "tasks", folder / "done"
         self.wildcards = [f"batch_of_{len(jobs)}"]
         self.threads = max(job.threads for job in jobs)
@@ -56,29 +57,19 @@ class Batch:
         return False
 
     def register(self, external_jobid=None):
-        for job in self.jobs:
+        for job in self.waiting.values():
             job.register(external_jobid=external_jobid)
 
-    def write(self, workflow):
-        """Write the scripts and the list of them."""
-        self.tasks.parent.mkdir(parents=True)
-        names = [self.tasks.with_name(f"{number}.py") for number in range(len(self.jobs))]
-        scripts = map(write_script, self.jobs, [workflow] * len(self.jobs), names)
-        self.tasks.write_text("".join(f"{script}\n" for script in scripts))
+    def statuses(self):
+        """Exit statuses of the jobs that ended, by the number of the job."""
+        text = self.done.read_text() if self.done.is_file() else ""
+        rows = [line.partition(" ") for line in text.rpartition("\n")[0].splitlines()]
+        return {Path(script).stem: int(code) for code, _, script in rows}
 
-    def ended(self, seconds):
-        """How each job ended, for as long as a shared file system may take to show it."""
-        end = time.monotonic() + seconds
-        while len(found := statuses(self.done)) < len(self.jobs) and time.monotonic() < end:
-            time.sleep(1)
-        return [found.get(number) for number in range(len(self.jobs))]
-
-
-def statuses(done):
-    """Number of a task -> exit status, of those that ended."""
-    lines = done.read_text().splitlines() if done.is_file() else []
-    rows = [line.split() for line in lines]
-    return {int(row[0]): int(row[1]) for row in rows if len(row) == 2}
+    def ended(self):
+        """Jobs that ended since this was asked before, each with its exit status."""
+        found = self.statuses()
+        return [(self.waiting.pop(key), found[key]) for key in found if key in self.waiting]
 
 
 class Executor(slurm.Executor):
@@ -91,15 +82,29 @@ class Executor(slurm.Executor):
             together = list(alike)
             size = together[0].resources.batch
             for start in range(0, len(together), size):
-                self._submit_batch(together[start : start + size])
+                batch = together[start : start + size]
+                for job in batch:
+                    self.run_job_pre(job)
+                self._job_submission_executor.submit(self._submit_batch, batch)
 
     def _submit_batch(self, jobs):
-        batch = Batch(jobs, Path(self.tmpdir) / f"batch{jobs[0].jobid}_{jobs[0].attempt}")
-        for job in jobs:
-            self.run_job_pre(job)
+        folder = Path(self.tmpdir) / f"batch{jobs[0].jobid}_{jobs[0].attempt}"
+        ready = [job for job in jobs if self._is_ready(job, folder)]
+        if ready:
+            self.run_job(Batch(ready, folder))
+
+    def _is_ready(self, job, folder):
+        """Prepare a job and list its script; one that can't be is told of and left out."""
+        try:
             self.workflow.async_run(job.prepare())
-        batch.write(self.workflow)
-        self._job_submission_executor.submit(self.run_job, batch)
+            folder.mkdir(parents=True, exist_ok=True)
+            script = write_script(job, self.workflow, folder / f"{job.jobid}.py")
+            with (folder / "tasks").open("a") as tasks:
+                tasks.write(f"{script}\n")
+        except Exception as error:
+            self._report_job_error_threadsafe(SubmittedJobInfo(job), str(error))
+            return False
+        return True
 
     def format_job_exec(self, job):
         if not isinstance(job, Batch):
@@ -116,6 +121,15 @@ class Executor(slurm.Executor):
     def next_seconds_between_status_checks(self, seconds):
         self._next_seconds_between_status_checks = seconds
 
+    async def check_active_jobs(self, active_jobs):
+        for job_info in active_jobs:
+            batch = job_info.job
+            # of one that is over, Slurm tells
+            if isinstance(batch, Batch) and batch.waiting.keys() - batch.statuses().keys():
+                self._report_ended(job_info)
+        async for job_info in super().check_active_jobs(active_jobs):
+            yield job_info
+
     def report_job_success(self, job_info):
         if isinstance(job_info.job, Batch):
             self._report_batch(job_info, self.workflow.execution_settings.latency_wait)
@@ -129,13 +143,26 @@ class Executor(slurm.Executor):
             super().report_job_error(job_info, msg, **kwargs)
 
     def _report_batch(self, job_info, seconds, **told):
-        codes = job_info.job.ended(seconds)
-        for job, code in zip(job_info.job.jobs, codes, strict=True):
-            info = SubmittedJobInfo(job, job_info.external_jobid, job_info.aux)
+        """Report a batch that is over; a shared file system may need time to show how it ended."""
+        end = time.monotonic() + seconds
+        self._report_ended(job_info, **told)
+        while job_info.job.waiting and time.monotonic() < end:
+            time.sleep(1)
+            self._report_ended(job_info, **told)
+        for job in job_info.job.waiting.values():
+            self.report_job_error(_of(job, job_info), **told)
+
+    def _report_ended(self, job_info, **told):
+        for job, code in job_info.job.ended():
             if code == 0:
-                super().report_job_success(info)
+                self.report_job_success(_of(job, job_info))
             else:
-                super().report_job_error(info, **told)
+                self.report_job_error(_of(job, job_info), **told)
+
+
+def _of(job, job_info):
+    """What is known of one job of a batch."""
+    return SubmittedJobInfo(job, job_info.external_jobid, job_info.aux)
 
 
 def _kind(job):

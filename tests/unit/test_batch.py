@@ -32,7 +32,9 @@ def test_a_script_that_fails_or_is_killed_stops_no_other(tmp_path):
     assert "ValueError: oops" in ran.stderr
     assert "said" in ran.stderr
     jobs = [fake_job(script.stem, 1, 1) for script in scripts]
-    assert Batch(jobs, tmp_path).ended(0) == list(ENDS.values())
+    together = Batch(jobs, tmp_path)
+    assert [code for _, code in together.ended()] == list(ENDS.values())
+    assert together.ended() == []
     first, last = (tmp_path / "ids").read_text().split()
     assert first == last
 
@@ -44,9 +46,9 @@ def test_scripts_are_taken_one_by_one_from_a_pipe(tmp_path):
         [sys.executable, "-m", "loraport.batch", "-", "-"], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as worker:  # fmt: skip
-        for number in range(2):
+        for _ in range(2):
             print(script, file=worker.stdin, flush=True)
-            assert worker.stdout.readline() == f"{number} 0\n"
+            assert worker.stdout.readline() == f"0 {script}\n"
         _, said = worker.communicate()
     assert worker.returncode == 0
     assert said.count("no answer") == 2
@@ -97,21 +99,22 @@ def test_a_batch_asks_for_the_largest_memory_and_the_sum_of_times(tmp_path):
 
 def test_of_a_batch_that_was_killed_what_ended_well_is_kept(tmp_path, monkeypatch):
     told = []
-    for end in ("success", "error"):
-        report = f"report_job_{end}"
-        monkeypatch.setattr(
-            slurm.Executor, report, lambda _, info, *args, end=end, **more: told.append(
-                (info.job.jobid, end, info.external_jobid, more)
-            )
-        )  # fmt: skip
+
+    def note(end):
+        def report(_, info, msg=None):
+            told.append((info.job.jobid, end, info.external_jobid, msg))
+
+        return report
+
+    monkeypatch.setattr(slurm.Executor, "report_job_success", note("success"))
+    monkeypatch.setattr(slurm.Executor, "report_job_error", note("error"))
     together = Batch([fake_job(name, 1, 1) for name in "abc"], tmp_path)
-    (tmp_path / "done").write_text("0 0\n1 2\n")
+    (tmp_path / "done").write_text("0 /x/a.py\n2 /x/b.py\n0 /x/c")
     info = SimpleNamespace(job=together, external_jobid="17", aux={})
     executor = object.__new__(Executor)
     executor.report_job_error(info, msg="TIMEOUT")
-    why = {"msg": "TIMEOUT"}
     assert told == [
-        ("a", "success", "17", {}),
-        ("b", "error", "17", why),
-        ("c", "error", "17", why),
+        ("a", "success", "17", None),
+        ("b", "error", "17", "TIMEOUT"),
+        ("c", "error", "17", "TIMEOUT"),
     ]
