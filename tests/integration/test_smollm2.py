@@ -29,8 +29,8 @@ needs_package = pytest.mark.skipif(
 )
 DATA = os.environ.get("LORAPORT_DATA", "")
 needs_data = pytest.mark.skipif(not DATA, reason="LORAPORT_DATA names no published sets")
-TASKS = {"addsub": "AddSub", "multiarith": "MultiArith", "svamp": "SVAMP", "arc_easy": "ARC-Easy"}
-APPS = {"math": ("addsub", "multiarith", "svamp"), "arc": ("arc_easy",)}
+TASKS = {"svamp": "SVAMP", "arc_easy": "ARC-Easy"}
+APPS = {"math": ("svamp",), "arc": ("arc_easy",)}
 LIMIT = 2
 LAYER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -133,7 +133,10 @@ def test_a_killed_pretraining_ends_as_one_that_was_not(base, tmp_path, monkeypat
 
 def test_sets_hold_records_out_and_leave_out_what_the_test_asks(tmp_path, monkeypatch):
     def asked(numbers):
-        return [{"instruction": f"q{n}", "output": "o"} for n in numbers]
+        text = "q{}\n\nAnswer1: a leg Answer2: two wings\n\nAnswer format: answer1/answer2"
+        return [
+            {"instruction": text.format(n), "output": "o", "answer": "answer2"} for n in numbers
+        ]
 
     for folder, name, rows in (
         ("math", "gsm8k.train.jsonl", [{"question": f"m{n}", "answer": "1"} for n in range(205)]),
@@ -150,7 +153,10 @@ def test_sets_hold_records_out_and_leave_out_what_the_test_asks(tmp_path, monkey
     sets.main()
     made = {path.name: sets.records(path) for path in (tmp_path / "out").glob("*.jsonl")}
     assert [row["question"] for row in made["math.train.jsonl"]] == [f"m{n}" for n in range(5)]
-    assert [row["instruction"] for row in made["arc.train.jsonl"]] == ["q0", "q1", "q2", "q4", "q5"]
+    arc = made["arc.train.jsonl"]
+    assert [row["instruction"][:2] for row in arc] == ["q0", "q1", "q2", "q4", "q5"]
+    assert {row["output"] for row in arc} == {"two wings: answer2"}
+    assert made["arc.worked.jsonl"][0]["output"] == "two wings: answer2"
     assert len(made["math.heldout.jsonl"]) == len(made["arc.heldout.jsonl"]) == 200
     calibration = (tmp_path / "out" / "calibration.txt").read_text().splitlines()
     assert calibration == ["scipy 0", "sklearn 0"]
