@@ -43,8 +43,10 @@ def compared_missing(wildcards):
 
 
 def title(wildcards):
-    """A pair as it is called in titles."""
-    return " → ".join(told(CONFIG.pair)(wildcards.pair))
+    """A pair as it is called in titles, with what its light fine-tuning read where no label was."""
+    unlabelled = CONFIG.content["finetune"]["answers"] == "own"
+    note = " (small set answered by the old model)" if unlabelled else ""
+    return " → ".join(told(CONFIG.pair)(wildcards.pair)) + note
 
 
 @told
