@@ -25,17 +25,19 @@ class Worker:
         self.process = subprocess.Popen(
             command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.tasks, self.answers = self.process.stdin, self.process.stdout
 
     def run(self, script) -> int:
         """Exit status of a script; 1 if the worker itself is gone."""
         try:
-            print(script, file=self.process.stdin, flush=True)
-            return int(self.process.stdout.readline().split()[0])
+            print(script, file=self.tasks, flush=True)
+            return int(self.answers.readline().split()[0])
         except (OSError, IndexError):
             return 1
 
     def end(self) -> None:
-        self.process.stdin.close()
+        self.tasks.close()
         self.process.wait()
 
 
@@ -45,7 +47,7 @@ class Executor(local.Executor):
     def __post_init__(self):
         super().__post_init__()
         self.folder = TemporaryDirectory(prefix="batched.", dir=".snakemake")
-        self.idle = LifoQueue()
+        self.idle: LifoQueue[Worker] = LifoQueue()
 
     def run_single_job(self, job):
         if not is_light(job, self.workflow):

@@ -10,7 +10,8 @@ except ModuleNotFoundError as error:
 
     common_settings = local.common_settings
 
-    class Executor(local.Executor):  # all plugins are imported, so that this one must be there
+    # all plugins are imported, so that this one must be there
+    class Executor(local.Executor):  # type: ignore[no-redef]
         def __init__(self, *_):
             raise WorkflowError(
                 "executor slurm-batched needs snakemake-executor-plugin-slurm, which is not "
