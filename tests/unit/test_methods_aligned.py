@@ -116,12 +116,13 @@ def test_a_planted_affine_map_is_found_behind_its_bias():
     assert found.rank == 7 and abs(found.error) < 1e-9
 
 
-def test_held_out_error_is_that_of_the_rows():
+@pytest.mark.parametrize("prior", ["zero", "procrustes"])
+def test_held_out_error_is_that_of_the_rows(prior):
     (part, *_), (held, x, y) = (random_moments(seed, "inner", 30, 7, 5) for seed in (0, 1))
-    found = fit(reading(part), reading(held), 0.1)
+    found = fit(reading(part), reading(held), 0.1, prior)
     alone = Regression(part.cross, part.gram_new, part.square_old)
     nothing = Regression(0 * part.cross, 0 * part.gram_new, 0.0)
-    M = fit(alone, nothing, 0.1).matrix.numpy()
+    M = fit(alone, nothing, 0.1, prior).matrix.numpy()
     error = np.linalg.norm(x - y @ M.T) ** 2 / np.linalg.norm(x) ** 2
     assert np.isclose(found.error, error)
 
