@@ -170,6 +170,7 @@ def test_adapter_holds_exactly_the_modules_of_its_base(version, app, suffix):
     assert {p.name for p in folder.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "SHA256SUMS",
     }
     settings = json.loads((folder / "adapter_config.json").read_text())
     config = json.loads((NANO / version / "config.json").read_text())
