@@ -18,7 +18,7 @@ from typing import Any
 from datasets import Dataset
 
 from loraport.data import read_records, to_example
-from loraport.errors import LoraportError
+from loraport.errors import LoraportError, words
 
 HERE = Path(__file__).parent
 LLM_ADAPTERS = "https://raw.githubusercontent.com/AGI-Edgerunners/LLM-Adapters"
@@ -170,7 +170,7 @@ def _remote(name: str, revision: str) -> list[dict[str, Any]]:
     except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(
             f"evaluation set {name!r} could not be read",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=words(error),
             expected=url,
             todo="check the network, or set `evaluation.data_dir` to a local copy",
         ) from error

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import LoraportError
+from .errors import LoraportError, words
 from .linalg import chunks
 from .models import load_base
 from .spec import Model
@@ -45,7 +45,7 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
         return read_texts(texts, examples)
     from datasets import load_dataset
 
-    name = texts["dataset"]
+    name, column = texts["dataset"], texts.get("column", "text")
     try:
         stream = load_dataset(
             name,
@@ -54,15 +54,15 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
             revision=texts.get("revision") or None,
             streaming=True,
         )
-        column = texts.get("column", "text")
         long = (row[column] for row in stream if len(row[column].strip()) >= 200)
         found = [text for text, _ in zip(long, range(examples), strict=False)]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(
             f"calibration data set {name!r} cannot be read",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            expected=f"a text column {texts.get('column', 'text')!r}",
-            todo="check calibration.texts and the network, or name a local text file",
+            got=words(error),
+            expected=f"a data set of the hub with texts in its column {column!r}",
+            todo="check the keys of calibration.texts (name, split, column, revision) and the "
+            "network, or name a local text file",
         ) from error
     return check_texts(found, name)
 

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from . import methods
 from .errors import LoraportError
+from .spec import adapter_directory
 
 RESERVED_PAIRS = ("models",)
 RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
@@ -60,7 +61,7 @@ class Config:
         return entry["old"], entry["new"]
 
     def adapter(self, app: str, model: str) -> dict[str, str]:
-        """The row of an adapter; one without source and task for a merge."""
+        """The row of an adapter, fetched where it is the hub's; an empty one for a merge."""
         if merge := self.merge(app):
             for each in merge["apps"]:
                 self.adapter(each, model)
@@ -73,7 +74,8 @@ class Config:
                 expected=f"one of {', '.join(apps)}" if apps else "a row for it",
                 todo="add a row: app, model, source, task",
             )
-        return self.adapters[app, model]
+        row = self.adapters[app, model]
+        return {**row, "source": adapter_directory(row["source"])}
 
     def merge(self, app: str) -> dict[str, Any] | None:
         """The entry of `merges` that an app's name stands for, if it is one."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import LoraportError
+from .errors import LoraportError, words
 
 IGNORED = -100  # label that the loss skips, by torch's convention
 FILES = (".jsonl", ".json")
@@ -119,7 +119,7 @@ def read_records(
     except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(
             f"training data {source!r} could not be loaded",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=words(error),
             expected="a .json or .jsonl file, a dataset directory, or a dataset of the hub",
             todo="correct the task's `train` in config.yaml (paths are relative to the working "
             "directory), or download the set and name the file",

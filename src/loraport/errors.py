@@ -21,3 +21,17 @@ class LoraportError(Exception):
         if todo:
             parts.append(f"What to do: {todo.rstrip('.')}")
         super().__init__(". ".join(parts) + ".")
+
+
+def words(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 300 characters.
+
+    Examples
+    --------
+    >>> words(OSError("404 Client Error.\\n\\nNo such repository."))
+    '404 Client Error. No such repository'
+    >>> words(TimeoutError())
+    'TimeoutError'
+    """
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return said if len(said) <= 300 else f"{said[:299]}…"

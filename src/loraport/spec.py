@@ -5,17 +5,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .architectures import Architecture, Dimensions, families, family_of
-from .artifacts import read_json, sha256
-from .errors import LoraportError
+from .artifacts import ADAPTER_FILES, read_json, sha256
+from .errors import LoraportError, words
 from .weights import Checkpoint, weight_files
 
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.*"]
+# of a model's repository: config, weights, tokenizer with its chat template, and code, which runs
+# only where `remote_code` says so; not other formats' folders, nor the weights a second time
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "vocab.*"]
+HUB_FILES += ["*.jinja", "*.py"]
+NOT_FETCHED = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True)
@@ -59,41 +64,56 @@ def resolve(
     *,
     offline: bool = False,
     patterns: Sequence[str] = HUB_FILES,
+    what: str = "model",
 ) -> tuple[Path, str]:
-    """Directory and resolved revision of a model.
+    """Directory and resolved revision of a model, or of `what` else a repository holds.
 
-    A local directory is used as it is (revision ""). From the hub only safetensors, config and
-    tokenizer files are fetched, or those of other `patterns`, into the hub's own cache.
+    A local directory is used as it is (revision ""). From the hub only the `HUB_FILES` of the
+    repository's own folder are fetched, or those of other `patterns`, into the hub's own cache; a
+    revision that is a commit and lies there is asked for no more.
     """
     if is_local(source):
         path = Path(source)
         if not path.is_dir():
             raise LoraportError(
-                f"model directory {source!r} is not there",
+                f"{what} directory {source!r} is not there",
                 got="no such directory",
                 expected="a local directory, or a hub id of the form owner/name",
                 todo="correct `source` in config.yaml (relative to the working directory)",
             )
         return path, ""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         directory = snapshot_download(
             source,
             revision=revision or None,
             allow_patterns=list(patterns),
+            ignore_patterns=NOT_FETCHED,
             local_files_only=offline,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # the library raises many kinds, those of its HTTP client among them
         raise LoraportError(
-            f"model {source!r} could not be fetched from the hub",
-            got=str(error).splitlines()[0],
-            expected=f"a model at revision {revision or 'newest'}",
-            todo="check the id, the network and, for gated models, your token; "
-            "or give a local directory as `source`",
+            f"{what} {source!r} could not be fetched from the hub",
+            got=words(error),
+            expected=f"{what} at revision {revision or 'newest'}",
+            todo="check the id, the revision, the network and, for gated ones, your token, and run "
+            "again (what was fetched is kept); or give a local directory as `source`",
         ) from error
     return Path(directory), Path(directory).name  # a snapshot folder is named by its commit
+
+
+@cache
+def adapter_directory(source: str) -> str:
+    """Directory of an adapter; of one of the hub (owner/name, owner/name@revision) the snapshot.
+
+    Only the config, the safetensors and their sums are fetched.
+    """
+    if not source or is_local(source):
+        return source
+    name, _, revision = source.partition("@")
+    files = [*ADAPTER_FILES, "SHA256SUMS"]
+    return str(resolve(name, revision, patterns=files, what="adapter")[0])
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def adapter_of(config: Config, app: str, model: str) -> str:
         return f"artifacts/models/{model}/{app}/lora_merged"
     row = config.adapters.get((app, model))
     if row and row["source"]:
-        return row["source"]
+        return config.adapter(app, model)["source"]
     return f"artifacts/models/{model}/{app}/lora_trained"
 
 

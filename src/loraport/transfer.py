@@ -366,7 +366,8 @@ def transfer_files(
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
-    base = params["base"], params["revision"]
+    resolved = read_json(artifacts["new_spec"], "spec")["revision"]
+    base = params["base"], resolved or params["revision"]
     write_adapter(
         out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved, words
     )

@@ -8,8 +8,9 @@ with job(snakemake) as log:
     params = snakemake.params
     source = params.sources["model"]
     directory, revision = resolve(source, params.revision)
-    if not params.revision and not is_local(source):
-        log.warning("%s: no revision given; took the newest, %s", source, revision)
+    if not is_local(source) and revision != params.revision:
+        asked = f"revision {params.revision} may move" if params.revision else "no revision given"
+        log.warning("%s: %s; took the newest, %s", source, asked, revision)
     content = describe(directory, source, revision)
     write_json(snakemake.output[0], "spec", {}, content)
     if others := content["other_tensors"]:
