@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pandas
 import pico
 import pytest
@@ -214,3 +216,123 @@ def test_an_adapter_is_fetched_at_its_revision(hub):
     assert known[1] == commit  # what was fetched before stands in while the hub is away
     assert new["error"] == "LoraportError"
     assert "Connection refused" in new["told"]
+
+
+ADAPTER, TRAINED = "artifacts/p/a/lora_transferred", "artifacts/models/old/t/lora_trained"
+
+
+def settle(work: Workdir, adapter: str, data: str, **sections) -> Workdir:
+    """Configure a carried adapter `a` and one, `t`, that is trained."""
+    rows = ["app\tmodel\tsource\ttask", f"a\told\t{adapter}\t", "t\told\t\tsums", ""]
+    (work.root / "adapters.tsv").write_text("\n".join(rows))
+    task = {"train": data, "name": "main", "template": "question", "eval": ["nano_math"]}
+    lora = {"rank": 2, "alpha": 2, "dropout": 0.0, "kind": "lora", "modules": ["q", "v"]}
+    work.configure(tasks={"sums": task}, finetune={"max_steps": 2, "lora": lora}, **sections)
+    return work
+
+
+@pytest.fixture(scope="module")
+def carried(hub, tmp_path_factory) -> Workdir:
+    """Models, texts, an adapter and a task's data by hub id, carried and trained once."""
+    hub.publish("maker/mover", hub.root / "new", "main", "stable")
+    work = Workdir(tmp_path_factory.mktemp("there"))
+    known = {"revision": hub.commits["old"], "known_as": [str(hub.root / "old")]}
+    settle(
+        work,
+        "maker/adapter",
+        "maker/sums",
+        models={
+            "old": {"source": "maker/old", **known},
+            "new": {"source": "maker/mover", "revision": "stable"},
+        },
+        calibration={
+            "texts": {"dataset": "maker/texts", "name": "two", "revision": hub.commits["texts"]},
+            "examples": 40,
+        },
+    )
+    work.run("--", ADAPTER, TRAINED)
+    return work
+
+
+def features(root: Path) -> list[np.ndarray]:
+    """What both models made of the texts, and the map between their embeddings."""
+    with h5py.File(root / "artifacts/models/new/activations.h5") as file:
+        found = [file[f"layer_{layer}"][...] for layer in range(4)]
+    with h5py.File(root / "artifacts/p/embedding.h5") as file:
+        return [*found, file["W_h"][...]]
+
+
+@pytest.mark.slow
+def test_what_is_carried_equals_that_from_folders(hub, carried, tmp_path):
+    local = settle(Workdir(tmp_path), "adapter", str(hub.root / "sums"))
+    (tmp_path / "texts.txt").write_text("\n".join(WORDY) + "\n")
+    local.run("--", ADAPTER, TRAINED)
+    for folder in (ADAPTER, TRAINED):
+        name = f"{folder}/adapter_model.safetensors"
+        assert (carried.root / name).read_bytes() == (tmp_path / name).read_bytes()
+    for ours, theirs in zip(features(carried.root), features(tmp_path), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    config = json.loads((carried.root / ADAPTER / "adapter_config.json").read_text())
+    resolved = hub.repositories["models", "maker/mover"].refs["stable"]
+    assert (config["base_model_name_or_path"], config["revision"]) == ("maker/mover", resolved)
+    assert sorted(set(hub.files_of("maker/mover"))) == NEEDED
+
+
+@pytest.mark.slow
+def test_a_run_stays_with_the_commit_that_spec_json_records(hub, carried, tmp_path, monkeypatch):
+    work = carried.copy(tmp_path / "work")
+    name = f"{ADAPTER}/adapter_model.safetensors"
+    first = (work.root / name).read_bytes()
+    before = hub.repositories["models", "maker/mover"].refs["stable"]
+    moved = pico.edit_model(
+        tmp_path / "moved",
+        hub.root / "new",
+        lambda tensors: {key: 2 * values for key, values in tensors.items()},
+    )
+    now = hub.publish("maker/mover", moved, "main", "stable")
+    assert now != before
+    assert work.planned("--", ADAPTER, TRAINED) == {}
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))  # nothing is at hand any more
+    (work.root / "artifacts/p/maps/lorasuite.h5").unlink()
+    work.run("--forcerun", "maps", "--", ADAPTER)
+    assert (work.root / name).read_bytes() == first
+    snapshots = tmp_path / "empty/hub/models--maker--mover/snapshots"
+    assert [path.name for path in snapshots.iterdir()] == [before]
+    spec = work.root / SPECS["new"]
+    spec.unlink()  # who deletes it takes the newest
+    work.run("--", SPECS["new"])
+    assert json.loads(spec.read_text())["revision"] == now
+    assert {"maps", "transferred"} <= set(work.planned("--", ADAPTER))
+
+
+@pytest.mark.slow
+def test_an_adapter_that_moved_is_carried_again_and_one_that_is_gone_is_told(
+    hub, carried, tmp_path, monkeypatch
+):
+    work = carried.copy(tmp_path / "work")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert work.planned("--", ADAPTER) == {}  # what is in the cache stands in
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    hub.publish("maker/adapter", pico.make_adapter(tmp_path / "b", hub.root / "old", seed=4))
+    assert work.planned("--", ADAPTER) == {"transferred": 1}
+    for source in ("maker/adapter@v9", "maker/none", "adapters/none"):
+        work.table(("a", "old", source))
+        (error,) = told(work.run("-n", "--", ADAPTER, ok=False).stdout)
+        assert f"adapter {source.partition('@')[0]!r} could not be fetched" in error
+
+
+@pytest.mark.slow
+def test_a_data_set_that_breaks_off_is_told_and_read_by_the_next_run(hub, tmp_path):
+    rows = [{"question": "1 + 1?", "answer": "Two.\n#### 2"}]
+    hub.publish("maker/broken", data_set(tmp_path / "broken", main=rows), kind="datasets")
+    hub.breaks.add("main/train-00000-of-00001.parquet")
+    asked = ["loraport.data", "read", ["maker/broken"]]
+    (cut,) = call(asked)
+    (away,) = call(asked, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty"))
+    hub.breaks.clear()
+    (found,) = call(asked)
+    for each in (cut, away):
+        assert each["error"] == "LoraportError"
+        assert len(each["told"].splitlines()) == 1
+    assert "'maker/broken' on the Hub" in away["told"]
+    assert found == [["Question: 1 + 1?\nAnswer:", " Two.\nThe answer is 2."]]
