@@ -100,6 +100,15 @@ def resolve(
             todo="check the id, the revision, the network and, for gated ones, your token, and run "
             "again (what was fetched is kept); or give a local directory as `source`",
         ) from error
+    wanted = any(pattern.endswith(".safetensors") for pattern in patterns)
+    if wanted and not any(Path(directory).glob("*.safetensors")):
+        raise LoraportError(
+            f"{what} {source!r} holds no safetensors on the hub",
+            got=f"no such file at commit {Path(directory).name}",
+            expected="*.safetensors; pickles can run code and are never fetched",
+            todo="load it once where you trust it, save_pretrained() it as safetensors, and give "
+            "that directory as `source`; or name another revision",
+        )
     return Path(directory), Path(directory).name  # a snapshot folder is named by its commit
 
 

@@ -194,19 +194,24 @@ def test_a_data_set_is_read_as_its_card_lays_it_out(hub):
         assert said in got
 
 
-def test_an_adapter_is_fetched_at_its_revision(hub):
+def test_an_adapter_is_fetched_at_its_revision(hub, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"a pickle")
+    hub.publish("maker/pickled", tmp_path)
     commit = hub.commits["adapter"]
     found = call(
         ["loraport.spec", "adapter_directory", ["maker/adapter"]],
         ["loraport.spec", "adapter_directory", [f"maker/adapter@{commit}"]],
         ["loraport.spec", "adapter_directory", ["maker/adapter@v9"]],
-        ["loraport.spec", "resolve", ["maker/none"]],
+        ["loraport.spec", "adapter_directory", ["maker/pickled"]],
     )
     assert found[0] == found[1]
     assert Path(found[0]).name == commit
     assert hub.files_of("maker/adapter") == ["adapter_config.json", "adapter_model.safetensors"]
     assert "Revision Not Found" in found[2]["told"]
     assert "adapter 'maker/adapter' could not be fetched" in found[2]["told"]
+    assert "adapter 'maker/pickled' holds no safetensors" in found[3]["told"]
+    assert hub.files_of("maker/pickled") == ["adapter_config.json"]
     away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     known, new = call(
         ["loraport.spec", "resolve", ["maker/adapter", "", ], {"patterns": ["adapter*"]}],
