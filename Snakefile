@@ -6,7 +6,7 @@
 #                                                                        adapters ┘
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.20")
 
 
 configfile: "config/config.yaml"

@@ -126,9 +126,17 @@ def point_training(wildcards):
     return stages.training(CONFIG, "lft", **changed)
 
 
+@told
 def point_transfer(wildcards):
     """Maps, specs, and the adapter that was cut."""
     method = method_of(wildcards)
+    if methods.per_adapter(CONFIG.method(method)):
+        raise LoraportError(
+            f"the sweep of {wildcards.name} cuts the adapter, and {method} fits maps to a whole one",
+            got=f"transfer.method: {method}",
+            expected="a method whose maps serve all adapters of a pair",
+            todo="set transfer.method to lorasuite or aligned for this sweep",
+        )
     own = f"{APP}/sweeps/{{name}}/{{value}}/lora_source".format(**wildcards)
     maps = f"artifacts/{wildcards.pair}/maps/{method}.h5"
     return {**pair_specs(wildcards.pair), "maps": maps, "adapter": own}

@@ -64,6 +64,9 @@ def write_answers(
             attention_mask=batch["attention_mask"],
             max_new_tokens=new_tokens,
             do_sample=False,
+            repetition_penalty=1.0,  # whatever a chat model's own configuration says
+            no_repeat_ngram_size=0,
+            eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id,
         ).tolist()
         longest = batch["input_ids"].shape[1]
@@ -75,11 +78,9 @@ def write_answers(
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens at which generation ends."""
+    """Tokens at which an answer ends: the model's own, and the one that trainings put there."""
     known = model.generation_config.eos_token_id
-    if known is None:
-        known = tokenizer.eos_token_id
-    return set(known) if isinstance(known, list) else {known}
+    return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
 
 
 def _decoded(tokenizer: Any, prompt: list[int], tail: list[int]) -> str:

@@ -155,7 +155,7 @@ def check_weights(directory: str | Path) -> None:
                 got=f"sha256 {found[:12]}…",
                 expected=f"{expected[:12]}…",
                 todo="delete the folder and run the workflow again"
-                if made
+                if record != SUMS
                 else f"fetch the adapter again, or renew {record} if it was changed on purpose",
             )
     if not made:
@@ -178,13 +178,23 @@ def _recorded_here(directory: Path) -> list[tuple[str, Path, str]]:
 
 def _sums(directory: Path) -> list[tuple[str, Path, str]]:
     """(SHA256SUMS, file, SHA-256) of an adapter's files, where that file names them."""
+    if not (directory / SUMS).exists():
+        return []
     try:
         lines = (directory / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return []
+        lines = []
     pairs = (line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
-    named = {name.lstrip("*").removeprefix("./"): digest.lower() for digest, name in pairs}
-    return [(SUMS, directory / name, named[name]) for name in ADAPTER_FILES if name in named]
+    named = {Path(name.lstrip("*")).name: digest.lower() for digest, name in pairs}
+    found = [(SUMS, directory / name, named[name]) for name in ADAPTER_FILES if name in named]
+    if not found:
+        raise LoraportError(
+            f"{directory / SUMS} says nothing of the adapter beside it",
+            got="no line that names one of its files, or no text",
+            expected=f"lines as sha256sum writes them, of {' and '.join(ADAPTER_FILES)}",
+            todo="make it anew (sha256sum *.safetensors *.json), or delete it",
+        )
+    return found
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     python -m loraport.batch TASKS DONE
 
 TASKS has the path of a job's script on each line, whole as Snakemake would run it; DONE gets a line
-for each that ended: its exit status and its path. Where both are `-` they are the process's own
+for each that ended: its exit status and its path; one that DONE says went well is not run again.
+Where both are `-` they are the process's own
 input and output, and it waits for more.
 
 Each script runs in a fork of the process: its memory, log, time and end are its own, and one that
@@ -73,8 +74,10 @@ def main(tasks: str, done: str) -> int:
         answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what scripts print is no answer
         return int(run((line.rstrip("\n") for line in sys.stdin), answers) > 0)
-    paths = Path(tasks).read_text().splitlines()
-    with Path(done).open("w") as answers:
+    # a cluster may start a job again: what it did before stays as it is
+    before = Path(done).read_text().splitlines() if Path(done).is_file() else []
+    paths = [path for path in Path(tasks).read_text().splitlines() if f"0 {path}" not in before]
+    with Path(done).open("a") as answers:
         return int(run(counted(paths, len(paths), "batch"), answers) > 0)
 
 

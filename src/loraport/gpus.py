@@ -4,8 +4,7 @@ Snakemake counts GPUs (`--resources gpu=4`) and hands out none. Each job takes a
 resource says by locking a file for each of them; the kernel lets go of the locks when the process
 ends, however it ends. A cluster that gives a job its GPUs itself leaves nothing to choose here.
 
-Jobs of small models may share: with `LORAPORT_JOBS_PER_GPU=8`, eight jobs hold a GPU each at the
-same time, and the emptiest is taken first.
+Jobs of small models may share: with `LORAPORT_JOBS_PER_GPU=8`, up to eight hold a GPU at a time.
 """
 
 import fcntl

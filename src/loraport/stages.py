@@ -126,8 +126,10 @@ def small_set(
 
 def answering(config: Config) -> dict[str, Any]:
     """Settings of the writing of a small set's answers."""
-    keys = ("subset_seed", "cutoff", "batch_size", "dtype", "device", "device_map")
-    return {key: config.content["finetune"][key] for key in keys}
+    settings = config.content["finetune"]
+    keys = ("subset_seed", "cutoff", "dtype", "device", "device_map")
+    at_once = settings["micro_batch"] or settings["batch_size"]
+    return {"batch_size": at_once, **{key: settings[key] for key in keys}}
 
 
 def first_seed(config: Config) -> int:

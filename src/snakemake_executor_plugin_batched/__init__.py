@@ -15,13 +15,15 @@ from snakemake.executors import local
 from .scripts import is_light, write_script
 
 common_settings = local.common_settings
+# -P: no file of the user's working directory stands for a module
+COMMAND = ("-P", "-m", "loraport.batch")
 
 
 class Worker:
     """A process that runs the scripts whose paths it reads, one at a time."""
 
     def __init__(self):
-        command = [sys.executable, "-m", "loraport.batch", "-", "-"]
+        command = [sys.executable, *COMMAND, "-", "-"]
         self.process = subprocess.Popen(
             command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

@@ -11,7 +11,7 @@ def is_light(job, workflow) -> bool:
     Not where the rule does not say so or wants more of Snakemake than to run it, where software is
     deployed for it, or where its files are kept by a storage plugin.
     """
-    if job.is_group() or not job.resources.get("batch") or not job.rule.script:
+    if job.is_group() or job.resources.get("batch", 0) < 1 or not job.rule.script:
         return False
     more = job.benchmark or job.is_shadow or workflow.deployment_settings.deployment_method
     return not more and not any(file.is_storage for file in [*job.input, *job.output])

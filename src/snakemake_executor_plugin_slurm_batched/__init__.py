@@ -2,9 +2,8 @@
 
 try:
     from .executor import Executor, ExecutorSettings, common_settings  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "snakemake_executor_plugin_slurm":
-        raise
+except ImportError as error:  # not installed, or another version: no run without it may suffer
+    REASON = str(error)
     from snakemake.executors import local
     from snakemake_interface_common.exceptions import WorkflowError
 
@@ -14,8 +13,8 @@ except ModuleNotFoundError as error:
     class Executor(local.Executor):  # type: ignore[no-redef]
         def __init__(self, *_):
             raise WorkflowError(
-                "executor slurm-batched needs snakemake-executor-plugin-slurm, which is not "
-                "installed: pip install snakemake-executor-plugin-slurm"
+                "executor slurm-batched needs snakemake-executor-plugin-slurm, 2.6 or a later 2.x. "
+                f"Got: {REASON}. What to do: pip install 'snakemake-executor-plugin-slurm>=2.6,<3'"
             )
 
 

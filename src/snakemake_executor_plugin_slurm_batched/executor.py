@@ -16,6 +16,7 @@ import snakemake_executor_plugin_slurm as slurm
 from snakemake.iocontainers import ResourceList
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from snakemake_executor_plugin_batched import COMMAND
 from snakemake_executor_plugin_batched.scripts import is_light, write_script
 
 common_settings = slurm.common_settings
@@ -76,6 +77,7 @@ class Executor(slurm.Executor):
     """Submits light jobs in batches, and all others as the executor for Slurm does."""
 
     def run_jobs(self, jobs):
+        Path(self.tmpdir)  # made when it is first asked for: not by two threads at once
         light = [job for job in jobs if is_light(job, self.workflow)]
         super().run_jobs([job for job in jobs if job not in light])
         for _, alike in groupby(sorted(light, key=_kind), key=_kind):
@@ -109,7 +111,7 @@ class Executor(slurm.Executor):
     def format_job_exec(self, job):
         if not isinstance(job, Batch):
             return super().format_job_exec(job)
-        command = [sys.executable, "-m", "loraport.batch", str(job.tasks), str(job.done)]
+        command = [sys.executable, *COMMAND, str(job.tasks), str(job.done)]
         return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
 
     @property
@@ -132,19 +134,19 @@ class Executor(slurm.Executor):
 
     def report_job_success(self, job_info):
         if isinstance(job_info.job, Batch):
-            self._report_batch(job_info, self.workflow.execution_settings.latency_wait)
+            self._report_batch(job_info)
         else:
             super().report_job_success(job_info)
 
     def report_job_error(self, job_info, msg=None, **kwargs):
         if isinstance(job_info.job, Batch):
-            self._report_batch(job_info, 0, msg=msg, **kwargs)
+            self._report_batch(job_info, msg=msg, **kwargs)
         else:
             super().report_job_error(job_info, msg, **kwargs)
 
-    def _report_batch(self, job_info, seconds, **told):
+    def _report_batch(self, job_info, **told):
         """Report a batch that is over; a shared file system may need time to show how it ended."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self.workflow.execution_settings.latency_wait
         self._report_ended(job_info, **told)
         while job_info.job.waiting and time.monotonic() < end:
             time.sleep(1)

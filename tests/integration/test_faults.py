@@ -235,6 +235,13 @@ def test_an_adapter_is_what_the_checksums_beside_it_say(template, tmp_path):
             read_adapter(adapter)
         flip_unseen(adapter / name)
     read_adapter(adapter)
+    # made from the folder above, and of other files alone
+    (adapter / "SHA256SUMS").write_text(f"{'0' * 64} *math/{GIVEN['weights']}\n")
+    with pytest.raises(LoraportError, match="is not the file that SHA256SUMS beside"):
+        read_adapter(adapter)
+    (adapter / "SHA256SUMS").write_text(f"{'0' * 64}  README.md\n")
+    with pytest.raises(LoraportError, match="says nothing of the adapter beside it"):
+        read_adapter(adapter)
 
 
 def test_the_adapters_that_come_along_have_checksums():

@@ -8,6 +8,7 @@ import snakemake_executor_plugin_slurm as slurm
 from snakemake.iocontainers import ResourceList
 from toy import Toy
 
+import snakemake_executor_plugin_batched as batched
 from snakemake_executor_plugin_slurm_batched.executor import Batch, Executor
 
 ENDS = {
@@ -37,6 +38,19 @@ def test_a_script_that_fails_or_is_killed_stops_no_other(tmp_path):
     assert together.ended() == []
     first, last = (tmp_path / "ids").read_text().split()
     assert first == last
+    # the cluster starts the job again: what went well is not done twice
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert len((tmp_path / "ids").read_text().split()) == 2
+    assert Batch(jobs, tmp_path).statuses() == together.statuses()
+
+
+def test_a_folder_of_the_users_hides_no_module_from_a_batch(tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "one.py").write_text("print('ran')")
+    command = [sys.executable, *batched.COMMAND, "-", "-"]
+    asked = f"{tmp_path / 'one.py'}\n"
+    ran = subprocess.run(command, cwd=tmp_path, input=asked, capture_output=True, text=True)
+    assert ran.stdout == f"0 {tmp_path / 'one.py'}\n", ran.stderr
 
 
 def test_scripts_are_taken_one_by_one_from_a_pipe(tmp_path):
@@ -112,6 +126,7 @@ def test_of_a_batch_that_was_killed_what_ended_well_is_kept(tmp_path, monkeypatc
     (tmp_path / "done").write_text("0 /x/a.py\n2 /x/b.py\n0 /x/c")
     info = SimpleNamespace(job=together, external_jobid="17", aux={})
     executor = object.__new__(Executor)
+    executor.workflow = SimpleNamespace(execution_settings=SimpleNamespace(latency_wait=0))
     executor.report_job_error(info, msg="TIMEOUT")
     assert told == [
         ("a", "success", "17", None),

@@ -25,6 +25,7 @@ with gpus.held(int(sys.argv[1])) as mine:
 def own_locks(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv(gpus.SHARED_BY, raising=False)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_jobs_that_run_at_once_hold_different_gpus(holder):
     assert all(mine == shown for mine, shown in told)
 
 
-def test_small_jobs_share_a_gpu_and_take_the_emptiest(holder, monkeypatch):
+def test_small_jobs_share_a_gpu_when_each_has_one(holder, monkeypatch):
     monkeypatch.setenv(gpus.SHARED_BY, "2")
     jobs, held = [], []
     for _ in range(4):
