@@ -17,9 +17,15 @@ from .weights import weight_files
 
 
 def check_writable(paths: Iterable[str | Path]) -> None:
-    """Refuse paths that this user may not make; what is there on the way to them is asked."""
-    for path in map(Path, paths):
-        place = next(each for each in path.absolute().parents if each.exists())
+    """Refuse paths that this user may not make; what is there on the way to them is asked.
+
+    A link to nowhere is there, and nothing can be written in it.
+    """
+    first: dict[Path, Path] = {}
+    for path in (Path(each).absolute() for each in paths):
+        first.setdefault(path.parent, path)
+    for parent, path in first.items():
+        place = next(each for each in (parent, *parent.parents) if os.path.lexists(each))
         if not os.access(place, os.W_OK | os.X_OK):
             raise LoraportError(
                 f"{path} cannot be written",

@@ -26,6 +26,7 @@ from loraport.errors import LoraportError
 from loraport.faults import told_of_killed
 from loraport.job import job, last_record
 from loraport.models import attach, load_base
+from loraport.preflight import check_writable
 from loraport.weights import TensorFile
 
 NANO = PROJECT / "resources/nano/adapters"
@@ -304,6 +305,14 @@ def test_outputs_that_may_not_be_written_are_told_before_the_first_job(
     assert f"{target} cannot be written. Got: no right to write in " in said
     assert "What to do: " in said and "Traceback" not in said and "rule spec" not in said
     assert not list(work.root.rglob("*.lock"))
+
+
+def test_a_link_to_nowhere_is_told_before_the_first_job(tmp_path):
+    (tmp_path / "artifacts").symlink_to(tmp_path / "purged")
+    with pytest.raises(LoraportError, match=r"y\.json cannot be written"):
+        check_writable([tmp_path / "artifacts/x/y.json"])
+    (tmp_path / "purged").mkdir()
+    check_writable([tmp_path / "artifacts/x/y.json"])
 
 
 def test_a_working_directory_that_is_read_only_is_told(template, small_disk):

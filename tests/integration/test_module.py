@@ -85,7 +85,8 @@ def hosted(tmp_path_factory) -> dict[str, str]:
         ["tag", "v0.1.0"],
         ["clone", "--quiet", "--bare", ".", str(root / "OWNER/loraport")],
     ):
-        subprocess.run(["git", *words], cwd=root / "clone", check=True)
+        alone = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}  # no signing, no hooks
+        subprocess.run(["git", *words], cwd=root / "clone", check=True, env=alone)
     return {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{root}/.insteadOf",
