@@ -228,10 +228,9 @@ def transfer_inputs(wildcards):
 def old_adapter(wildcards):
     """What is carried: files that are checked against the old model, or a folder made here."""
     old, _ = CONFIG.pair(wildcards.pair)
-    row = CONFIG.adapter(wildcards.app, old)
-    if row["source"]:
-        preflight.check_adapter(row["source"], CONFIG.model(old)["source"], CONFIG.known_as(old))
-        return given(preflight.adapter_files(row["source"]))
+    if source := CONFIG.given_adapter(wildcards.app, old):
+        preflight.check_adapter(source, CONFIG.model(old)["source"], CONFIG.known_as(old))
+        return given(preflight.adapter_files(source))
     made = "lora_merged" if CONFIG.merge(wildcards.app) else "lora_trained"
     return f"artifacts/models/{old}/{wildcards.app}/{made}"
 
@@ -268,7 +267,7 @@ def transfer_params(wildcards):
 def vocabulary_inputs(wildcards):
     """W_h and the shared tokens, for an adapter of its model's embedding or head."""
     old, _ = CONFIG.pair(wildcards.pair)
-    source = CONFIG.adapter(wildcards.app, old)["source"]
+    source = CONFIG.given_adapter(wildcards.app, old)
     if not source or not preflight.adapts_vocabulary(source):
         return {}
     return {

@@ -147,7 +147,7 @@ def swept_adapter(wildcards):
     """The adapter that a sweep cuts: its files where it is given, its directory where it is made."""
     old = old_name(wildcards)
     app = sweeps.source_app(CONFIG, wildcards.app, wildcards.name, old)
-    if source := CONFIG.adapter(app, old)["source"]:
+    if source := CONFIG.given_adapter(app, old):
         preflight.check_adapter(source, CONFIG.model(old)["source"], CONFIG.known_as(old))
     return adapter_inputs(lambda _: {"": stages.adapter_of(CONFIG, app, old)})(wildcards)
 

@@ -1,11 +1,10 @@
 """An adapter with the texts on which maps of its own are fitted."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .activations import load_texts
-from .adapter import audit, read_adapter
+from .adapter import audit, folder_of, read_adapter
 from .answers import task_texts
 from .data import Example, read, subset
 from .errors import LoraportError
@@ -22,8 +21,7 @@ def open_adapted(adapter: str | Sequence[str], old: Model, params: Any, kind: st
     params : of rule adapter_maps: `known_as`, `reading`, `sources` and `task` (None: generic texts)
     kind : of texts, see `loraport.answers`
     """
-    folder = Path(adapter if isinstance(adapter, str) else adapter[0])
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder_of(adapter)
     held = read_adapter(folder)
     calibration = params.reading["calibration"]
     limits = {key: calibration[key] for key in ("max_tokens", "batch_size")}

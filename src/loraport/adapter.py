@@ -1,7 +1,7 @@
 """Adapters in PEFT's format: read and written with numpy alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +51,12 @@ class Adapter:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of both files."""
         return {name: sha256(self.directory / name) for name in (CONFIG, WEIGHTS)}
+
+
+def folder_of(given: str | Sequence[str]) -> Path:
+    """The folder of an adapter that a rule was given: by its name, or by its files."""
+    path = Path(given if isinstance(given, str) else given[0])
+    return path if path.is_dir() else path.parent
 
 
 def read_adapter(directory: str | Path) -> Adapter:

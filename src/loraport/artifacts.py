@@ -29,9 +29,8 @@ CHUNK_BYTES = 4 << 20
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
 SUMS = "SHA256SUMS"
-GIVEN = Path(
-    "artifacts/.resume/given"
-)  # checksums of given adapters' files, as rules first read them
+# checksums of given adapters' files, as rules first read them
+GIVEN = Path("artifacts/.resume/given")
 _recording: Path | None = None  # where a rule that runs keeps them
 
 

@@ -75,7 +75,7 @@ def main(tasks: str, done: str) -> int:
         os.dup2(2, 1)  # what scripts print is no answer
         return int(run((line.rstrip("\n") for line in sys.stdin), answers) > 0)
     # a cluster may start a job again: what it did before stays as it is
-    before = Path(done).read_text().splitlines() if Path(done).is_file() else []
+    before = set(Path(done).read_text().splitlines()) if Path(done).is_file() else set()
     paths = [path for path in Path(tasks).read_text().splitlines() if f"0 {path}" not in before]
     with Path(done).open("a") as answers:
         return int(run(counted(paths, len(paths), "batch"), answers) > 0)

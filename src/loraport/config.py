@@ -61,7 +61,7 @@ class Config:
         return entry["old"], entry["new"]
 
     def adapter(self, app: str, model: str) -> dict[str, str]:
-        """The row of an adapter, fetched where it is the hub's; an empty one for a merge."""
+        """The row of an adapter; one without source and task for a merge."""
         if merge := self.merge(app):
             for each in merge["apps"]:
                 self.adapter(each, model)
@@ -74,8 +74,11 @@ class Config:
                 expected=f"one of {', '.join(apps)}" if apps else "a row for it",
                 todo="add a row: app, model, source, task",
             )
-        row = self.adapters[app, model]
-        return {**row, "source": adapter_directory(row["source"])}
+        return self.adapters[app, model]
+
+    def given_adapter(self, app: str, model: str) -> str:
+        """Directory of an adapter that is given, fetched where it is the hub's; else empty."""
+        return adapter_directory(self.adapter(app, model)["source"])
 
     def merge(self, app: str) -> dict[str, Any] | None:
         """The entry of `merges` that an app's name stands for, if it is one."""

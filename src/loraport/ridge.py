@@ -112,7 +112,8 @@ class Path:
         cross = held.cross @ self.vectors
         gram = self.vectors.T @ held.gram @ self.vectors
         parts = [self._cross] if self._prior is None else [self._cross, self._prior]
-        squares = [[gram * (one.T @ other) for other in parts] for one in parts]
+        both = [(0, 0), (0, 1), (1, 1)] if len(parts) == 2 else [(0, 0)]
+        squares = {(i, j): gram * (parts[i].T @ parts[j]) for i, j in both}
         lines = [(one * cross).sum(dim=0) for one in parts]
         found = []
         for ridge in ridges:
@@ -121,10 +122,8 @@ class Path:
             d = torch.where(below > 0, 1 / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
             scales = [d, weight * d][: len(parts)]
             fitted = sum(-2 * scale @ line for scale, line in zip(scales, lines, strict=True))
-            for scale, row in zip(scales, squares, strict=True):
-                fitted += sum(
-                    scale @ of_both @ other for of_both, other in zip(row, scales, strict=True)
-                )
+            for (i, j), square in squares.items():
+                fitted += (1 if i == j else 2) * scales[i] @ square @ scales[j]
             found.append(1 + float(fitted) / held.square if held.square > 0 else 1.0)
         return found
 

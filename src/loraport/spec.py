@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .architectures import Architecture, Dimensions, families, family_of
-from .artifacts import ADAPTER_FILES, read_json, sha256
+from .artifacts import ADAPTER_FILES, SUMS, read_json, sha256
 from .errors import LoraportError, words
 from .weights import Checkpoint, weight_files
 
@@ -121,7 +121,7 @@ def adapter_directory(source: str) -> str:
     if not source or is_local(source):
         return source
     name, _, revision = source.partition("@")
-    files = [*ADAPTER_FILES, "SHA256SUMS"]
+    files = [*ADAPTER_FILES, SUMS]
     return str(resolve(name, revision, patterns=files, what="adapter")[0])
 
 

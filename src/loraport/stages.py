@@ -143,7 +143,7 @@ def adapter_of(config: Config, app: str, model: str) -> str:
         return f"artifacts/models/{model}/{app}/lora_merged"
     row = config.adapters.get((app, model))
     if row and row["source"]:
-        return config.adapter(app, model)["source"]
+        return config.given_adapter(app, model)
     return f"artifacts/models/{model}/{app}/lora_trained"
 
 

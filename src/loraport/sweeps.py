@@ -92,7 +92,7 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
             if held and value_of(config, name, value) > held
         }
     cut = source_app(config, app, name, old)
-    source = config.adapter(cut, old)["source"] if name in CUTS else ""
+    source = config.given_adapter(cut, old) if name in CUTS else ""
     if not source:
         return {}
     about = json.loads((Path(source) / CONFIG).read_text())

@@ -59,6 +59,7 @@ class Executor(local.Executor):
         return self.pool.submit(self.cached_or_run, job, self.run_light, script)
 
     def run_light(self, script):
+        """Run a script by a worker that is idle, or by a new one."""
         try:
             worker = self.idle.get_nowait()
         except Empty:

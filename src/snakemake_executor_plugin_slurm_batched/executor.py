@@ -77,7 +77,8 @@ class Executor(slurm.Executor):
     """Submits light jobs in batches, and all others as the executor for Slurm does."""
 
     def run_jobs(self, jobs):
-        Path(self.tmpdir)  # made when it is first asked for: not by two threads at once
+        """Submit light jobs in batches of a kind, and the others as the executor for Slurm does."""
+        _ = self.tmpdir  # made when it is first asked for: not by two threads at once
         light = [job for job in jobs if is_light(job, self.workflow)]
         super().run_jobs([job for job in jobs if job not in light])
         for _, alike in groupby(sorted(light, key=_kind), key=_kind):

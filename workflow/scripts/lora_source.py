@@ -1,16 +1,13 @@
 """Rule lora_source: the source adapter cut to a lower rank, or to fewer modules, for a sweep."""
 
-from pathlib import Path
-
+from loraport.adapter import folder_of
 from loraport.artifacts import atomic, identities
 from loraport.job import job
 from loraport.spec import load_spec
 from loraport.sweeps import cut_adapter
 
 with job(snakemake) as log:
-    params, adapter = snakemake.params, snakemake.input.adapter
-    folder = Path(adapter if isinstance(adapter, str) else adapter[0])
-    folder = folder if folder.is_dir() else folder.parent
+    params, folder = snakemake.params, folder_of(snakemake.input.adapter)
     specs = {"spec": snakemake.input.spec}
     with atomic(snakemake.output[0]) as out:
         out.mkdir()

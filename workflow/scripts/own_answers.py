@@ -1,8 +1,6 @@
 """Rule own_answers: a small set's prompts with the answers of the old model and its adapter."""
 
-from pathlib import Path
-
-from loraport.adapter import read_adapter
+from loraport.adapter import folder_of, read_adapter
 from loraport.answers import write_own_answers
 from loraport.artifacts import identities, sha256, write_json
 from loraport.data import read, subset
@@ -11,9 +9,7 @@ from loraport.spec import load_spec
 
 with job(snakemake) as log:
     params, settings = snakemake.params, dict(snakemake.params.settings)
-    adapter = snakemake.input.adapter
-    file = Path(adapter if isinstance(adapter, str) else adapter[0])
-    folder = file if file.is_dir() else file.parent
+    folder = folder_of(snakemake.input.adapter)
     model = load_spec(snakemake.input.spec, params.base["source"])
     count, seed = int(snakemake.wildcards.examples), settings.pop("subset_seed")
     content = write_own_answers(
