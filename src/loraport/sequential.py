@@ -6,16 +6,16 @@ in it so far. What a later module is to do depends on what the earlier ones made
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from .methods import Adapted, Pair
 from .models import attach, load_base
-from .moments import PARTS, Batch, Moments, make_batches
+from .moments import PARTS, READS, STREAM, Batch, Moments, make_batches
 from .ridge import Regression
-from .walk import Walk
+from .walk import Caught, Walk
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,15 @@ class Wanted:
     left: torch.Tensor
     gain: float
 
-    def less(
-        self, old: torch.Tensor, adapted: torch.Tensor, new: torch.Tensor, placed: torch.Tensor
-    ) -> torch.Tensor:
-        """`h_new + γ L (h_adapted − h_old) − h_placed`, (tokens, d_n)."""
-        old, adapted, new, placed = (each.to(self.left) for each in (old, adapted, new, placed))
-        return new - placed + self.gain * (adapted - old) @ self.left.T
+    def less(self, new: torch.Tensor, change: torch.Tensor, placed: torch.Tensor) -> torch.Tensor:
+        """`h_new + γ L (h_adapted − h_old) − h_placed`, (tokens, d_n); `change` is of the old."""
+        new, change, placed = (each.to(self.left) for each in (new, change, placed))
+        return new - placed + self.gain * change @ self.left.T
 
 
 @dataclass
 class Walks:
-    """The four models at the input of the same matched block.
+    """The four models at the same matched block.
 
     Attributes
     ----------
@@ -54,30 +52,44 @@ class Walks:
     new: Walk
     placed: Walk
     batches: Sequence[Batch]
+    # per batch, of the block that was reached: O(tokens · width)
+    _inputs: list[Caught] = field(default_factory=list)  # of the adapted old model's modules
+    _changes: list[Caught] = field(default_factory=list)  # h_adapted − h_old
+    _new: list[Caught] = field(default_factory=list)
+    _placed: list[Caught] = field(default_factory=list)
 
     def step(self, old_layer: int, layer: int) -> None:
-        """Move all four on to a layer pair."""
+        """Move all four on to a layer pair; the block of the first three runs here, and once."""
         for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
                          (self.placed, layer)):  # fmt: skip
             walk.step(to)
+        self._inputs, self._changes, self._new, targets = [], [], [], STREAM.values()
+        for old, adapted in zip(self.old.cross(), self.adapted.cross(), strict=True):
+            self._changes.append({site: adapted[site] - old[site] for site in targets})
+            self._inputs.append({site: adapted[site] for site in READS.values() if site in adapted})
+        for new in self.new.cross():
+            self._new.append({site: new[site] for site in targets})
 
     def reading(self, site: str) -> tuple[Moments, Moments]:
         """Moments of the adapted old model's input and the new one's as it now is; both parts."""
+        self._placed = [
+            {name: caught[name] for name in (site, *STREAM.values()) if name in caught}
+            for caught in self.placed.seen(site)
+        ]
         sums: dict[str, Moments] = {}
-        seen = zip(self.batches, self.adapted.seen(), self.placed.seen(), strict=True)
-        for batch, x, y in seen:
+        for batch, x, y in zip(self.batches, self._inputs, self._placed, strict=True):
             if batch.part not in sums:
                 sums[batch.part] = _empty(x[site], y[site])
             sums[batch.part].add(x[site], y[site])
         return sums[PARTS[0]], sums[PARTS[1]]
 
     def missing(self, site: str, target: str, wanted: "Wanted") -> Regression:
-        """Of what the new model's stream lacks at `target`, from its input at `site`."""
+        """Of what the new model's stream lacks at `target`, from its input at `site`, as `reading`
+        of that site has just seen them.
+        """
         total: list[torch.Tensor] = []
-        walks = zip(*(walk.seen() for walk in (self.old, self.adapted, self.new, self.placed)),
-                    strict=True)  # fmt: skip
-        for old, adapted, new, placed in walks:
-            error = wanted.less(*(each[target] for each in (old, adapted, new, placed)))
+        for new, change, placed in zip(self._new, self._changes, self._placed, strict=True):
+            error = wanted.less(new[target], change[target], placed[target])
             x = placed[site].to(error)
             found = [error.T @ x, x.T @ x, error.square().sum()]
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found

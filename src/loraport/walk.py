@@ -1,8 +1,7 @@
 """A model run one decoder block at a time, so that a block can be changed before the next one runs.
 
-The residual stream of every text is kept between blocks: O(tokens · d) memory, and a whole walk
-costs about one forward pass for each time that a block is run. What else a block is called with
-(masks, rotary angles) is caught in one forward pass beforehand.
+The residual stream of every text is kept between blocks: O(tokens · d) memory. What else a block is
+called with (masks, rotary angles) is caught beforehand, in one pass that runs the first one alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,14 @@ from typing import Any
 
 import torch
 
-from .moments import Batch, caught_sites
+from .moments import READS, SITES, Batch, caught_sites
 from .spec import Model
+
+Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
+
+
+class _Enough(Exception):
+    """Raised behind the last module of a block that is wanted."""
 
 
 class Walk:
@@ -26,9 +31,9 @@ class Walk:
     def __init__(self, model: Model, base: Any, batches: Sequence[Batch], side: int):
         self.base, self.layer = base, 0
         self._model, self._batches, self._side = model, batches, side
-        modules = dict(base.named_modules())
+        self._modules = dict(base.named_modules())
         names = (model.architecture.block.format(layer=n) for n in range(model.dims.layers))
-        self._blocks = [modules[name] for name in names]
+        self._blocks = [self._modules[name] for name in names]
         self._streams: list[torch.Tensor] = []
         self._calls: list[list[tuple[tuple, dict[str, Any]]]] = []
         for batch in batches:
@@ -36,6 +41,7 @@ class Walk:
 
     @torch.no_grad()
     def _start(self, batch: Batch) -> None:
+        """Catch the stream at the first block, and what every block is called with."""
         calls: list[tuple[tuple, dict[str, Any]]] = []
 
         def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -44,35 +50,82 @@ class Walk:
             kept = {key: value for key, value in kwargs.items() if key != "hidden_states"}
             calls.append((args[1:], kept))
 
+        first: list[Any] = []
+
+        def keep(module: Any, inputs: Any, output: Any) -> None:
+            first.append(output)
+
         handles = [
             block.register_forward_pre_hook(catch, with_kwargs=True) for block in self._blocks
         ]
+        handles.append(self._blocks[0].register_forward_hook(keep))
+        for block in self._blocks[1:]:
+            block.forward = lambda *args, **kwargs: first[0]
         inputs = {
             key: value.to(self.base.device) for key, value in batch.inputs[self._side].items()
         }
-        self.base(**inputs, use_cache=False)
-        for handle in handles:
-            handle.remove()
+        try:
+            self.base.base_model(**inputs, use_cache=False)  # without the head
+        finally:
+            for block in self._blocks[1:]:
+                del block.forward
+            for handle in handles:
+                handle.remove()
         self._calls.append(calls)
 
-    def seen(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Run the next block on one batch after the other: site -> (tokens, width), paired tokens.
-
-        The stream stays where it is.
+    def seen(self, site: str) -> Iterator[Caught]:
+        """Run the next block on one batch after the other, as far as the modules that read `site`:
+        what passes the sites until there, with what the stream is behind them where they write into
+        it. The streams stay where they are.
         """
-        batch = 0
-        with caught_sites(
-            self.base, self._model, self.layer, lambda: self._batches[batch].rows[self._side]
-        ) as caught:
-            for batch in range(len(self._batches)):
-                self._run(batch)
-                yield dict(caught)
+        if site == READS["down"]:  # the last one
+            yield from self._whole()
+            return
+        family = self._model.architecture
+        role, _ = SITES[site]
+        last = self._modules[family.path(self.layer, family.module_of(role))]
+
+        def stop(module: Any, inputs: Any, output: Any) -> None:
+            raise _Enough
+
+        for number, caught in self._catching():
+            handle = last.register_forward_hook(stop)
+            try:
+                self._run(number)
+            except _Enough:
+                pass
+            finally:
+                handle.remove()
+            if role == "o":
+                text, place = self._batches[number].rows[self._side].to(caught["o"].device)
+                caught["middle"] = self._streams[number][text, place] + caught["o"]
+            yield dict(caught)
+
+    def _whole(self, move: bool = False) -> Iterator[Caught]:
+        for number, caught in self._catching():
+            output = self._run(number)
+            if move:
+                self._streams[number] = output
+            yield dict(caught)
+
+    def cross(self) -> Iterator[Caught]:
+        """Run the next block on one batch after the other and move on behind it: all its sites."""
+        yield from self._whole(move=True)
+        self.layer += 1
 
     def step(self, layer: int) -> None:
         """Move the streams on to the input of a block."""
         while self.layer < layer:
             self._streams = [self._run(batch) for batch in range(len(self._batches))]
             self.layer += 1
+
+    def _catching(self) -> Iterator[tuple[int, Caught]]:
+        number = 0
+        with caught_sites(
+            self.base, self._model, self.layer, lambda: self._batches[number].rows[self._side]
+        ) as caught:
+            for number in range(len(self._batches)):
+                yield number, caught
 
     @torch.no_grad()
     def _run(self, batch: int) -> torch.Tensor:

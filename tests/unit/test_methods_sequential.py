@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import methodcase
@@ -23,7 +24,7 @@ from loraport.methods import make_maps, per_adapter
 from loraport.methods.aligned_sequential import _refuse_more_than_factors
 from loraport.models import attach, load_base
 from loraport.moments import make_batches
-from loraport.sequential import Wanted, place
+from loraport.sequential import Walks, Wanted, place
 from loraport.spec import open_model
 from loraport.walk import Walk
 
@@ -98,8 +99,34 @@ def test_a_walk_sees_what_a_forward_pass_sees_and_what_was_changed_before(pico_p
         walk.step(layer)
         update = torch.full_like(base.model.layers[layer].mlp.down_proj.weight, 0.01)
         place(base, f"model.layers.{layer}.mlp.down_proj", None, update)
-        for batch, seen in zip(batches, walk.seen(), strict=True):
+        for batch, seen in zip(batches, walk.seen("inner"), strict=True):
             assert torch.allclose(seen["stream"], stream(base, batch, layer), atol=1e-5)
+
+
+def test_a_walk_that_stops_early_sees_what_a_whole_block_shows(pico_pair):
+    walk, batches, _ = walked(pico_pair.old)
+    walk.step(1)
+    early = {site: list(walk.seen(site)) for site in ("attention", "heads", "mlp")}
+    for number, whole in enumerate(walk.cross()):
+        for site, seen in early.items():
+            assert torch.equal(seen[number][site], whole[site])
+            assert "stream" not in seen[number]
+        assert torch.allclose(early["heads"][number]["middle"], whole["middle"], atol=1e-6)
+    assert (walk.layer, len(batches)) == (2, number + 1)
+
+
+def test_a_block_of_the_models_that_do_not_change_runs_once(pico_pair, monkeypatch):
+    runs = Counter()
+    run = Walk._run
+    monkeypatch.setattr(Walk, "_run", lambda self, n: runs.update([id(self)]) or run(self, n))
+    walks = [walked(pico_pair.old)[0] for _ in range(3)]
+    placed, batches, _ = walked(pico_pair.old)
+    four = Walks(*walks, placed, batches)
+    for layer in range(3):
+        four.step(layer, layer)
+        for site in ("attention", "heads", "mlp", "inner"):
+            four.reading(site)
+    assert [runs[id(walk)] for walk in walks] == [3 * len(batches)] * 3
 
 
 def test_an_update_is_placed_in_the_rows_of_its_role(pico_pair):
@@ -116,7 +143,7 @@ def test_what_is_wanted_is_the_printed_formula():
     rng = np.random.default_rng(0)
     o, a, n, p = (torch.from_numpy(rng.normal(size=(9, d))) for d in (3, 3, 4, 4))
     L, gain = torch.from_numpy(rng.normal(size=(4, 3))), 1.7
-    found = Wanted(L, gain).less(o, a, n, p)
+    found = Wanted(L, gain).less(n, a - o, p)
     for t in range(9):
         assert torch.allclose(found[t], n[t] - p[t] + gain * (L @ (a[t] - o[t])))
 
