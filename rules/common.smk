@@ -182,6 +182,13 @@ def method_settings(wildcards):
     return mapping(*methods.settings(told(CONFIG.method)(wildcards.method)))(wildcards)
 
 
+def moments_settings(wildcards):
+    """How many layers' moments are summed at a time, and for which modules."""
+    variant = getattr(wildcards, "method", "")
+    modules = CONFIG.summed_modules(variant)
+    return {**mapping("moments_gib")(wildcards), "modules": modules}
+
+
 def mapping(*keys):
     """Function of a rule's wildcards: some mapping settings of its method or variant."""
     return lambda wildcards: {

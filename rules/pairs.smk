@@ -116,7 +116,7 @@ rule moments:
     params:
         sources=sources,
         reading=reading,
-        settings=mapping("moments_gib"),
+        settings=moments_settings,
         code=code("moments"),
     script:
         "../workflow/scripts/moments.py"

@@ -1,5 +1,6 @@
 """A transfer method run on a model pair in this process, without artifacts but its own."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,14 @@ SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrus
                             "calibrate_on": "generic"}  # fmt: skip
 
 
-def collect_moments(old: Path, new: Path, path: list, texts: list[str]) -> list[LayerMoments]:
+def collect_moments(
+    old: Path, new: Path, path: list, texts: list[str], roles: Collection[str] = ROLES
+) -> list[LayerMoments]:
     """Moments of each layer pair of the path."""
     models = open_model(old), open_model(new)
     bases, tokenizers = zip(*(load_base(m.directory, device="cpu") for m in models), strict=True)
-    return layer_moments(models, bases, make_batches(tokenizers, texts, 64, 64), path, "cpu")
+    batches = make_batches(tokenizers, texts, 64, 64)
+    return layer_moments(models, bases, batches, path, "cpu", roles=roles)
 
 
 def make_method_pair(

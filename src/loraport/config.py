@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from . import methods
+from .architectures import ROLES
 from .errors import LoraportError
 from .spec import adapter_directory
 
@@ -99,6 +100,14 @@ class Config:
         """Mapping settings of a method or variant."""
         overrides = self.content["variants"].get(name, {}).get("mapping", {})
         return {**self.content["mapping"], **overrides}
+
+    def summed_modules(self, variant: str = "") -> list[str]:
+        """Roles that second moments have to serve: a variant's own, or, of the pair's, all that any
+        mapping asks for, since variants with other modules read those too.
+        """
+        names = [variant] if variant else ["", *self.content["variants"]]
+        asked = {role for name in names for role in self.mapping(name)["modules"]}
+        return [role for role in ROLES if role in asked]
 
     def home(self, pair: str, name: str, artifact: str) -> str:
         """Folder of an artifact of a pair's mapping: a variant's own where it makes another one.

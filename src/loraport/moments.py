@@ -5,19 +5,24 @@ sums of outer products are kept, in float64, so that memory does not grow with t
 the texts is held out, for choices that must not be made on what was fitted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from .architectures import ROLES
 from .artifacts import H5Writer, read_h5
 from .errors import LoraportError
 from .linalg import chunks
 from .spec import Model
+
+if TYPE_CHECKING:
+    from .kept import Kept
 
 # role -> site that its input stands at, and site that its output map is fitted at. gate and up are
 # fitted behind the activation: their own outputs lie in a space of the hidden size, below theirs
@@ -26,9 +31,6 @@ READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "ga
 WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
 # o and down write into the residual stream: role -> site where the stream has taken their output in
 STREAM = {"o": "middle", "down": "stream"}
-# sites that a map reads from, of the new model, and that one writes from, of the old model
-READ = {*READS.values(), *STREAM.values()}
-WRITTEN = {*WRITES.values(), *STREAM.values()}
 # site -> role of the module, and whether its input or its output is meant
 SITES = {
     "middle": ("block", "input"),
@@ -45,6 +47,7 @@ SITES = {
 }
 HELD_OUT = 5  # every fifth text
 PARTS = ("fit", "held")
+GRAMS = ("gram_old", "gram_new")
 
 
 @dataclass
@@ -70,13 +73,15 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def empty(cls, site: str, old: int, new: int, device: str) -> "Moments":
-        """Of no token yet; `old` and `new` are the widths at the site."""
+    def empty(
+        cls, site: str, old: int, new: int, device: str, roles: Collection[str] = ROLES
+    ) -> "Moments":
+        """Of no token yet, for maps of `roles`; `old` and `new` are the widths at the site."""
 
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        written, read = site in WRITTEN, site in READ
+        written, read = needed(roles)[site]
         return cls(
             zeros(old, new),
             zeros(old, old) if written else None,
@@ -113,6 +118,17 @@ class Moments:
             self.square_new + other.square_new,
             self.count + other.count,
         )
+
+
+def needed(roles: Collection[str]) -> dict[str, tuple[bool, bool]]:
+    """Sites that maps of these roles are fitted at, and whether Σ x xᵀ and Σ y yᵀ are needed there.
+
+    The first for a map that writes the new model's side, the second for one that reads it.
+    """
+    stream = {STREAM[role] for role in roles if role in STREAM}
+    written = stream | {WRITES[role] for role in roles}
+    read = stream | {READS[role] for role in roles}
+    return {site: (site in written, site in read) for site in SITES if site in written | read}
 
 
 def paired_tokens(
@@ -249,17 +265,27 @@ def width(model: Model, site: str) -> int:
     return model.dims.shape(role)[1 if where == "input" else 0]
 
 
-def site_bytes(old: Model, new: Model) -> int:
-    """Memory that the sums of one layer pair take, in bytes."""
+def site_bytes(old: Model, new: Model, roles: Collection[str] = ROLES) -> int:
+    """Memory that the sums of one layer pair take for maps of `roles`, in bytes."""
     total = 0
-    for site in SITES:
+    for site, (written, read) in needed(roles).items():
         o, n = width(old, site), width(new, site)
-        total += o * n + (o * o if site in WRITTEN else 0)
-        total += n * n if site in READ else 0
+        total += o * n + o * o * written + n * n * read
     return total * len(PARTS) * 8
 
 
-LayerMoments = dict[str, tuple[Moments, Moments]]
+def split_path(
+    path: Sequence[tuple[int, int]],
+    models: tuple[Model, Model],
+    gib: float,
+    roles: Collection[str] = ROLES,
+) -> list[Sequence[tuple[int, int]]]:
+    """Layer pairs in passes over the texts: in each as many as have sums of `gib` GiB, or one."""
+    at_once = max(1, int(gib * 2**30 / site_bytes(*models, roles)))
+    return [path[span] for span in chunks(len(path), at_once)]
+
+
+LayerMoments = Mapping[str, tuple[Moments, Moments]]
 
 
 def layer_moments(
@@ -269,14 +295,19 @@ def layer_moments(
     pairs: Sequence[tuple[int, int]],
     device: str,
     progress: Callable[[int], Any] = lambda count: None,
+    roles: Collection[str] = ROLES,
+    kept: "Kept | None" = None,
 ) -> list[LayerMoments]:
-    """Moments at all sites of some layer pairs, in one pass over the texts.
+    """Moments at the sites of some layer pairs, in one pass over the texts.
 
     Parameters
     ----------
     models, bases : old and new; `bases` as they run
     pairs : (old, new) layers
     device : where the sums are
+    roles : whose maps are to be fitted
+    kept : where a pass that was cut off left its sums, and this one leaves them. The batches are
+        added in the same order, in float64: with the same threads the sums end with the same bytes
 
     Returns
     -------
@@ -287,29 +318,33 @@ def layer_moments(
     O(tokens · Σ width²) beside the two forward passes; memory: the sums of these layer pairs, and
     what one batch passes through them.
     """
-    shared = [
-        site
-        for site, (role, _) in SITES.items()
-        if site in STREAM.values() or all(role in model.architecture.roles for model in models)
-    ]
-    sums = [
-        {
-            part: {
-                site: Moments.empty(site, width(models[0], site), width(models[1], site), device)
-                for site in shared
-            }
-            for part in PARTS
-        }
-        for _ in pairs
-    ]
-    for batch in batches:
+    done, sums = kept.load(pairs, device) if kept else (0, [])
+    sums = sums or [_empty_layer(models, device, roles) for _ in pairs]
+    progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches[:done]))
+    for number, batch in enumerate(batches[done:], done + 1):
         seen = [_run(models[side], bases[side], batch, side, [pair[side] for pair in pairs])
                 for side in range(2)]  # fmt: skip
-        for number, held in enumerate(sums):
-            for site, moments in held[batch.part].items():
-                moments.add(seen[0][number][site], seen[1][number][site])
+        part = PARTS.index(batch.part)
+        for old, new, layer in zip(*seen, sums, strict=True):
+            for site, parts in layer.items():
+                parts[part].add(old[site], new[site])
+        if kept and kept.is_due():
+            kept.save(pairs, sums, number)
         progress(len(batch.inputs[0]["input_ids"]))
-    return [{site: (held["fit"][site], held["held"][site]) for site in shared} for held in sums]
+    return sums
+
+
+def _empty_layer(
+    models: tuple[Model, Model], device: str, roles: Collection[str]
+) -> dict[str, tuple[Moments, Moments]]:
+    """Sums of no token yet, at the sites that both families have."""
+    found = {}
+    for site in needed(roles):
+        if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
+            old, new = (width(model, site) for model in models)
+            fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
+            found[site] = (fit, held)
+    return found
 
 
 def _run(
@@ -329,7 +364,7 @@ def _run(
 
 
 def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoments) -> None:
-    """Store one layer pair's moments, float64."""
+    """Store one layer pair's moments, float64; of a symmetric matrix the lower triangle."""
     writer.attributes(f"layer_{layer}", old_layer=old_layer)
     for site, parts in found.items():
         for part, moments in zip(PARTS, parts, strict=True):
@@ -337,7 +372,8 @@ def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoment
             for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
                 values = getattr(moments, name)
                 if values is not None:
-                    writer.dataset(f"{group}/{name}", values.cpu().numpy())
+                    array = values.cpu().numpy()
+                    writer.dataset(f"{group}/{name}", pack(array) if name in GRAMS else array)
             writer.attributes(
                 group,
                 count=moments.count,
@@ -346,18 +382,62 @@ def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoment
             )
 
 
-def read_moments(path: str | Path, layer: int, device: str = "cpu") -> LayerMoments:
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """The lower triangle of a symmetric matrix (n, n), row by row: (n (n + 1) / 2,)."""
+    return np.concatenate([row[: number + 1] for number, row in enumerate(matrix)])
+
+
+def unpack(triangle: np.ndarray) -> np.ndarray:
+    """The symmetric matrix (n, n) of a lower triangle (n (n + 1) / 2,)."""
+    size = math.isqrt(2 * len(triangle))
+    matrix = np.empty((size, size), triangle.dtype)
+    for number in range(size):
+        start = number * (number + 1) // 2
+        row = triangle[start : start + number + 1]
+        matrix[number, : number + 1] = matrix[: number + 1, number] = row
+    return matrix
+
+
+class StoredLayer(LayerMoments):
+    """The moments of one new layer as they lie on disk; each site is read when it is asked for."""
+
+    def __init__(self, path: str | Path, layer: int, device: str, kind: str):
+        self._path, self._layer, self._device, self._kind = path, layer, device, kind
+        with read_h5(path, kind) as file:
+            self._sites = [site for site in SITES if site in file[f"layer_{layer}"]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __contains__(self, site: object) -> bool:
+        return site in self._sites
+
+    def __getitem__(self, site: str) -> tuple[Moments, Moments]:
+        if site not in self:
+            raise LoraportError(
+                f"{self._path} holds no sums at {site} of layer {self._layer}",
+                got=f"sums at {', '.join(self)}",
+                expected="those that maps of all of mapping.modules need",
+                todo="delete it and run the workflow again",
+            )
+        with read_h5(self._path, self._kind) as file:
+            fit, held = (self._part(file[f"layer_{self._layer}/{site}/{part}"]) for part in PARTS)
+        return fit, held
+
+    def _part(self, node: Any) -> Moments:
+        found = {name: values[...] for name, values in node.items()}
+        full = {name: unpack(found[name]) for name in GRAMS if name in found}
+        held = {name: torch.from_numpy(each).to(self._device)
+                for name, each in {**found, **full}.items()}  # fmt: skip
+        numbers = {key: value.item() for key, value in node.attrs.items()}
+        return Moments(**{**dict.fromkeys(GRAMS), **held, **numbers})
+
+
+def read_moments(
+    path: str | Path, layer: int, device: str = "cpu", kind: str = "moments"
+) -> LayerMoments:
     """Moments at the sites of one new layer: of the texts to fit on, and of those held out."""
-    found: LayerMoments = {}
-    with read_h5(path, "moments") as file:
-        for site, node in file[f"layer_{layer}"].items():
-            parts = []
-            for part in PARTS:
-                held = {
-                    name: torch.from_numpy(values[...]).to(device)
-                    for name, values in node[part].items()
-                }
-                numbers = {key: value.item() for key, value in node[part].attrs.items()}
-                parts.append(Moments(**{"gram_old": None, "gram_new": None, **held, **numbers}))
-            found[site] = (parts[0], parts[1])
-    return found
+    return StoredLayer(path, layer, device, kind)

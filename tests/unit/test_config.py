@@ -78,6 +78,19 @@ def test_a_variant_has_artifacts_of_its_own_where_it_makes_others(minimal):
     assert every | read == set(config.content["mapping"])  # no setting is forgotten
 
 
+def test_moments_serve_every_mapping_that_may_read_them(minimal):
+    variants = {
+        "few": {"method": "aligned", "mapping": {"modules": ["down", "q"]}},
+        "own": {"method": "aligned", "mapping": {"modules": ["k"], "layers": "last"}},
+    }
+    sections = {"calibration": {"texts": "t"}, "mapping": {"modules": ["v", "q"]}}
+    config = load({**minimal, **sections}, SCHEMAS)
+    assert config.summed_modules() == ["q", "v"]
+    config = load({**minimal, **sections, "variants": variants}, SCHEMAS)
+    assert config.summed_modules() == ["q", "k", "v", "down"]
+    assert config.summed_modules("own") == ["k"]
+
+
 def test_unknown_names_come_with_the_nearest_known(minimal):
     config = load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
     with pytest.raises(LoraportError, match="did you mean 'p'"):

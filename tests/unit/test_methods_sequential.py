@@ -15,6 +15,7 @@ from inprocess import CALIBRATION, PairRun
 
 from loraport import data
 from loraport.answers import Answer, own_examples, task_texts, write_answers
+from loraport.architectures import ROLES
 from loraport.artifacts import identity, read_json
 from loraport.data import Example
 from loraport.errors import LoraportError
@@ -107,7 +108,7 @@ def test_a_walk_that_stops_early_sees_what_a_whole_block_shows(pico_pair):
     walk, batches, _ = walked(pico_pair.old)
     walk.step(1)
     early = {site: list(walk.seen(site)) for site in ("attention", "heads", "mlp")}
-    for number, whole in enumerate(walk.cross()):
+    for number, whole in enumerate(walk.cross([*early, "middle"])):
         for site, seen in early.items():
             assert torch.equal(seen[number][site], whole[site])
             assert "stream" not in seen[number]
@@ -256,7 +257,7 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     }
     made = {**specs, "layers": run.layers()}
     made["moments"] = run._script(
-        "moments", "moments.h5", made, **params, settings={"moments_gib": 8}
+        "moments", "moments.h5", made, **params, settings={"moments_gib": 8, "modules": list(ROLES)}
     )
     settings = {"modules": ["q", "o", "down"], "device": "cpu", "ridge": "auto"}
     settings |= {"prior": "procrustes", "calibrate_on": "generic"}
