@@ -63,12 +63,14 @@ class Walks:
         for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
                          (self.placed, layer)):  # fmt: skip
             walk.step(to)
-        self._inputs, self._changes, self._new, targets = [], [], [], STREAM.values()
-        for old, adapted in zip(self.old.cross(), self.adapted.cross(), strict=True):
-            self._changes.append({site: adapted[site] - old[site] for site in targets})
-            self._inputs.append({site: adapted[site] for site in READS.values() if site in adapted})
-        for new in self.new.cross():
-            self._new.append({site: new[site] for site in targets})
+        targets = set(STREAM.values())
+        old = self.old.cross(targets)
+        adapted = self.adapted.cross(targets.union(READS.values()))
+        self._changes = [
+            {site: y[site] - x[site] for site in targets} for x, y in zip(old, adapted, strict=True)
+        ]
+        self._inputs = adapted
+        self._new = self.new.cross(targets)
 
     def reading(self, site: str) -> tuple[Moments, Moments]:
         """Moments of the adapted old model's input and the new one's as it now is; both parts."""

@@ -4,12 +4,12 @@ The residual stream of every text is kept between blocks: O(tokens · d) memory.
 called with (masks, rotary angles) is caught beforehand, in one pass that runs the first one alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from .moments import READS, SITES, Batch, caught_sites
+from .moments import SITES, Batch, caught_sites
 from .spec import Model
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
@@ -78,15 +78,12 @@ class Walk:
         what passes the sites until there, with what the stream is behind them where they write into
         it. The streams stay where they are.
         """
-        if site == READS["down"]:  # the last one
-            yield from self._whole()
-            return
-        family = self._model.architecture
-        role, _ = SITES[site]
+        family, role = self._model.architecture, SITES[site][0]
         last = self._modules[family.path(self.layer, family.module_of(role))]
 
         def stop(module: Any, inputs: Any, output: Any) -> None:
-            raise _Enough
+            if role != "down":  # the block's last one
+                raise _Enough
 
         for number, caught in self._catching():
             handle = last.register_forward_hook(stop)
@@ -101,17 +98,14 @@ class Walk:
                 caught["middle"] = self._streams[number][text, place] + caught["o"]
             yield dict(caught)
 
-    def _whole(self, move: bool = False) -> Iterator[Caught]:
+    def cross(self, sites: Collection[str]) -> list[Caught]:
+        """Run the next block on all batches and move on behind it: what passed some sites of it."""
+        found = []
         for number, caught in self._catching():
-            output = self._run(number)
-            if move:
-                self._streams[number] = output
-            yield dict(caught)
-
-    def cross(self) -> Iterator[Caught]:
-        """Run the next block on one batch after the other and move on behind it: all its sites."""
-        yield from self._whole(move=True)
+            self._streams[number] = self._run(number)
+            found.append({site: caught[site] for site in sites if site in caught})
         self.layer += 1
+        return found
 
     def step(self, layer: int) -> None:
         """Move the streams on to the input of a block."""
