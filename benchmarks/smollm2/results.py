@@ -3,44 +3,27 @@
     python benchmarks/smollm2/results.py [--likelihood FOLDER] [--out benchmarks/results/smollm2]
 
 Reads the score files below artifacts/ (`loraport.compare` makes the rows) and, where there are
-some, the likelihoods of worked answers (`likelihood.py`), {pair}.{app}.json. A seed that was not
-run is left out, and the table says how many there are.
+some, the likelihoods of worked answers (`likelihood.py`), {pair}.{app}.json or {pair}.{app}.*.json,
+and what `few.py`, `whole.py` and `settings.py` found. A seed that was not run is left out, and the
+table says how many there are.
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import starts
+from asked import BUILT, ROOT, settings
 
-from loraport import compare, config, contenders, sweeps
+from loraport import compare, config, contenders
 from loraport.artifacts import read_json
 from loraport.measure import versions
 from loraport.scores import Interval, bootstrap, difference
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = (ROOT / "config" / "config.yaml", Path(__file__).with_name("config.yaml"))
 Row = dict[str, Any]
-
-
-def merged(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps merge, everything else is replaced: as Snakemake does with a second file."""
-    for key, value in other.items():
-        both = isinstance(value, Mapping) and isinstance(into.get(key), Mapping)
-        into[key] = merged(dict(into[key]), value) if both else value
-    return into
-
-
-def settings() -> config.Config:
-    """The benchmark's configuration."""
-    content: dict[str, Any] = {}
-    for path in FILES:
-        content = merged(content, yaml.safe_load(path.read_text()))
-    return config.load(content, ROOT / "workflow" / "schemas")
 
 
 def table(
@@ -73,18 +56,22 @@ def _named(name: str, found: Interval) -> Row:
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def sweep(pair: str, app: str, worked: Mapping[str, list[float]]) -> list[Row]:
-    """Points of the sweep over examples, where it was run."""
-    home = Path("artifacts") / pair / app / "sweeps"
-    if not (home / "examples.csv").exists():
-        return []
-    with (home / "examples.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    stages = {label: stage for stage, label in sweeps.STAGES.items()}
-    for row in rows:
-        held = worked.get(str(home / "examples" / row["value"] / stages.get(row["row"], "-")))
-        row["worked"] = float(np.mean(held)) if held else None
-    return rows
+def likelihoods(folder: Path, pair: str, app: str) -> dict[str, list[float]]:
+    """Adapter -> nats of each worked answer, of all files of an app."""
+    files = [*folder.glob(f"{pair}.{app}.json"), *sorted(folder.glob(f"{pair}.{app}.*.json"))]
+    return {name: nats for file in files for name, nats in json.loads(file.read_text()).items()}
+
+
+def diagnostics(asked: config.Config, pair: str) -> Row:
+    """How far apart a pair's models are, how large its adapters' updates, and what was advised."""
+    old, home = asked.pair(pair)[0], Path("artifacts") / pair
+    files = {"distance": home / "distance.json"}
+    for app in asked.apps(old):
+        files[f"{app}/magnitude"] = Path("artifacts/models") / old / app / "magnitude.json"
+        files[f"{app}/advice"] = home / app / "advice.json"
+    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    own = ("kind", "format", "loraport", "inputs", "digest")  # of the file, not of the pair
+    return {name: {k: v for k, v in row.items() if k not in own} for name, row in found.items()}
 
 
 def rates(file: Path) -> dict[str, float]:
@@ -154,17 +141,46 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def markdown(title: str, rows: list[Row], points: list[Row]) -> str:
-    """An app's table, and its sweep over examples."""
-    shown = [[make(row) for make in COLUMNS.values()] for row in rows]
-    used = [n for n in range(len(COLUMNS)) if any(line[n] not in ("–", "") for line in shown)]
-    lines = [[line[n] for n in used] for line in ([*map(str.strip, COLUMNS)], *shown)]
-    text = f"## {title}\n\n{_table(lines)}\n"
-    if points:
-        names = ("value", "row", "average", "low", "high", "nll", "worked")
-        body = [[_short(row.get(name)) for name in names] for row in points]
-        text += f"\n### {title}: examples of the fine-tuning\n\n{_table([list(names), *body])}\n"
-    return text
+GAPS = {"many": "less LoRA from nothing", "few": "less it on a third"}
+STARTED: dict[str, Callable[[Row], str]] = {
+    "start": lambda row: row["row"],
+    "seeds": lambda row: number(row["seeds"], "{:d}"),
+    "score, %": lambda row: interval(row, "score", times=100),
+    **{
+        f"{name}, %": lambda row, gap=gap: interval(row, f"score_less_{gap}", times=100)
+        for gap, name in GAPS.items()
+    },
+    "NLL": lambda row: interval(row, "nll", "{:.2f}"),
+    **{
+        name: lambda row, gap=gap: interval(row, f"nll_less_{gap}", "{:.2f}")
+        for gap, name in GAPS.items()
+    },
+    "worked NLL": lambda row: interval(row, "worked"),
+    **{
+        f"{name} ": lambda row, gap=gap: interval(row, f"worked_less_{gap}", "{:.2f}")
+        for gap, name in GAPS.items()
+    },
+}
+
+
+def markdown(title: str, rows: list[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:
+    """A titled table, without the columns that say nothing."""
+    shown = [[make(row) for make in columns.values()] for row in rows]
+    used = [n for n in range(len(columns)) if any(line[n] not in ("–", "") for line in shown)]
+    lines = [[line[n] for n in used] for line in ([*map(str.strip, columns)], *shown)]
+    return f"{title}\n\n{_table(lines)}\n"
+
+
+def held_out_table(pair: str, found: Mapping[str, Mapping[str, Row]]) -> str:
+    """Methods and settings by the likelihood of held-out training records."""
+    columns: dict[str, Callable[[Row], str]] = {"setting": lambda row: row["name"]}
+    for app in dict.fromkeys(app for each in found.values() for app in each):
+        columns[f"{app}, nats"] = lambda row, app=app: interval(row.get(app, {}), "nats")
+        columns[f"{app}, less its default"] = lambda row, app=app: interval(
+            row.get(app, {}), "less", "{:.2f}"
+        )
+    rows = [{"name": name, **each} for name, each in found.items()]
+    return markdown(f"## {pair}: nats of held-out training records, no fine-tuning", rows, columns)
 
 
 def _table(lines: list[list[str]]) -> str:
@@ -172,36 +188,43 @@ def _table(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _short(value: Any) -> str:
-    try:
-        return f"{float(value):.4g}"
-    except (TypeError, ValueError):
-        return str(value or "–")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--likelihood", type=Path, default=Path("benchmarks/smollm2/built/likelihood")
-    )
+    parser.add_argument("--likelihood", type=Path, default=BUILT / "likelihood")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "smollm2")
     given = parser.parse_args()
     asked = settings()
     content: dict[str, Any] = {"versions": versions(), "models": of_models(asked), "apps": {}}
     content["settings"] = {k: asked.content[k] for k in ("finetune", "evaluation", "calibration")}
-    text = []
+    text, right = [], {}
     for pair in asked.content["run"]:
         for app in asked.apps(asked.pair(pair)[0]):
-            file = given.likelihood / f"{pair}.{app}.json"
-            worked = json.loads(file.read_text()) if file.exists() else {}
-            rows, points = table(asked, pair, app, worked), sweep(pair, app, worked)
-            content["apps"][f"{pair}/{app}"] = {"rows": rows, "examples": points}
-            text.append(markdown(f"{pair}, {app}", rows, points))
+            worked = likelihoods(given.likelihood, pair, app)
+            found: Row = {"rows": table(asked, pair, app, worked)}
+            text.append(markdown(f"## {pair}, {app}", found["rows"], COLUMNS))
+            few = starts.groups(asked, pair, app, starts.limited_file, worked)
+            if any(name.endswith(f", {starts.a_third(asked)} examples") for name in few):
+                found["few"] = starts.table(asked, few)
+                text.append(markdown(f"### {pair}, {app}: fewer examples", found["few"], STARTED))
+            if whole := starts.groups(asked, pair, app, starts.whole_file, {}):
+                found["whole"] = starts.table(asked, whole)
+                right[f"{pair}/{app}"] = starts.right(whole)
+                items = len(next(iter(next(iter(whole.values())).values()))["score"])
+                title = f"### {pair}, {app}: all {items} items"
+                text.append(markdown(title, found["whole"], STARTED))
+            content["apps"][f"{pair}/{app}"] = found
+        if tried := starts.held_out(sorted((BUILT / "settings").glob(f"{pair}*.json"))):
+            content.setdefault("held_out_settings", {})[pair] = tried
+            text.append(held_out_table(pair, tried))
+        content.setdefault("diagnostics", {})[pair] = diagnostics(asked, pair)
     files = given.likelihood.glob("heldout.*.json")
     content["held_out"] = {file.name.split(".")[1]: rates(file) for file in sorted(files)}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     given.out.with_suffix(".md").write_text("\n".join(text))
+    if right:  # 0 or 1 an item, of all items
+        items = given.out.with_name(f"{given.out.name}_items.json")
+        items.write_text(json.dumps(right, indent=1) + "\n")
 
 
 if __name__ == "__main__":
