@@ -37,6 +37,7 @@ def open_pair(
     settings: dict[str, Any],
     device: str,
     adapter: Adapted | None = None,
+    workers: int = 1,
 ) -> Pair:
     """Gather what a method declared to need; `inputs` holds the paths of just those artifacts."""
     return Pair(
@@ -49,4 +50,5 @@ def open_pair(
         heads=lambda layer: read_heads(inputs["heads"], layer),
         moments=lambda layer: read_moments(inputs["moments"], layer, device),
         adapter=adapter,
+        workers=workers,
     )

@@ -52,6 +52,7 @@ class Pair:
     heads : new layer -> its matched heads and their blocks
     moments : new layer -> site -> second moments of the tokens to fit on and of those held out
     adapter : what is carried, for methods whose maps are its own
+    workers : how many layers' maps may be made at a time
     """
 
     old: "Model"
@@ -63,6 +64,7 @@ class Pair:
     heads: "Callable[[int], MatchedHeads]"
     moments: "Callable[[int], Mapping[str, tuple[Moments, Moments]]]"
     adapter: "Adapted | None" = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)

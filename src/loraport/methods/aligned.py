@@ -15,9 +15,11 @@ stays. O(width³) a site.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from ..maps import Dense, ModuleMap, Term
 from ..moments import READS, STREAM, WRITES, Moments
+from ..parallel import in_order
 from ..ridge import Fit, fit_parts, reading, right_inverse, writing
 from . import Pair
 from ._weights import base_norms, roles
@@ -36,36 +38,47 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     Settings: `ridge` is a fraction of the mean diagonal for all maps, or `auto`: R by held-out
     error, each by itself, and the output maps by the constants above, or next to none where the
     new model is the old one rewritten; `prior` is `zero` or `procrustes`; `writes` is `stream` or
-    `module`. The weights of both models are read for their norms alone.
+    `module`. The weights of both models are read for their norms alone. Layers are fitted side by
+    side, `pair.workers` at a time: O(width²) memory each, of the widest site, and the layer's maps.
     """
     norms = base_norms(pair)
-    for old_layer, layer in pair.path:
-        moments = pair.moments(layer)
-        right: dict[str, Fit] = {}
-        left: dict[str, Fit] = {}
-        for role in roles(pair):
-            read, write = READS[role], _written(role, pair)
-            if read not in right:
-                right[read] = fit_parts(
-                    reading, moments[read], pair.settings["ridge"], pair.settings["prior"]
-                )
-            if write not in left:
-                left[write] = _output(moments[write], write, pair)
-            term = Term(
-                (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
-                (Dense(right[read].matrix, f"layer_{layer}_{read}_right"),),
-            )
-            notes = {
-                "ridge_left": left[write].ridge,
-                "ridge_right": right[read].ridge,
-                "error_left": left[write].error,
-                "error_right": right[read].error,
-                "rank_left": left[write].rank,
-                "tokens": sum(part.count for part in moments[read]),
-            }
+    fitted = in_order(partial(_layer, pair), [layer for _, layer in pair.path], pair.workers)
+    for (old_layer, layer), modules in zip(pair.path, fitted, strict=True):
+        for role, (term, notes) in modules.items():
             yield ModuleMap(
                 layer, role, old_layer, (term,), **norms(old_layer, layer, role), notes=notes
             )
+
+
+def _layer(pair: Pair, layer: int) -> dict[str, tuple[Term, dict[str, float]]]:
+    """Role -> its pair of maps, and figures about how they were made."""
+    moments = pair.moments(layer)
+    right: dict[str, Fit] = {}
+    left: dict[str, Fit] = {}
+    tokens: dict[str, int] = {}
+    found = {}
+    for role in roles(pair):
+        read, write = READS[role], _written(role, pair)
+        if read not in right:
+            parts = moments[read]
+            right[read] = fit_parts(reading, parts, pair.settings["ridge"], pair.settings["prior"])
+            tokens[read] = sum(part.count for part in parts)
+        if write not in left:
+            left[write] = _output(moments[write], write, pair)
+        term = Term(
+            (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
+            (Dense(right[read].matrix, f"layer_{layer}_{read}_right"),),
+        )
+        notes = {
+            "ridge_left": left[write].ridge,
+            "ridge_right": right[read].ridge,
+            "error_left": left[write].error,
+            "error_right": right[read].error,
+            "rank_left": left[write].rank,
+            "tokens": tokens[read],
+        }
+        found[role] = (term, notes)
+    return found
 
 
 def _written(role: str, pair: Pair) -> str:
