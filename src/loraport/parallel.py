@@ -26,7 +26,7 @@ def in_order(
     holds. The first error ends it: what has not begun never does.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # of this thread, and of those that begin from here on
+    torch.set_num_threads(1)
     try:
         yield from _pooled(function, items, workers) if workers > 1 else map(function, items)
     finally:
@@ -37,7 +37,8 @@ def _pooled(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
     left = iter(items)
-    pool = ThreadPoolExecutor(workers)
+    # a thread that was never told has as many as there are cores, until its first parallel loop
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting = deque(pool.submit(function, item) for item in islice(left, workers))
         while waiting:
