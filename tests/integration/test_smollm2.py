@@ -20,6 +20,7 @@ import pico
 import pretrain
 import sets
 import sibling
+import starts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from workdir import Workdir
 
@@ -184,6 +185,46 @@ def test_likelihood_of_padded_rows_is_that_of_each_by_itself(base):
 
 
 # ---- the real weights
+
+
+def test_starts_are_paired_with_what_had_the_same_seeds_and_items():
+    asked = starts.config.Config({"finetune": {"examples": 100}}, {})
+    names = ["baselines/new", "baselines/lora_small_matched_seed2", "few/scratch/seed1"]
+    assert [starts.label(asked, name) for name in names] == [
+        ("new, bare", ""),
+        ("LoRA from nothing, 100 examples", "2"),
+        ("LoRA from nothing, 33 examples", "1"),
+    ]
+    items = {"0": [1.0, 0, 0, 0], "1": [1.0, 1, 0, 0], "2": [1.0, 1, 1, 0]}
+    score = {seed: {"score": np.array(each)} for seed, each in items.items()}
+    found = {
+        "LoRA from nothing, 100 examples": score,
+        "aligned, 33 examples": {"0": score["1"], "2": score["2"]},  # seed 1 was not run
+        "aligned, no LFT": {"": score["0"]},
+    }
+    rows = {row["row"]: row for row in starts.table(asked, found)}
+    few, none = rows["aligned, 33 examples"], rows["aligned, no LFT"]
+    assert (few["seeds"], few["score"]) == (2, pytest.approx(0.625))
+    assert few["score_less_many"] == pytest.approx(0.125)  # of seeds 0 and 2: 0.625 less 0.5
+    assert none["score_less_many"] == pytest.approx(-0.25)  # of every seed: 0.25 less 0.5
+    assert "score_less_few" not in none
+    assert next(iter(rows)) == "LoRA from nothing, 100 examples"
+
+
+def test_settings_are_paired_with_their_own_method(tmp_path):
+    nats = {
+        "aligned": {"arc": [1.0, 3.0]},
+        "aligned_sequential": {"arc": [5.0, 9.0]},
+        "aligned_sequential, GAIN 0": {"arc": [4.0, 8.0]},
+    }
+    for number, names in enumerate((["aligned", "aligned_sequential"], [*nats][2:])):
+        part = {name: nats[name] for name in names}
+        (tmp_path / f"explicit.{number}.json").write_text(json.dumps(part))
+    found = starts.held_out(sorted(tmp_path.iterdir()))
+    varied, method = found["aligned_sequential, GAIN 0"]["arc"], found["aligned_sequential"]["arc"]
+    assert (varied["from"], varied["less"], varied["less_low"]) == ("aligned_sequential", -1, -1)
+    assert (method["from"], method["less"]) == ("aligned", 5)
+    assert "less" not in found["aligned"]["arc"]
 
 
 @pytest.fixture(scope="module")
