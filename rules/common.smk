@@ -292,6 +292,18 @@ def minutes(rule):
     return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[1] * attempt
 
 
+def maps_need(part):
+    """Memory (part 0) or minutes (part 1) to make a method's maps: of layers that are fitted to
+    moments, as many side by side as fit.
+    """
+
+    def need(wildcards, input, attempt):
+        kind = "fitted_maps" if hasattr(input, "moments") else "maps"
+        return plan.need(kind, *plan.read(input))[part] * attempt
+
+    return need
+
+
 def spec_need(part):
     """Memory (part 0) or minutes (part 1) to describe a model: by a local one's config.json."""
 

@@ -156,8 +156,8 @@ rule maps:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("maps"),
-        runtime=minutes("maps"),
+        mem_mb=maps_need(0),
+        runtime=maps_need(1),
         gpu=gpus("mapping"),
     params:
         sources=sources,

@@ -59,6 +59,28 @@ def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     return 6 * waist * DOUBLE, work / FLOPS
 
 
+def fit_bytes(old: Dimensions, new: Dimensions) -> float:
+    """Memory while a layer's maps are fitted to second moments: both parts' sums at the widest
+    site, the eigenvectors and what they are made with, and the layer's maps.
+    """
+    o, n = (max(d.intermediate, d.hidden, d.heads * d.head_dim) for d in (old, new))
+    return 6 * (o * o + o * n + n * n) * DOUBLE
+
+
+def layers_at_once(mib: float, threads: int, old: Dimensions, new: Dimensions) -> int:
+    """How many layers a job of so much memory fits side by side, a thread each."""
+    return max(1, min(threads, int((mib - BASE_MIB) * MIB / fit_bytes(old, new))))
+
+
+def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    one = fit_bytes(old, new)
+    size = max(one, min(8 * one, 16 << 30))
+    cubes = sum(
+        d.intermediate**3 + 7 * max(d.hidden, d.heads * d.head_dim) ** 3 for d in (old, new)
+    )
+    return size, 40 * cubes * min(old.layers, new.layers) / FLOPS * one / size
+
+
 def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
     return 3 * waist * DOUBLE, 60
@@ -100,6 +122,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "heads": _heads,
     "moments": _moments,
     "maps": _maps,
+    "fitted_maps": _fitted_maps,
     "adapter_maps": _adapter_maps,
     "transferred": _transferred,
     "model_merged": _model_merged,

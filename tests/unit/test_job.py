@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
+from loraport import plan
+from loraport.architectures import Dimensions
 from loraport.errors import LoraportError
-from loraport.job import counted, job, last_record
+from loraport.job import counted, job, last_record, layers_at_once
 from loraport.provenance import PACKAGE, code_hash
 
 
@@ -51,6 +53,19 @@ def test_of_any_other_error_the_log_keeps_the_traceback(tmp_path, capsys):
 
 def test_last_record_of_no_log_is_empty(tmp_path):
     assert last_record(tmp_path / "none.log") == {}
+
+
+def test_a_job_takes_as_many_layers_at_once_as_its_memory_holds(tmp_path, monkeypatch):
+    models = [Dimensions(1000, 1024, 4096, 4, 8, 8, 128)] * 2
+    one = plan.fit_bytes(*models) / plan.MIB
+    left = SimpleNamespace(available=(plan.BASE_MIB + 5.5 * one) * 2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: left)
+    asked = fake(tmp_path / "a.log")
+    asked.threads = 8
+    assert layers_at_once(asked, "cpu", *models) == 5  # what the machine has left
+    asked.resources = SimpleNamespace(mem_mb=plan.BASE_MIB + 2.5 * one)
+    assert layers_at_once(asked, "cpu", *models) == 2
+    assert layers_at_once(asked, "cuda", *models) == 1
 
 
 def test_code_hash_follows_imports_and_nothing_else(tmp_path):

@@ -1,5 +1,6 @@
 """Aligned transfer recovers an adapter exactly wherever the new model is the old one rewritten."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import methodcase
@@ -10,7 +11,10 @@ import torch
 import twins
 from twins import PATH
 
+from loraport.artifacts import sha256
 from loraport.errors import LoraportError
+from loraport.maps import open_maps, write_maps
+from loraport.methods import make_maps
 from loraport.moments import HELD_OUT, Moments, make_batches, paired_tokens
 from loraport.ridge import GRID, SLIGHT, Regression, fit, procrustes, reading, solve, writing
 
@@ -70,6 +74,21 @@ def test_other_depth_width_and_tokenizer_are_served(pico_pair, tmp_path):
     assert served == {0, 1, 3}
     assert all(each.rank == 4 for each in weights.values())
     assert not report["left_behind"]
+
+
+@pytest.mark.parametrize("writes", ["stream", "module"])
+def test_maps_are_the_same_bytes_however_many_layers_are_fitted_at_once(
+    pico_pair, tmp_path, writes
+):
+    path = [(0, 0), (1, 1), (1, 2), (2, 3)]
+    moments = methodcase.collect_moments(pico_pair.old, pico_pair.new, path, pico.texts(20))
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, path, moments, writes=writes)
+    files = [tmp_path / f"maps_{workers}.h5" for workers in (1, 2, 3)]
+    for workers, file in enumerate(files, 1):
+        write_maps(file, "aligned", {}, make_maps("aligned", replace(pair, workers=workers)))
+    assert len({sha256(file) for file in files}) == 1
+    with open_maps(files[2]) as maps:
+        assert list(maps.layers()) == [0, 1, 2, 3]
 
 
 def random_moments(seed: int, site: str, rows: int, old: int, new: int, M=None) -> tuple:

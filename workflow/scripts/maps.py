@@ -2,7 +2,7 @@
 
 from loraport.artifacts import identities
 from loraport.device import pick_device
-from loraport.job import counted, job
+from loraport.job import counted, job, layers_at_once
 from loraport.maps import write_maps
 from loraport.methods import make_maps
 from loraport.pair import open_pair
@@ -16,7 +16,8 @@ with job(snakemake) as log:
         for side in ("old", "new")
     )
     device = pick_device(params.settings["device"])
-    pair = open_pair(old, new, inputs, dict(params.settings), device)
+    workers = layers_at_once(snakemake, device, old.dims, new.dims)
+    pair = open_pair(old, new, inputs, dict(params.settings), device, workers=workers)
     total = min(old.dims.layers, new.dims.layers) * len(params.settings["modules"])
     made = counted(make_maps(params.method, pair), total, "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)
