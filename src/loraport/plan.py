@@ -64,7 +64,7 @@ def fit_bytes(old: Dimensions, new: Dimensions) -> float:
     site, the eigenvectors and what they are made with, and the layer's maps.
     """
     o, n = (max(d.intermediate, d.hidden, d.heads * d.head_dim) for d in (old, new))
-    return 6 * (o * o + o * n + n * n) * DOUBLE
+    return 12 * (o * o + o * n + n * n) * DOUBLE
 
 
 def layers_at_once(mib: float, threads: int, old: Dimensions, new: Dimensions) -> int:
