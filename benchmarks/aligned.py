@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ from loraport.embedding import map_embedding
 from loraport.heads import match_layer, read_heads
 from loraport.layers import best_path
 from loraport.maps import open_maps, write_maps
-from loraport.methods import Adapted, Pair, make_maps, per_adapter
+from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs, per_adapter
 from loraport.models import attach, load_base
 from loraport.moments import layer_moments, make_batches
 from loraport.provenance import versions
@@ -191,6 +192,8 @@ def carried_by(
     pair.settings.clear()
     pair.settings.update({**MAPPING, **entry.mapping})
     own = per_adapter(entry.method)
+    if "outputs" in needs(entry.method):  # fitted once for all apps
+        pair = replace(pair, outputs=cache(make_outputs(entry.method, pair)))
     with constants(entry):
         for number, app in enumerate(apps):
             (folder / app).mkdir(exist_ok=True)

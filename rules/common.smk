@@ -212,7 +212,22 @@ def maps_inputs(wildcards):
     needed = methods.needs(method)
     names = [each for each in ("layers", "embedding", "heads", "moments") if each in needed]
     made = {name: made_in_home(name)(wildcards) for name in names}
+    if owner := CONFIG.outputs_of(wildcards.method):
+        made["outputs"] = f"artifacts/{wildcards.pair}/output_maps/{owner}.h5"
     return {**pair_specs(wildcards.pair), **made}
+
+
+@told
+def output_maps_inputs(wildcards):
+    """What the output maps of a method are made from, if it has any."""
+    methods.output_settings(CONFIG.method(wildcards.method))
+    made = {name: made_in_home(name)(wildcards) for name in ("layers", "moments")}
+    return {**pair_specs(wildcards.pair), **made}
+
+
+def output_settings(wildcards):
+    """The mapping settings that a method's output maps depend on."""
+    return mapping(*methods.output_settings(told(CONFIG.method)(wildcards.method)))(wildcards)
 
 
 def method_of(wildcards):

@@ -168,6 +168,29 @@ rule maps:
         "../workflow/scripts/maps.py"
 
 
+rule output_maps:  # for methods whose maps are one adapter's own: what all adapters share
+    input:
+        unpack(output_maps_inputs),
+    output:
+        f"{PAIR}/output_maps/{{method}}.h5",
+    log:
+        f"{PAIR}/logs/output_maps/{{method}}.log",
+    cache: SHARED
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=memory("output_maps"),
+        runtime=minutes("output_maps"),
+        gpu=gpus("mapping"),
+    params:
+        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
+        settings=output_settings,
+        code=lambda wildcards: code("output_maps", f"methods.{CONFIG.method(wildcards.method)}"),
+    script:
+        "../workflow/scripts/output_maps.py"
+
+
 use rule embedding as variant_embedding with:
     output:
         f"{VARIANT}/embedding.h5",

@@ -11,10 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from loraport.adapter import LoraWeights, audit, read_adapter, write_adapter
+from loraport.artifacts import write_h5
 from loraport.maps import open_maps, write_maps
-from loraport.methods import Adapted, Pair, make_maps
+from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs
 from loraport.models import attach, load_base
 from loraport.moments import LayerMoments, layer_moments, make_batches
+from loraport.pair import read_outputs, write_outputs
 from loraport.side import Side
 from loraport.spec import open_model
 from loraport.transfer import carry
@@ -61,10 +63,21 @@ def adapted(pair: Pair, adapter_dir: Path, texts: list[str]) -> Pair:
     )
 
 
+def with_outputs(path: Path, method: str, pair: Pair) -> Pair:
+    """The pair with a method's output maps, written and read again."""
+    made = make_outputs(method, pair)
+    with write_h5(path, "output maps", {}) as file:
+        for _, layer in pair.path:
+            write_outputs(file, layer, made(layer))
+    return replace(pair, outputs=lambda layer: read_outputs(path, layer, "cpu"))
+
+
 def transferred(
     folder: Path, method: str, pair: Pair, adapter_dir: Path
 ) -> tuple[dict[tuple[int, str], LoraWeights], dict]:
     """Maps written, read again and applied; the result also lies in `folder/adapter`."""
+    if "outputs" in needs(method):
+        pair = with_outputs(folder / "outputs.h5", method, pair)
     write_maps(folder / "maps.h5", method, {}, make_maps(method, pair))
     sides = [Side(model.architecture, model.dims) for model in (pair.old, pair.new)]
     adapter = read_adapter(adapter_dir)

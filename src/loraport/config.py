@@ -19,7 +19,7 @@ from .errors import LoraportError
 from .spec import adapter_directory
 
 RESERVED_PAIRS = ("models",)
-RESERVED_APPS = ("models", "maps", "variants", "tables", "logs", "all")
+RESERVED_APPS = ("models", "maps", "output_maps", "variants", "tables", "logs", "all")
 RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval", "own_answers")
 OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 COLUMNS = ("app", "model", "source", "task")
@@ -115,10 +115,21 @@ class Config:
         Settings that only a method reads (methods.settings) lead to other maps, not to another
         mapping.
         """
-        changed = set(self.content["variants"].get(name, {}).get("mapping", {}))
-        own = changed - set(methods.settings(self.method(name)))
+        own = self._changed(name) - set(methods.settings(self.method(name)))
         folder = f"artifacts/{pair}"
         return f"{folder}/variants/{name}" if own & DEPENDS_ON[artifact] else folder
+
+    def outputs_of(self, name: str) -> str:
+        """Whose output maps a method or variant reads: its own where it makes others; or empty."""
+        base = self.method(name)
+        if "outputs" not in methods.needs(base):
+            return ""
+        read = DEPENDS_ON["moments"] | set(methods.output_settings(base))
+        return name if self._changed(name) & read else base
+
+    def _changed(self, name: str) -> set[str]:
+        """The mapping settings of which a variant has its own."""
+        return set(self.content["variants"].get(name, {}).get("mapping", {}))
 
     def transfer(self, name: str) -> dict[str, Any]:
         """What a transfer by a method or variant reads: its settings but the method's name and

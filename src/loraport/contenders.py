@@ -19,6 +19,7 @@ MADE_BY = {  # what a method declares to need -> the rules that make it
     "layers": ("cka", "layers"),
     "heads": ("embedding", "cka", "layers", "heads"),
     "moments": ("cka", "layers", "moments"),
+    "outputs": ("cka", "layers", "moments"),
 }
 
 
@@ -109,6 +110,7 @@ def shared_logs(config: Config, pair: str, name: str) -> list[str]:
     made = [rule for need in methods.needs(config.method(name)) for rule in MADE_BY.get(need, ())]
     return [
         *(f"{config.home(pair, name, rule)}/logs/{rule}.log" for rule in dict.fromkeys(made)),
+        *rows.outputs_logs(config, pair, name),
         f"artifacts/{pair}/logs/maps/{name}.log",
     ]
 

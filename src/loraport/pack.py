@@ -33,7 +33,7 @@ ALLOWED = re.compile(
     rf"models/{NAME}/(spec\.json|activations\.h5)"
     rf"|(?!models/){NAME}/(variants/{NAME}/)?"
     rf"({'|'.join(map(re.escape, (*MAPPING, *LARGE)))})"
-    rf"|(?!models/){NAME}/maps/{NAME}\.h5"
+    rf"|(?!models/){NAME}/(output_)?maps/{NAME}\.h5"
 )
 
 
@@ -47,7 +47,8 @@ def pack(
     artifacts : the artifacts folder
     models : side (`old`, `new`) -> model, where two models of the folder are the same one by
         content; otherwise the artifacts themselves say which they were made from
-    everything : the activations and second moments too, which adapters never need
+    everything : the activations, second moments and output maps too, which adapters that are
+        carried by `maps` never need
 
     Returns
     -------
@@ -72,6 +73,7 @@ def pack(
     files = [*specs.values(), *_mapping_files(artifacts, pair, everything), *maps]
     if everything:
         files += [path.with_name("activations.h5") for path in specs.values()]
+        files += (artifacts / pair / "output_maps").glob("*.h5")
     named = {_name(artifacts, path): path for path in files if path.is_file()}
     listed: dict[str, dict[str, Any]] = {
         name: {"sha256": sha256(path), "bytes": path.stat().st_size}

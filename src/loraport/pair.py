@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from .artifacts import read_h5
+from .artifacts import H5Writer, read_h5
 from .heads import ROLES
 from .layers import read_path
 from .methods import Adapted, MatchedHeads, Pair
 from .moments import read_moments
+from .ridge import Fit
 from .spec import Model
 
 
@@ -28,6 +29,26 @@ def read_heads(path: str | Path, layer: int) -> MatchedHeads:
         group = file[f"layer_{layer}"]
         blocks = {role: group[f"blocks_{role}"][...] for role in ROLES}
         return MatchedHeads(group["assignment"][...], blocks)
+
+
+def write_outputs(writer: H5Writer, layer: int, found: Mapping[str, Fit]) -> None:
+    """Store the output maps of one new layer, float64: walks magnify what is rounded."""
+    for site, fit in found.items():
+        group = f"layer_{layer}/{site}"
+        writer.dataset(f"{group}/matrix", fit.matrix.cpu().numpy())
+        writer.attributes(group, ridge=fit.ridge, error=fit.error, rank=fit.rank)
+
+
+def read_outputs(path: str | Path, layer: int, device: str) -> dict[str, Fit]:
+    """Output maps at the sites of one new layer."""
+    with read_h5(path, "output maps") as file:
+        return {
+            site: Fit(
+                torch.from_numpy(node["matrix"][...]).to(device),
+                **{name: node.attrs[name].item() for name in ("ridge", "error", "rank")},
+            )
+            for site, node in file[f"layer_{layer}"].items()
+        }
 
 
 def open_pair(
@@ -49,6 +70,7 @@ def open_pair(
         path=read_path(inputs["layers"]) if "layers" in inputs else [],
         heads=lambda layer: read_heads(inputs["heads"], layer),
         moments=lambda layer: read_moments(inputs["moments"], layer, device),
+        outputs=lambda layer: read_outputs(inputs["outputs"], layer, device),
         adapter=adapter,
         workers=workers,
     )

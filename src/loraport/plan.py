@@ -81,6 +81,11 @@ def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     return size, 40 * cubes * min(old.layers, new.layers) / FLOPS * one / size
 
 
+def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    size, seconds = _fitted_maps(old, new)  # of which they are one side
+    return size, seconds / 2
+
+
 def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
     return 3 * waist * DOUBLE, 60
@@ -123,6 +128,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "moments": _moments,
     "maps": _maps,
     "fitted_maps": _fitted_maps,
+    "output_maps": _output_maps,
     "adapter_maps": _adapter_maps,
     "transferred": _transferred,
     "model_merged": _model_merged,

@@ -76,6 +76,7 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
         *(f"artifacts/{pair}/variants/{method}/logs/{name}.log" for name in PAIR_LOGS),
+        *outputs_logs(config, pair, method),
         f"artifacts/{pair}/logs/maps/{method}.log",
         own_maps,
         f"{home}/transferred.log",
@@ -148,12 +149,20 @@ def _model_logs(config: Config, pair: str) -> list[str]:
     ]
 
 
+def outputs_logs(config: Config, pair: str, method: str) -> list[str]:
+    """Log of the output maps that a method or variant reads; of most methods none."""
+    owner = config.outputs_of(method)
+    return [f"artifacts/{pair}/logs/output_maps/{owner}.log"] if owner else []
+
+
 def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
     """Logs of what the adapter carried by the configured method is made by."""
+    method = config.content["transfer"]["method"]
     return [
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
-        f"artifacts/{pair}/logs/maps/{config.content['transfer']['method']}.log",
+        *outputs_logs(config, pair, method),
+        f"artifacts/{pair}/logs/maps/{method}.log",
         f"artifacts/models/{config.pair(pair)[0]}/logs/{app}/lora_trained.log",
         f"artifacts/{pair}/logs/{app}/transferred.log",
     ]
@@ -208,8 +217,10 @@ def split(found: list[dict[str, Any]], show: bool) -> tuple[list[str], dict[str,
 def shared_logs(config: Config, pair: str) -> list[str]:
     """Logs of what a pair needs once, for any number of adapters."""
     methods = [config.content["transfer"]["method"], *config.content["report"]["methods"]]
+    outputs = [log for method in methods for log in outputs_logs(config, pair, method)]
     return [
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
+        *dict.fromkeys(outputs),
         *(f"artifacts/{pair}/logs/maps/{method}.log" for method in dict.fromkeys(methods)),
     ]

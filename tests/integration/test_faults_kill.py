@@ -24,7 +24,10 @@ VALUES = {
     "value": ("2",),
     "examples": ("8",),
 }
-OF_RULE = {"adapter_maps": {"method": ("own",)}}
+OF_RULE = {
+    "adapter_maps": {"method": ("own",)},
+    "output_maps": {"method": ("aligned_sequential",)},
+}
 
 
 def killed_again_and_again(

@@ -178,6 +178,31 @@ def test_variants_have_their_own_layers_and_heads(work):
             assert after == pytest.approx(before, rel=1e-5)
 
 
+def test_output_maps_are_remade_for_their_own_settings_and_code_alone(work, tmp_path):
+    """Where they are there, an adapter's own maps take no moments."""
+    variants = {
+        "own": {"method": "aligned_sequential", "mapping": {"calibrate_on": "generic"}},
+        "flat": {
+            "method": "aligned_sequential",
+            "mapping": {"calibrate_on": "generic", "prior": "zero"},
+        },
+    }
+    work.configure(variants=variants)
+    own, flat = (f"artifacts/p/a/maps/{name}.h5" for name in variants)
+    work.run("artifacts/p/output_maps/aligned_sequential.h5")
+    moments = work.root / "artifacts/p/moments.h5"
+    hidden = moments.rename(tmp_path / "moments.h5")
+    assert work.planned(own) == {"adapter_maps": 1}
+    hidden.rename(moments)
+    assert work.planned(own, flat) == {"output_maps": 1, "adapter_maps": 2}
+    again = {"output_maps": 1, "adapter_maps": 1}
+    assert work.planned("--config", "mapping={prior: zero}", "--", own) == again
+    shutil.copytree(PROJECT / "src", tmp_path / "src")
+    edited = tmp_path / "src/loraport/methods/aligned_sequential.py"
+    edited.write_text(edited.read_text().replace("STREAM_RIDGE = 1e-2", "STREAM_RIDGE = 2e-2"))
+    assert work.planned(own, project=tmp_path) == again
+
+
 def test_artifact_of_another_run_is_refused_by_name(work):
     before = (work.root / ADAPTER / "transfer.json").read_bytes()
     other = h5py.File(work.root / "artifacts/p/heads.h5", "r+")

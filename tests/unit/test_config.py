@@ -91,6 +91,18 @@ def test_moments_serve_every_mapping_that_may_read_them(minimal):
     assert config.summed_modules("own") == ["k"]
 
 
+def test_a_variant_has_output_maps_of_its_own_where_it_makes_others(minimal):
+    settings = {"texts": {"calibrate_on": "generic"}, "prior": {"prior": "zero"}}
+    settings |= {"layers": {"layers": "last"}}
+    name = "aligned_sequential"
+    variants = {each: {"method": name, "mapping": value} for each, value in settings.items()}
+    config = load({**minimal, "calibration": {"texts": "t"}, "variants": variants}, SCHEMAS)
+    owners = {each: config.outputs_of(each) for each in (*variants, name, "aligned")}
+    assert owners == {
+        "texts": name, "prior": "prior", "layers": "layers", name: name, "aligned": ""
+    }  # fmt: skip
+
+
 def test_unknown_names_come_with_the_nearest_known(minimal):
     config = load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
     with pytest.raises(LoraportError, match="did you mean 'p'"):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import methodcase
@@ -11,22 +12,24 @@ import pico
 import pytest
 import torch
 import twins
-from inprocess import CALIBRATION, PairRun
+from inprocess import CALIBRATION, Named, PairRun
 
 from loraport import data
+from loraport.adapted import open_adapted
 from loraport.answers import Answer, own_examples, task_texts, write_answers
 from loraport.architectures import ROLES
-from loraport.artifacts import identity, read_json
+from loraport.artifacts import identities, identity, read_json
 from loraport.data import Example
 from loraport.errors import LoraportError
 from loraport.factors import LoraWeights
-from loraport.maps import open_maps
-from loraport.methods import make_maps, per_adapter
+from loraport.maps import open_maps, write_maps
+from loraport.methods import make_maps, make_outputs, output_settings, per_adapter
 from loraport.methods.aligned_sequential import _refuse_more_than_factors
 from loraport.models import attach, load_base
 from loraport.moments import make_batches
+from loraport.pair import open_pair
 from loraport.sequential import Walks, Wanted, place
-from loraport.spec import open_model
+from loraport.spec import load_spec, open_model
 from loraport.walk import Walk
 
 
@@ -242,7 +245,9 @@ def test_what_maps_of_rank_r_would_lose_is_refused_by_name(extra):
         _refuse_more_than_factors({(1, "self_attn.o_proj"): weights})
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_pair, tmp_path):
+    """No moments are read: the output maps are there, and equal to what is fitted from moments."""
     run = PairRun(tmp_path, pico_pair.old, pico_pair.new, pico_pair.texts)
     specs = {f"{side}_spec": run.spec(side) for side in ("old", "new")}
     keys = ("examples", "max_tokens", "batch_size", "device")
@@ -259,17 +264,33 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     made["moments"] = run._script(
         "moments", "moments.h5", made, **params, settings={"moments_gib": 8, "modules": list(ROLES)}
     )
+    name = "aligned_sequential"
     settings = {"modules": ["q", "o", "down"], "device": "cpu", "ridge": "auto"}
     settings |= {"prior": "procrustes", "calibrate_on": "generic"}
-    own = {"method": "aligned_sequential", "settings": settings, "task": None}
+    own = {"method": name, "settings": settings, "task": None}
     own["known_as"] = [str(run.models["old"])]
+    read = {key: settings[key] for key in output_settings(name)}
+    outputs = run._script("output_maps", "outputs.h5", made, method=name, settings=read)
+    models = (load_spec(specs[f"{side}_spec"], str(run.models[side])) for side in ("old", "new"))
+    pair = open_pair(*models, dict(made), settings, "cpu")
+    adapter = open_adapted(str(pico_pair.adapter), pair.old, Named(params | own), "generic")
+    direct = replace(pair, adapter=adapter, outputs=make_outputs(name, pair))
+    moments = made.pop("moments")
+    made["outputs"] = outputs
+    write_maps(tmp_path / "direct.h5", name, identities(made), make_maps(name, direct))
+    moments.unlink()
     files = [
         run._script(
             "adapter_maps", f"own_{i}.h5", {**made, "adapter": pico_pair.adapter}, **params, **own
         )
         for i in range(2)
     ]
-    assert identity(files[0])[0] == identity(files[1])[0]
+    assert identity(files[0])[0] == identity(files[1])[0] == identity(tmp_path / "direct.h5")[0]
     with open_maps(files[0]) as maps:
         layers = maps.layers()
     assert [old for old, _ in run.path()] == [roles["o"] for _, roles in sorted(layers.items())]
+
+
+def test_a_method_without_output_maps_is_told():
+    with pytest.raises(LoraportError, match="'aligned' has no output maps"):
+        output_settings("aligned")

@@ -3,21 +3,24 @@
 A method is a module with
 
 `NEEDS` : a tuple of what its maps are made from, out of `models` (base weights), `embedding`,
-    `layers`, `heads`, `moments` and `adapter`: with the last its maps are one adapter's own, and
-    the rule that makes them loads both models.
+    `layers`, `heads`, `moments`, `outputs` and `adapter`: with the last its maps are one adapter's
+    own, and the rule that makes them loads both models.
 `SETTINGS` : a tuple of the mapping settings that it reads besides `modules` and `device`.
+`outputs(pair, layer)` : where `outputs` is needed; site -> `Fit`, from the moments of a new layer:
+    what the maps of all adapters have in common, made once for a pair.
+`OUTPUT_SETTINGS` : with that, a tuple of the settings that `outputs` reads, as in SETTINGS.
 `maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source. Where the
     update is more than a linear function of the adapter's, its `constant` is the rest.
 `check(old, new, settings)` : optional; raises where the two models' dimensions can't be served.
 
-NEEDS and SETTINGS are literals: the workflow reads them without importing the module.
+The tuples are literals: the workflow reads them without importing the module.
 """
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -34,9 +37,10 @@ if TYPE_CHECKING:
     from ..architectures import Dimensions
     from ..factors import LoraWeights
     from ..moments import Moments
+    from ..ridge import Fit
     from ..spec import Model
 
-INGREDIENTS = ("models", "embedding", "layers", "heads", "moments", "adapter")
+INGREDIENTS = ("models", "embedding", "layers", "heads", "moments", "outputs", "adapter")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Pair:
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
     moments : new layer -> site -> second moments of the tokens to fit on and of those held out
+    outputs : new layer -> site -> what the method's `outputs` made of it
     adapter : what is carried, for methods whose maps are its own
     workers : how many layers' maps may be made at a time
     """
@@ -63,6 +68,7 @@ class Pair:
     path: list[tuple[int, int]]
     heads: "Callable[[int], MatchedHeads]"
     moments: "Callable[[int], Mapping[str, tuple[Moments, Moments]]]"
+    outputs: "Callable[[int], Mapping[str, Fit]]" = lambda layer: {}
     adapter: "Adapted | None" = None
     workers: int = 1
 
@@ -143,6 +149,23 @@ def settings(name: str) -> tuple[str, ...]:
     return ("modules", "device", *(_declared(name, "SETTINGS") or ()))
 
 
+def output_settings(name: str) -> tuple[str, ...]:
+    """The mapping settings that a method's output maps depend on.
+
+    Raises
+    ------
+    LoraportError
+        If it has none.
+    """
+    if "outputs" not in needs(name):
+        raise LoraportError(
+            f"method {name!r} has no output maps",
+            expected=f"one of {', '.join(each for each in names() if 'outputs' in needs(each))}",
+            todo="ask for its maps",
+        )
+    return ("modules", "device", *(_declared(name, "OUTPUT_SETTINGS") or ()))
+
+
 @cache
 def _declared(name: str, variable: str) -> tuple[str, ...] | None:
     """A literal of a method's file."""
@@ -179,3 +202,8 @@ def make_maps(name: str, pair: Pair) -> Iterator[ModuleMap]:
     """The maps of a method for a pair, one module at a time."""
     check_pair(name, pair.old.dims, pair.new.dims, pair.settings)
     return import_module(f"{__package__}.{name}").maps(pair)
+
+
+def make_outputs(name: str, pair: Pair) -> "Callable[[int], dict[str, Fit]]":
+    """Function of a new layer: the output maps of a method, from the pair's moments."""
+    return partial(import_module(f"{__package__}.{name}").outputs, pair)

@@ -28,8 +28,9 @@ from ..sequential import Walks, Wanted, open_walks, place
 from . import Pair
 from ._weights import base_norms, roles
 
-NEEDS = ("models", "layers", "moments", "adapter")
+NEEDS = ("models", "layers", "outputs", "adapter")
 SETTINGS = ("ridge", "prior", "calibrate_on")
+OUTPUT_SETTINGS = ("ridge", "prior")
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
@@ -61,7 +62,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             for role in roles(pair)
             if (old_layer, pair.old.architecture.module_of(role)) in held
         ]
-        left: dict[str, Fit] = {}
+        left = pair.outputs(layer)
         for site in dict.fromkeys(READS.values()):
             readers = [role for role in adapted if READS[role] == site]
             if not readers:
@@ -72,7 +73,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 rows = pair.old.architecture.rows(role, pair.old.dims)
                 weights = held[old_layer, module].rows(rows)
                 a = _tensor(weights.a, found.matrix) @ found.matrix
-                b = _output(pair, walks, layer, role, a, weights, left)
+                b = _output(pair, walks, role, a, weights, left[_written(role)])
                 new = pair.new.architecture
                 place(walks.placed.base, new.path(layer, new.module_of(role)),
                       new.rows(role, pair.new.dims), weights.scale * b @ a)  # fmt: skip
@@ -86,33 +87,34 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 )
 
 
-def _output(
-    pair: Pair,
-    walks: Walks,
-    layer: int,
-    role: str,
-    a: torch.Tensor,
-    weights: LoraWeights,
-    left: dict[str, Fit],
-) -> torch.Tensor:
-    """B_n (d_n, r) of a role whose A_n is `a`; `left` keeps the layer's maps by their sites."""
-    site = STREAM.get(role, WRITES[role])
-    asked, prior = pair.settings["ridge"], pair.settings["prior"]
+def outputs(pair: Pair, layer: int) -> dict[str, Fit]:
+    """L of the sites that the roles write to, and L_s of those in the residual stream."""
+    asked, moments = pair.settings["ridge"], pair.moments(layer)
     auto = asked == "auto"
-    if site not in left:
-        chosen = STREAM_RIDGE if role in STREAM else OUTPUT_RIDGE
-        left[site] = fit_parts(
-            writing,
-            pair.moments(layer)[site],
-            chosen if auto else asked,
-            "zero" if role in STREAM else prior,
-            auto,
-        )
+    found: dict[str, Fit] = {}
+    for site in dict.fromkeys(_written(role) for role in roles(pair)):
+        ridge, prior = OUTPUT_RIDGE, pair.settings["prior"]
+        if site in STREAM.values():
+            ridge, prior = STREAM_RIDGE, "zero"
+        found[site] = fit_parts(writing, moments[site], ridge if auto else asked, prior, auto)
+    return found
+
+
+def _written(role: str) -> str:
+    """The site that a role's output map is fitted at."""
+    return STREAM.get(role, WRITES[role])
+
+
+def _output(
+    pair: Pair, walks: Walks, role: str, a: torch.Tensor, weights: LoraWeights, left: Fit
+) -> torch.Tensor:
+    """B_n (d_n, r) of a role whose A_n is `a`; `left` is the map of the site that it writes to."""
     if role not in STREAM:
-        return left[site].matrix @ _tensor(weights.b, a)
-    share = max(1 - left[site].error, LEAST)
-    wanted = Wanted(left[site].matrix, share**-GAIN)
-    lack = walks.missing(READS[role], site, wanted)
+        return left.matrix @ _tensor(weights.b, a)
+    asked = pair.settings["ridge"]
+    auto = asked == "auto"
+    share = max(1 - left.error, LEAST)
+    lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, share**-GAIN))
     thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
     return solve(thin, TARGET_RIDGE if auto else float(asked), auto) / weights.scale
 

@@ -1,0 +1,23 @@
+"""Rule output_maps: the maps of what modules write, which the maps of all adapters share."""
+
+from loraport.artifacts import identities, write_h5
+from loraport.device import pick_device
+from loraport.job import counted, job, layers_at_once
+from loraport.methods import make_outputs
+from loraport.pair import open_pair, write_outputs
+from loraport.parallel import in_order
+from loraport.spec import load_spec
+
+with job(snakemake) as log:
+    params, inputs = snakemake.params, dict(snakemake.input.items())
+    old, new = (load_spec(inputs[f"{side}_spec"]) for side in ("old", "new"))
+    device = pick_device(params.settings["device"])
+    pair = open_pair(old, new, inputs, dict(params.settings), device)
+    layers = [layer for _, layer in pair.path]
+    workers = layers_at_once(snakemake, device, old.dims, new.dims)
+    made = in_order(make_outputs(params.method, pair), layers, workers)
+    with write_h5(snakemake.output[0], "output maps", identities(inputs)) as file:
+        file.attributes(method=params.method)
+        for layer, found in zip(layers, counted(made, len(layers), "layers"), strict=True):
+            write_outputs(file, layer, found)
+    log.info("output maps of %d layers by %s", len(layers), params.method)
