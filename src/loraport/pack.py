@@ -261,7 +261,7 @@ def _check_fit(folder: Path, manifest: Mapping[str, Any], archive: Path) -> None
         if f"models/{name}/spec.json" not in manifest["files"]:
             raise _bad(archive, f"no spec.json of model {name!r}", "those of both models")
     specs = {side: folder / "models" / name / "spec.json" for side, name in names.items()}
-    for maps in sorted(folder.glob("*/maps/*.h5")):
+    for maps in sorted(folder.glob("*/*maps/*.h5")):
         identities({**specs, "maps": maps})
 
 

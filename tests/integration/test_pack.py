@@ -104,6 +104,20 @@ def test_the_same_artifacts_give_the_same_archive(mapped, archive, tmp_path):
     assert archive.read_bytes() == again.read_bytes()
 
 
+def test_everything_holds_what_adapters_maps_of_their_own_are_made_from(mapped, tmp_path):
+    artifacts = tmp_path / "made"
+    shutil.copytree(mapped / "artifacts", artifacts)
+    added = ["p/moments.h5", "p/output_maps/own.h5"]
+    (artifacts / "p/output_maps").mkdir()
+    for name in added:  # any artifact of these specs
+        shutil.copy(artifacts / "p/maps/lorasuite.h5", artifacts / name)
+    for everything in (False, True):
+        pack(artifacts, "p", tmp_path / "p.tar", models={}, everything=everything)
+        assert [name in members(tmp_path / "p.tar") for name in added] == [everything] * 2
+    unpack(tmp_path / "p.tar", tmp_path / "artifacts")
+    assert all((tmp_path / "artifacts" / name).is_file() for name in added)
+
+
 def test_a_changed_byte_is_refused_by_the_name_of_its_file(archive, tmp_path):
     place = archive.read_bytes().index(b"p/maps/lorasuite.h5", 20000)
     content = bytearray(archive.read_bytes())
