@@ -3,9 +3,10 @@
 A synthetic pair: random weights, and second moments of random rows that a random linear map
 relates, written as rule moments writes them. Every run makes the same maps file by rule maps' own
 functions, in a process of its own, the numbers of workers in turn; the files have to be equal to
-the last byte. What counts is the ratio of two times of one round. Where other programs use the
-machine (`others_cpus`), two threads get a larger share of it than one, which flatters the ratio;
-CPU seconds then say what the work costs.
+the last byte. What counts is the ratio of two times of one round, where nothing else uses the
+machine. Where something does (`others_cpus`), that ratio says little: `at_work`, how many threads
+could run at a time on average, says how many cores the work would keep busy, and CPU seconds what
+it costs.
 
     PYTHONPATH=src python benchmarks/layers.py --hidden 512 --intermediate 1024 --layers 2 \\
         --workers 1 2 --repeats 3 --out benchmarks/results/layers.json
@@ -16,7 +17,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,6 +76,28 @@ def make_moments(path: Path, old: Model, new: Model) -> None:
             write_layer(writer, layer, layer, found)
 
 
+@contextmanager
+def threads_at_work() -> Iterator[list[int]]:
+    """How many threads of this process run, or would if a core were free, every 20 ms (Linux)."""
+    found: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        me = threading.get_native_id()
+        while not done.wait(0.02):
+            files = [each for each in Path("/proc/self/task").iterdir() if each.name != str(me)]
+            states = [(each / "stat").read_text().rpartition(")")[2].split()[0] for each in files]
+            found.append(states.count("R"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
 def make(folder: Path, workers: int) -> dict[str, float]:
     """The maps file of one number of workers; seconds, and MiB more than the process began with."""
     old, new = open_model(folder / "old"), open_model(folder / "new")
@@ -85,13 +111,15 @@ def make(folder: Path, workers: int) -> dict[str, float]:
         lambda layer: read_moments(folder / "moments.h5", layer), workers=workers,
     )  # fmt: skip
     before, start, mine, all_ = peak_mib(), time.perf_counter(), time.process_time(), busy_seconds()
-    write_maps(folder / f"maps_{workers}.h5", "aligned", {}, make_maps("aligned", pair))
+    with threads_at_work() as counts:
+        write_maps(folder / f"maps_{workers}.h5", "aligned", {}, make_maps("aligned", pair))
     seconds, mine = time.perf_counter() - start, time.process_time() - mine
     others = (busy_seconds() - all_ - mine) / seconds
     return {
         "seconds": seconds,
         "cpu_seconds": mine,
         "others_cpus": max(0.0, others),
+        "at_work": sum(counts) / len(counts),
         "mib": peak_mib() - before,
     }
 
@@ -115,6 +143,7 @@ def summary(runs: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
             "seconds": [round(run["seconds"], 2) for run in each],
             "cpu_seconds": [round(run["cpu_seconds"], 2) for run in each],
             "others_cpus": [round(run["others_cpus"], 2) for run in each],
+            "at_work": [round(run["at_work"], 2) for run in each],
             "mib": [round(run["mib"]) for run in each],
             f"time_over_{first}_worker": {
                 "median": round(median(ratios), 3),
