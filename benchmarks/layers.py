@@ -8,8 +8,8 @@ machine. Where something does (`others_cpus`), that ratio says little: `at_work`
 could run at a time on average, says how many cores the work would keep busy, and CPU seconds what
 it costs.
 
-    PYTHONPATH=src python benchmarks/layers.py --hidden 512 --intermediate 1024 --layers 2 \\
-        --workers 1 2 --repeats 3 --out benchmarks/results/layers.json
+    PYTHONPATH=src python benchmarks/layers.py --hidden 256 --intermediate 1024 --layers 3 \\
+        --workers 1 2 --repeats 2 --out benchmarks/results/layers.json
 """
 
 import argparse
