@@ -83,11 +83,15 @@ METHODS = {
     },
 }
 FACTORS = {  # constants that are varied one at a time, around the values in the methods' files
-    "aligned": {"OUTPUT_RIDGE": (0.1, 0.3, 3.0, 10.0), "STREAM_RIDGE": (1e-3, 3e-3, 3e-2, 0.1)},
+    "aligned": {
+        "GAIN": (0.0, 0.5, 1.0),
+        "OUTPUT_RIDGE": (0.3, 3.0),
+        "STREAM_RIDGE": (3e-4, 3e-3, 1e-2),
+    },
     "aligned_sequential": {
         "GAIN": (0.0, 0.5, 1.0),
-        "OUTPUT_RIDGE": (0.1, 0.3, 3.0, 10.0),
-        "STREAM_RIDGE": (1e-3, 3e-3, 3e-2, 0.1),
+        "OUTPUT_RIDGE": (0.1, 10.0),
+        "STREAM_RIDGE": (1e-3, 1e-1),
         "TARGET_RIDGE": (1e-3, 1e-1),
     },
 }

@@ -15,7 +15,7 @@ from loraport.artifacts import sha256
 from loraport.errors import LoraportError
 from loraport.maps import open_maps, write_maps
 from loraport.methods import make_maps
-from loraport.moments import HELD_OUT, Moments, make_batches, paired_tokens
+from loraport.moments import HELD_OUT, READS, Moments, make_batches, paired_tokens
 from loraport.ridge import GRID, SLIGHT, Regression, fit, procrustes, reading, solve, writing
 
 
@@ -89,6 +89,27 @@ def test_maps_are_the_same_bytes_however_many_layers_are_fitted_at_once(
     assert len({sha256(file) for file in files}) == 1
     with open_maps(files[2]) as maps:
         assert list(maps.layers()) == [0, 1, 2, 3]
+
+
+def test_what_ridge_maps_shrink_is_made_up_for_by_the_shares_they_predict(pico_pair, tmp_path):
+    path = [(0, 0), (2, 3)]
+    moments = methodcase.collect_moments(pico_pair.old, pico_pair.new, path, pico.texts(20))
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, path, moments)
+    gains = []
+    made = {(each.layer, each.role): each for each in make_maps("aligned", pair)}
+    for (_, layer), held in zip(path, moments, strict=True):
+        fits = {
+            role: fit(*(reading(part) for part in held[READS[role]]), "auto", "procrustes")
+            for role in READS
+        }
+        # the four sites that are read, by a role each; a share below a tenth counts as one
+        shares = [max(1 - fits[role].error, 0.1) for role in ("q", "o", "up", "down")]
+        gains.append((sum(shares) / 4) ** -0.75)
+        for role in READS:
+            right = made[layer, role].terms[0].right[0].matrix
+            assert torch.allclose(right, gains[-1] * fits[role].matrix)
+            assert made[layer, role].notes["gain"] == pytest.approx(gains[-1])
+    assert min(gains) > 1.1 and gains[0] != gains[1]
 
 
 def random_moments(seed: int, site: str, rows: int, old: int, new: int, M=None) -> tuple:

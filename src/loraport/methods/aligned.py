@@ -9,13 +9,16 @@ with λ a fraction of the mean diagonal and a prior R₀, L₀ that is zero or a
 (orthogonal Procrustes; compare arXiv 2602.12952). gate and up write what down reads: their L is
 fitted there. o and down write into the residual stream, which every later layer reads; by `writes:
 stream` their L is what those readers understand: with M the ridge map of the old stream from the
-new one behind the module, `L = Mᵀ(M Mᵀ + λ I)⁻¹`. No head is matched, and the rank of the update
-stays. O(width³) a site.
+new one behind the module, `L = Mᵀ(M Mᵀ + λ I)⁻¹`. A ridge map that predicts a share of its target's
+variance carries too little: the R of a layer are multiplied by `γ = s^(-3/4)`, s the mean of their
+shares on held-out texts, 1 where both models have one function (docs/aligned.md). No head is
+matched, and the rank of the update stays. O(width³) a site.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from statistics import fmean as mean
 
 from ..maps import Dense, ModuleMap, Term
 from ..moments import READS, STREAM, WRITES, Moments
@@ -29,7 +32,9 @@ SETTINGS = ("ridge", "prior", "writes")
 # Where the ridge is `auto`. An output map is not chosen by held-out error: what predicts outputs
 # best magnifies directions that outputs seldom take, and an adapter takes those (docs/aligned.md)
 OUTPUT_RIDGE = 1.0
-STREAM_RIDGE = 1e-2  # of the map that reads the stream, and of its inverse
+STREAM_RIDGE = 1e-3  # of the map that reads the stream, and of its inverse
+GAIN = 0.75  # γ is the mean share of their inputs that a layer's R predict, to the power of -GAIN
+LEAST = 0.1  # that a share is taken for
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -52,22 +57,23 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
 
 def _layer(pair: Pair, layer: int) -> dict[str, tuple[Term, dict[str, float]]]:
     """Role -> its pair of maps, and figures about how they were made."""
-    moments = pair.moments(layer)
+    moments, settings, mapped = pair.moments(layer), pair.settings, roles(pair)
     right: dict[str, Fit] = {}
     left: dict[str, Fit] = {}
     tokens: dict[str, int] = {}
+    for site in dict.fromkeys(READS[role] for role in mapped):
+        parts = moments[site]
+        right[site] = fit_parts(reading, parts, settings["ridge"], settings["prior"])
+        tokens[site] = sum(part.count for part in parts)
+    gain = mean(max(1 - fit.error, LEAST) for fit in right.values()) ** -GAIN
     found = {}
-    for role in roles(pair):
+    for role in mapped:
         read, write = READS[role], _written(role, pair)
-        if read not in right:
-            parts = moments[read]
-            right[read] = fit_parts(reading, parts, pair.settings["ridge"], pair.settings["prior"])
-            tokens[read] = sum(part.count for part in parts)
         if write not in left:
             left[write] = _output(moments[write], write, pair)
         term = Term(
             (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
-            (Dense(right[read].matrix, f"layer_{layer}_{read}_right"),),
+            (Dense(gain * right[read].matrix, f"layer_{layer}_{read}_right"),),
         )
         notes = {
             "ridge_left": left[write].ridge,
@@ -75,6 +81,7 @@ def _layer(pair: Pair, layer: int) -> dict[str, tuple[Term, dict[str, float]]]:
             "error_left": left[write].error,
             "error_right": right[read].error,
             "rank_left": left[write].rank,
+            "gain": gain,
             "tokens": tokens[read],
         }
         found[role] = (term, notes)
