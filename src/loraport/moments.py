@@ -171,10 +171,11 @@ def make_batches(
     Raises
     ------
     LoraportError
-        If a tokenizer gives no character offsets, or no two tokens end on the same character.
+        If a tokenizer gives no character offsets, or no two tokens of the texts of a part end on
+        the same character: of fewer than five texts none is held out.
     """
     encoded = [[_encode(each, text, max_tokens) for text in texts] for each in tokenizers]
-    batches, found = [], 0
+    batches = []
     for part in PARTS:
         mine = [i for i in range(len(texts)) if (i % HELD_OUT == HELD_OUT - 1) == (part == "held")]
         mine.sort(key=lambda i: (len(encoded[0][i].input_ids), i))
@@ -183,7 +184,6 @@ def make_batches(
             for number, i in enumerate(mine[span]):
                 offsets = (encoded[side][i].offset_mapping for side in range(2))
                 pairs += [(number, a, b) for a, b in paired_tokens(*offsets)]
-            found += len(pairs)
             if not pairs:
                 continue
             table = torch.tensor(pairs).T
@@ -195,14 +195,28 @@ def make_batches(
                 batch.inputs.append({k: padded[k] for k in ("input_ids", "attention_mask")})
                 batch.rows.append(table[[0, 1 + side]])
             batches.append(batch)
-    if not found:
+    _check_parts([batch.part for batch in batches], len(texts))
+    return batches
+
+
+def _check_parts(there: Collection[str], count: int) -> None:
+    """Refuse texts of which a part has no paired tokens."""
+    if not there:
         raise LoraportError(
             "the two tokenizers have no token of the calibration texts in common",
             got="no two tokens that end on the same character",
             expected="texts of several words, in a language that both tokenizers know",
             todo="give other texts in calibration.texts",
         )
-    return batches
+    if lacking := [part for part in PARTS if part not in there]:
+        none = {"fit": "those to fit on", "held": "those held out"}[lacking[0]]
+        raise LoraportError(
+            "there are too few texts to fit maps on some and to hold others out",
+            got=f"{count} texts, and none of {none} has a token that both tokenizers end alike",
+            expected=f"at least {HELD_OUT}, better some hundreds: every fifth one is held out",
+            todo="give more: lines of calibration.texts (as many as calibration.examples says), or "
+            "prompts of the app's task for maps of one adapter",
+        )
 
 
 def _encode(tokenizer: Any, text: str, max_tokens: int) -> Any:

@@ -125,6 +125,16 @@ def test_sums_that_are_not_there_are_told(pico_pair, tmp_path):
         stored["inner"]
 
 
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [(pico.texts(4), "4 texts, .* held out"), (["", "", "", "", "a b c"], "5 texts, .* to fit on")],
+)
+def test_texts_that_leave_a_part_empty_are_refused(pico_pair, texts, told):
+    with pytest.raises(LoraportError, match=f"too few texts .*{told}.*at least 5"):
+        methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], texts)
+    assert methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], pico.texts(5))
+
+
 class Rule:
     """The rule's script on a pico pair, in a folder of its own."""
 

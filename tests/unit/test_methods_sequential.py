@@ -238,6 +238,13 @@ def test_maps_of_a_pair_are_refused(pico_pair):
         list(make_maps("aligned_sequential", pair))
 
 
+def test_too_few_prompts_are_told(pico_pair):
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, [(0, 0)])
+    pair = methodcase.adapted(pair, pico_pair.adapter, pico.texts(4))
+    with pytest.raises(LoraportError, match="too few texts .*4 texts, .*prompts of the app's task"):
+        list(make_maps("aligned_sequential", pair))
+
+
 @pytest.mark.parametrize("extra", ["magnitude", "bias"])
 def test_what_maps_of_rank_r_would_lose_is_refused_by_name(extra):
     weights = LoraWeights(np.ones((4, 2)), np.ones((2, 3)), 2.0, **{extra: np.ones(4)})
