@@ -254,9 +254,18 @@ def _explain(where: str, error: Any) -> str:
         "enum": lambda: f"one of {', '.join(map(str, value))}",
         "type": lambda: f"type {value if isinstance(value, str) else ' or '.join(value)}",
         "minimum": lambda: f"at least {value}",
-        "anyOf": lambda: "a path, or a data set as {dataset: …}",
+        "anyOf": lambda: ", or ".join(map(_form, value)),
     }.get(rule, lambda: f"{rule} {value}")()
     return _problem(f"{where}: not allowed", _short(error.instance), expected, "correct the value")
+
+
+def _form(schema: Mapping[str, Any]) -> str:
+    """One of the forms that a value may have, in words."""
+    if "const" in schema:
+        return str(schema["const"])
+    words = {"string": "a path", "object": "a data set as {dataset: …}", "number": "a number"}
+    above = f" above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else ""
+    return words.get(schema["type"], f"type {schema['type']}") + above
 
 
 def _short(value: Any) -> str:
@@ -285,12 +294,12 @@ def ref_name(schema: Mapping[str, Any]) -> str:
 
 
 def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -> Any:
-    """Fill in a schema's defaults, and read numbers from text where only a number is allowed.
+    """Fill in a schema's defaults, and read numbers from text where that text is not allowed.
 
     Snakemake gives every value inside `--config 'section={key: 3}'` as text.
     """
     schema = resolved(schema, defs)
-    if isinstance(content, str) and "type" in schema and "string" not in schema["type"]:
+    if isinstance(content, str) and not _takes(schema, content):
         try:
             return yaml.safe_load(content)
         except yaml.YAMLError:
@@ -313,6 +322,15 @@ def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -
         known = schema.get("properties", {})
         content |= {key: complete(every, content[key], defs) for key in content if key not in known}
     return content
+
+
+def _takes(schema: Mapping[str, Any], text: str) -> bool:
+    """Whether text may stand as text where a schema is, in one of its forms."""
+    if "anyOf" in schema:
+        return any(_takes(form, text) for form in schema["anyOf"])
+    if "const" in schema:
+        return text == schema["const"]
+    return "type" not in schema or "string" in schema["type"]
 
 
 def read_table(

@@ -48,6 +48,23 @@ def test_text_from_the_command_line_is_read_as_numbers(minimal):
     assert content["finetune"]["seeds"] == [0, 1]
 
 
+@pytest.mark.parametrize(("given", "read"), [("0.1", 0.1), ("1", 1), ("auto", "auto"), (0.1, 0.1)])
+def test_text_is_read_as_a_number_where_a_word_or_a_number_is_allowed(minimal, given, read):
+    variants = {"v": {"method": "aligned", "mapping": {"ridge": given}}}
+    sections = {"calibration": {"texts": "12"}, "mapping": {"ridge": given}, "variants": variants}
+    config = load({**minimal, **sections}, SCHEMAS)
+    for name in ("aligned", "v"):
+        found = config.mapping(name)["ridge"]
+        assert found == read and type(found) is type(read)
+    assert config.texts("old") == "12"  # a path, whatever it looks like
+
+
+@pytest.mark.parametrize("given", ["automatic", "-0.1", 0, "null"])
+def test_what_is_neither_is_told_by_what_is_allowed(minimal, given):
+    with pytest.raises(LoraportError, match=r"mapping\.ridge.*auto, or a number above 0"):
+        load({**minimal, "calibration": {"texts": "t"}, "mapping": {"ridge": given}}, SCHEMAS)
+
+
 def test_variants_override_mapping_and_transfer(minimal):
     variant = {"method": "lorasuite", "mapping": {"wi": "paper"}, "transfer": {"scale": "norm"}}
     config = load({**minimal, "calibration": {"texts": "t"}, "variants": {"v": variant}}, SCHEMAS)

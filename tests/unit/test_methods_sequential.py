@@ -241,7 +241,9 @@ def test_maps_of_a_pair_are_refused(pico_pair):
 def test_too_few_prompts_are_told(pico_pair):
     pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, [(0, 0)])
     pair = methodcase.adapted(pair, pico_pair.adapter, pico.texts(4))
-    with pytest.raises(LoraportError, match="too few texts .*4 texts, .*prompts of the app's task"):
+    with pytest.raises(
+        LoraportError, match=r"too few texts .*4 texts, .*prompts of the app's task"
+    ):
         list(make_maps("aligned_sequential", pair))
 
 
