@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import stages
+from . import methods, stages
 from .config import Config
 from .job import last_record
 
@@ -39,8 +39,9 @@ def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
     Returns
     -------
     one dict a row: `label`, `stage`, `method` and `seed` (empty where they mean nothing), `side`
-    (old or new), `scores` (JSON file), `adapter` (its directory, or empty), `transfer_log`, and
-    `logs` (of all that comes before the scores, in the order in which it runs)
+    (old or new), `scores` (JSON file), `adapter` (its directory, or empty), `transfer_log`,
+    `maps_log` (of maps that are the adapter's own; where there are none, empty), and `logs` (of all
+    that comes before the scores, in the order in which it runs)
     """
     folder = f"artifacts/{pair}/{app}"
     method = config.content["transfer"]["method"]
@@ -58,6 +59,7 @@ def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
                 "scores": f"{folder}/eval/{stage}.json",
                 "adapter": adapters[stage],
                 "transfer_log": f"artifacts/{pair}/logs/{app}/transferred.log" if carried else "",
+                "maps_log": own_maps_log(config, pair, app, method) if carried else "",
                 "logs": stage_logs(config, pair, app, stage),
             }
         )
@@ -71,14 +73,13 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
     config.method(method)
     seeds = config.content["finetune"]["seeds"]
     home = f"artifacts/{pair}/logs/{app}/{method}"
-    own_maps = f"artifacts/{pair}/logs/{app}/maps/{method}.log"  # of a method that makes some
+    own_maps = own_maps_log(config, pair, app, method)
     logs = [
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
         *(f"artifacts/{pair}/variants/{method}/logs/{name}.log" for name in PAIR_LOGS),
         *outputs_logs(config, pair, method),
-        f"artifacts/{pair}/logs/maps/{method}.log",
-        own_maps,
+        own_maps or f"artifacts/{pair}/logs/maps/{method}.log",
         f"{home}/transferred.log",
         *(f"{home}/seed{seed}/lora_finetuned.log" for seed in seeds),
         f"{home}/evaluated.log",
@@ -155,6 +156,12 @@ def outputs_logs(config: Config, pair: str, method: str) -> list[str]:
     return [f"artifacts/{pair}/logs/output_maps/{owner}.log"] if owner else []
 
 
+def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
+    """Log of the maps of one adapter, where a method or variant makes some; else empty."""
+    own = methods.per_adapter(config.method(method))
+    return f"artifacts/{pair}/logs/{app}/maps/{method}.log" if own else ""
+
+
 def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
     """Logs of what the adapter carried by the configured method is made by."""
     method = config.content["transfer"]["method"]
@@ -162,8 +169,8 @@ def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
         *_model_logs(config, pair),
         *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
         *outputs_logs(config, pair, method),
-        f"artifacts/{pair}/logs/maps/{method}.log",
         f"artifacts/models/{config.pair(pair)[0]}/logs/{app}/lora_trained.log",
+        own_maps_log(config, pair, app, method) or f"artifacts/{pair}/logs/maps/{method}.log",
         f"artifacts/{pair}/logs/{app}/transferred.log",
     ]
 

@@ -154,6 +154,38 @@ def test_only_failures_are_left_out_and_only_where_asked(config, found):
     assert rows.split(found, show=False) == (wanted, {})
 
 
+@pytest.fixture
+def own_maps(config) -> list:
+    """Rows of a configured method whose maps are an adapter's own; no score is there."""
+    config.content["transfer"]["method"] = "aligned_sequential"
+    config.content["report"]["methods"] = ["aligned_sequential"]
+    return rows.rows(config, "p", "sums")
+
+
+def write_log(path, reason, **record):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(f"{reason}\n{json.dumps(record)}\n")
+
+
+def test_failed_maps_of_an_adapter_are_the_reason_of_all_that_is_made_by_them(own_maps):
+    log = "artifacts/p/logs/sums/maps/aligned_sequential.log"
+    write_log(log, "too few texts", rule="adapter_maps", status="failed")
+    _, missing = rows.split(own_maps, show=True)
+    told = {row["label"] for row in own_maps if row["scores"] in missing}
+    bare = {"old, bare", "old + LoRA", "new, bare", "LoRA(full)"}
+    assert told == {row["label"] for row in own_maps} - bare
+    assert set(missing.values()) == {"adapter_maps: too few texts"}
+
+
+def test_maps_of_an_adapter_count_as_its_transfer(own_maps):
+    for name, seconds in (("transferred", 0.5), ("maps/aligned_sequential", 40.0)):
+        log = f"artifacts/p/logs/sums/{name}.log"
+        write_log(log, "done", status="ok", seconds=seconds, peak_mib=10 * seconds)
+    row = next(row for row in own_maps if row["stage"] == "transferred")
+    cost = tables.costs(row, {"run": {"seconds": 1.0, "peak_mib": 5.0, "tasks": {}}})
+    assert (cost["transfer_s"], cost["peak_mib"]) == (40.5, 400.0)
+
+
 def test_an_unexpected_failure_is_told_by_its_message(tmp_path):
     log = tmp_path / "x.log"
     lines = ["unexpected KeyError: 'q' (traceback in a.log)", "Traceback", "  line 1", "KeyError"]
