@@ -81,6 +81,7 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[s
         *outputs_logs(config, pair, method),
         own_maps or f"artifacts/{pair}/logs/maps/{method}.log",
         f"{home}/transferred.log",
+        *_answers_logs(config, pair, app),
         *(f"{home}/seed{seed}/lora_finetuned.log" for seed in seeds),
         f"{home}/evaluated.log",
     ]
@@ -136,6 +137,7 @@ def baseline_logs(config: Config, pair: str, app: str) -> list[str]:
     seeds = config.content["finetune"]["seeds"]
     return [
         *_transfer_logs(config, pair, app),
+        *_answers_logs(config, pair, app),
         f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log",
         *(f"{home}/seed{seed}/lora_small_matched.log" for seed in seeds),
         f"{home}/evaluated_baselines.log",
@@ -160,6 +162,14 @@ def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
     """Log of the maps of one adapter, where a method or variant makes some; else empty."""
     own = methods.per_adapter(config.method(method))
     return f"artifacts/{pair}/logs/{app}/maps/{method}.log" if own else ""
+
+
+def _answers_logs(config: Config, pair: str, app: str, kind: str = "lft") -> list[str]:
+    """Log of the answers of a training's small set, where the old model writes them."""
+    if config.content["finetune"]["answers"] == "given":
+        return []
+    examples = stages.training(config, kind)["examples"]
+    return [f"artifacts/{pair}/logs/{app}/own_answers/{examples}.log"]
 
 
 def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
@@ -190,8 +200,11 @@ def stage_logs(config: Config, pair: str, app: str, stage: str) -> list[str]:
     if stage in ("new", "lora_full"):
         trained = [f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log"]
         return [*_model_logs(config, pair), *(trained if stage == "lora_full" else []), own]
-    trained = [f"{home}/{MADE_BY[stage]}.log"] if stage in MADE_BY else []
-    return [*_transfer_logs(config, pair, app), *trained, own]
+    before = _transfer_logs(config, pair, app)
+    if stage in MADE_BY:
+        kind = "small" if stage == "lora_small" else "lft"
+        before += [*_answers_logs(config, pair, app, kind), f"{home}/{MADE_BY[stage]}.log"]
+    return [*before, own]
 
 
 def failure(logs: Iterable[str]) -> str:

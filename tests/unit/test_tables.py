@@ -177,6 +177,21 @@ def test_failed_maps_of_an_adapter_are_the_reason_of_all_that_is_made_by_them(ow
     assert set(missing.values()) == {"adapter_maps: too few texts"}
 
 
+def test_answers_that_could_not_be_written_are_the_reason_of_what_is_trained_on_them(config):
+    log = "artifacts/p/logs/sums/own_answers/100.log"
+    write_log(log, "none of the prompts", rule="own_answers", status="failed")
+    config.content["finetune"]["small"]["examples"] = 50  # answers of its own
+    told = {}
+    for answers in ("given", "own"):
+        config.content["finetune"]["answers"] = answers
+        found = rows.rows(config, "p", "sums")
+        _, missing = rows.split(found, show=True)
+        told[answers] = [row["stage"] for row in found[:8] if row["scores"] in missing]
+    assert told == {"given": [], "own": ["lora_small_matched", "finetuned"]}
+    assert set(missing.values()) == {"own_answers: none of the prompts"}
+    assert log in rows.baseline_logs(config, "p", "sums")
+
+
 def test_maps_of_an_adapter_count_as_its_transfer(own_maps):
     for name, seconds in (("transferred", 0.5), ("maps/aligned_sequential", 40.0)):
         log = f"artifacts/p/logs/sums/{name}.log"
