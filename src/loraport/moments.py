@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -412,11 +412,23 @@ def unpack(triangle: np.ndarray) -> np.ndarray:
     return matrix
 
 
-class StoredLayer(LayerMoments):
-    """The moments of one new layer as they lie on disk; each site is read when it is asked for."""
+Value = TypeVar("Value")
 
-    def __init__(self, path: str | Path, layer: int, device: str, kind: str):
-        self._path, self._layer, self._device, self._kind = path, layer, device, kind
+
+class StoredSites(Mapping[str, Value]):
+    """What lies on disk of the sites of one new layer; each site is read when it is asked for.
+
+    Parameters
+    ----------
+    kind, what : of the artifact, and what it holds of a site, in words
+    read : of a site's node in the file
+    """
+
+    def __init__(
+        self, path: str | Path, layer: int, kind: str, what: str, read: Callable[[Any], Value]
+    ):
+        self._path, self._layer, self._kind, self._what = path, layer, kind, what
+        self._read = read
         with read_h5(path, kind) as file:
             self._sites = [site for site in SITES if site in file[f"layer_{layer}"]]
 
@@ -429,29 +441,33 @@ class StoredLayer(LayerMoments):
     def __contains__(self, site: object) -> bool:
         return site in self._sites
 
-    def __getitem__(self, site: str) -> tuple[Moments, Moments]:
+    def __getitem__(self, site: str) -> Value:
         if site not in self:
             raise LoraportError(
-                f"{self._path} holds no sums at {site} of layer {self._layer}",
-                got=f"sums at {', '.join(self)}",
+                f"{self._path} holds no {self._what} at {site} of layer {self._layer}",
+                got=f"{self._what} at {', '.join(self)}",
                 expected="those that maps of all of mapping.modules need",
                 todo="delete it and run the workflow again",
             )
         with read_h5(self._path, self._kind) as file:
-            fit, held = (self._part(file[f"layer_{self._layer}/{site}/{part}"]) for part in PARTS)
-        return fit, held
-
-    def _part(self, node: Any) -> Moments:
-        found = {name: values[...] for name, values in node.items()}
-        full = {name: unpack(found[name]) for name in GRAMS if name in found}
-        held = {name: torch.from_numpy(each).to(self._device)
-                for name, each in {**found, **full}.items()}  # fmt: skip
-        numbers = {key: value.item() for key, value in node.attrs.items()}
-        return Moments(**{**dict.fromkeys(GRAMS), **held, **numbers})
+            return self._read(file[f"layer_{self._layer}/{site}"])
 
 
 def read_moments(
     path: str | Path, layer: int, device: str = "cpu", kind: str = "moments"
 ) -> LayerMoments:
     """Moments at the sites of one new layer: of the texts to fit on, and of those held out."""
-    return StoredLayer(path, layer, device, kind)
+
+    def read(node: Any) -> tuple[Moments, Moments]:
+        fit, held = (_read_part(node[part], device) for part in PARTS)
+        return fit, held
+
+    return StoredSites(path, layer, kind, "sums", read)
+
+
+def _read_part(node: Any, device: str) -> Moments:
+    found = {name: values[...] for name, values in node.items()}
+    full = {name: unpack(found[name]) for name in GRAMS if name in found}
+    held = {name: torch.from_numpy(each).to(device) for name, each in {**found, **full}.items()}
+    numbers = {key: value.item() for key, value in node.attrs.items()}
+    return Moments(**{**dict.fromkeys(GRAMS), **held, **numbers})

@@ -10,7 +10,7 @@ from .artifacts import H5Writer, read_h5
 from .heads import ROLES
 from .layers import read_path
 from .methods import Adapted, MatchedHeads, Pair
-from .moments import read_moments
+from .moments import StoredSites, read_moments
 from .ridge import Fit
 from .spec import Model
 
@@ -39,16 +39,14 @@ def write_outputs(writer: H5Writer, layer: int, found: Mapping[str, Fit]) -> Non
         writer.attributes(group, ridge=fit.ridge, error=fit.error, rank=fit.rank)
 
 
-def read_outputs(path: str | Path, layer: int, device: str) -> dict[str, Fit]:
-    """Output maps at the sites of one new layer."""
-    with read_h5(path, "output maps") as file:
-        return {
-            site: Fit(
-                torch.from_numpy(node["matrix"][...]).to(device),
-                **{name: node.attrs[name].item() for name in ("ridge", "error", "rank")},
-            )
-            for site, node in file[f"layer_{layer}"].items()
-        }
+def read_outputs(path: str | Path, layer: int, device: str) -> Mapping[str, Fit]:
+    """Output maps at the sites of one new layer; an adapter of few modules needs few of them."""
+
+    def read(node: Any) -> Fit:
+        numbers = {name: node.attrs[name].item() for name in ("ridge", "error", "rank")}
+        return Fit(torch.from_numpy(node["matrix"][...]).to(device), **numbers)
+
+    return StoredSites(path, layer, "output maps", "output maps", read)
 
 
 def open_pair(

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import methodcase
 import numpy as np
 import pico
@@ -298,6 +299,28 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     with open_maps(files[0]) as maps:
         layers = maps.layers()
     assert [old for old, _ in run.path()] == [roles["o"] for _, roles in sorted(layers.items())]
+
+
+def test_of_the_output_maps_those_of_the_adapters_modules_alone_are_read(
+    pico_pair, tmp_path, monkeypatch
+):
+    old, new, texts = pico_pair.old, pico_pair.new, pico.texts(10)
+    lora = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=["q_proj", "o_proj"])
+    moments = methodcase.collect_moments(old, new, [(0, 1)], texts)
+    pair = methodcase.make_method_pair(old, new, [(0, 1)], moments)
+    pair = methodcase.adapted(pair, lora, texts)
+    pair = methodcase.with_outputs(tmp_path / "outputs.h5", "aligned_sequential", pair)
+    read, get = [], h5py.Dataset.__getitem__
+
+    def noted(self, *place, **more):
+        read.append(self.name)
+        return get(self, *place, **more)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", noted)
+    assert [each.role for each in make_maps("aligned_sequential", pair)] == ["q", "o"]
+    assert read == ["/layer_1/q/matrix", "/layer_1/middle/matrix"]
+    with pytest.raises(LoraportError, match=r"no output maps at mlp of layer 1.*maps at .*middle"):
+        pair.outputs(1)["mlp"]
 
 
 def test_a_method_without_output_maps_is_told():
