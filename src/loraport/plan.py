@@ -12,6 +12,8 @@ BASE_MIB = 900  # Python with torch, transformers and h5py imported
 DOUBLE, SINGLE = 8, 4
 FLOPS = 2e10  # float64 a second that a small CPU job can count on
 READ, FORWARD = 512 * 256, 1e12  # tokens that a model reads, and FLOP a second while it does
+WRITTEN, WRITING = 512 * 128, 1e11  # the same of the answers that a model writes
+PAIRED = 50_000  # of the tokens, those that enter second moments
 
 
 def parameters(dims: Dimensions) -> int:
@@ -100,7 +102,7 @@ def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     sums = _site_sums(old, new) * min(old.layers, new.layers)
     models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
     caught = 4096 * SINGLE * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
-    return models + min(sums, 8 << 30) + caught, 600 + 1e5 * sums / DOUBLE / 2 / FLOPS
+    return models + min(sums, 8 << 30) + caught, 600 + 2 * PAIRED * sums / DOUBLE / 2 / FLOPS
 
 
 def _site_sums(old: Dimensions, new: Dimensions) -> float:
@@ -109,13 +111,32 @@ def _site_sums(old: Dimensions, new: Dimensions) -> float:
     return 2 * DOUBLE * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
 
 
+def _read_widths(dims: Dimensions) -> tuple[int, int, int, int]:
+    """Of what attention, o, gate with up, and down read."""
+    return dims.hidden, dims.heads * dims.head_dim, dims.hidden, dims.intermediate
+
+
+def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
+    """Numbers that a walk of four models keeps of each token: streams, and what passed a block."""
+    old_sites = sum(_read_widths(old)) + 4 * old.hidden  # and the streams there, and their change
+    new_sites = new.intermediate + 4 * new.hidden
+    return 2 * (old.hidden + new.hidden), old_sites + new_sites
+
+
 def _adapter_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    models = 2 * sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
-    streams = 2 * 512 * 256 * (old.hidden + new.hidden) * SINGLE
-    sums = _site_sums(old, new) * 2
-    return models + streams + sums, 1800 + 5e5 * sums / DOUBLE / 2 / FLOPS * min(
-        old.layers, new.layers
-    )
+    """By two copies of each base. Blocks of the old one and of the bare new one run once; of the
+    one with updates up to each reader and once more, which adds up to three times.
+    """
+    read = list(zip(_read_widths(old), _read_widths(new), strict=True))
+    bases = [parameters(d) for d in (old, new)]
+    size = 2 * sum(bases) * SINGLE * 1.3 + READ * sum(walk_widths(old, new)) * SINGLE
+    size += 12 * max(o * n + n * n for o, n in read) * DOUBLE  # a site's sums and their fit
+    runs = 2 * READ * (2 * bases[0] + 4 * bases[1]) / FORWARD + 2 * WRITTEN * bases[0] / WRITING
+    sums = sum(o * n + n * n for o, n in read)
+    sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
+    fits = 20 * sum(o**3 + n**3 for o, n in read)
+    seconds = (2 * PAIRED * sums + fits) * min(old.layers, new.layers) / FLOPS
+    return size, 600 + sum(bases) * SINGLE / 2e8 + runs + seconds
 
 
 RULES: dict[str, Callable[..., tuple[float, float]]] = {

@@ -63,6 +63,7 @@ class Walks:
         for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
                          (self.placed, layer)):  # fmt: skip
             walk.step(to)
+        self._inputs, self._changes, self._new, self._placed = [], [], [], []  # room for the next
         targets = set(STREAM.values())
         old = self.old.cross(targets)
         adapted = self.adapted.cross(targets.union(READS.values()))

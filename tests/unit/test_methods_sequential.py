@@ -15,7 +15,7 @@ import torch
 import twins
 from inprocess import CALIBRATION, Named, PairRun
 
-from loraport import data
+from loraport import data, plan
 from loraport.adapted import open_adapted
 from loraport.answers import Answer, own_examples, task_texts, write_answers
 from loraport.architectures import ROLES
@@ -29,7 +29,7 @@ from loraport.methods.aligned_sequential import _refuse_more_than_factors
 from loraport.models import attach, load_base
 from loraport.moments import make_batches
 from loraport.pair import open_pair
-from loraport.sequential import Walks, Wanted, place
+from loraport.sequential import Walks, Wanted, open_walks, place
 from loraport.spec import load_spec, open_model
 from loraport.walk import Walk
 
@@ -132,6 +132,21 @@ def test_a_block_of_the_models_that_do_not_change_runs_once(pico_pair, monkeypat
         for site in ("attention", "heads", "mlp", "inner"):
             four.reading(site)
     assert [runs[id(walk)] for walk in walks] == [3 * len(batches)] * 3
+
+
+def test_what_a_walk_keeps_is_what_the_plan_counts(pico_pair):
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new)
+    pair = methodcase.adapted(pair, pico_pair.adapter, pico.texts(12))
+    walks = open_walks(pair, pair.adapter)
+    walks.step(0, 1)
+    walks.reading("inner")
+    four = ((walks.old, 0), (walks.adapted, 0), (walks.new, 1), (walks.placed, 1))
+    padded = [sum(b.inputs[side]["input_ids"].numel() for b in walks.batches) for side in (0, 1)]
+    paired = sum(batch.rows[0].shape[1] for batch in walks.batches)
+    streams = sum(sum(x.numel() for x in walk._streams) / padded[side] for walk, side in four)
+    sites = (walks._inputs, walks._changes, walks._new, walks._placed)
+    passed = sum(x.numel() for site in sites for caught in site for x in caught.values())
+    assert (streams, passed / paired) == plan.walk_widths(pair.old.dims, pair.new.dims)
 
 
 def test_an_update_is_placed_in_the_rows_of_its_role(pico_pair):

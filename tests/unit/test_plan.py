@@ -36,6 +36,15 @@ def test_running_a_model_leaves_room_for_its_weights_and_its_reading():
     assert minutes * 60 > 2 * weights * 512 * 256 / 1e12  # 512 texts of 256 tokens at 1 TFLOP/s
 
 
+def test_maps_of_an_adapter_leave_room_for_four_models_and_their_walk():
+    old, new = (plan.parameters(dims) for dims in (SMALL, LARGE))
+    memory, minutes = plan.need("adapter_maps", SMALL, LARGE)
+    kept = 4 * 512 * 256 * sum(plan.walk_widths(SMALL, LARGE))
+    assert memory * 2**20 > 2 * 4 * (old + new) + kept
+    passes = 2 * old + 4 * new  # of 512 texts of 256 tokens at 1 TFLOP/s
+    assert minutes * 60 > 2 * passes * 512 * 256 / 1e12
+
+
 def test_maps_that_are_fitted_run_side_by_side_as_far_as_threads_and_memory_reach():
     asked, _ = plan.need("fitted_maps", SMALL, SMALL)
     assert plan.layers_at_once(asked, 8, SMALL, SMALL) == 3
