@@ -394,7 +394,11 @@ TOO_MUCH = {
 @pytest.mark.parametrize("what", TOO_MUCH)
 @pytest.mark.parametrize(
     ("rule", "setting"),
-    [("activations", "calibration.batch_size"), ("lora_trained", "finetune.micro_batch")],
+    [
+        ("activations", "calibration.batch_size"),
+        ("adapter_maps", "calibration.examples"),
+        ("lora_trained", "finetune.micro_batch"),
+    ],
 )
 def test_out_of_memory_tells_rule_estimate_and_setting(tmp_path, capsys, what, rule, setting):
     def step():
