@@ -300,10 +300,7 @@ def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -
     """
     schema = resolved(schema, defs)
     if isinstance(content, str) and not _takes(schema, content):
-        try:
-            return yaml.safe_load(content)
-        except yaml.YAMLError:
-            return content
+        return _read(content)
     if isinstance(content, list) and "items" in schema:
         return [complete(schema["items"], item, defs) for item in content]
     if not isinstance(content, dict):
@@ -322,6 +319,18 @@ def complete(schema: Mapping[str, Any], content: Any, defs: Mapping[str, Any]) -
         known = schema.get("properties", {})
         content |= {key: complete(every, content[key], defs) for key in content if key not in known}
     return content
+
+
+def _read(text: str) -> Any:
+    """What text stands for in YAML; numbers also without a point (1e-3), which YAML 1.1 lacks."""
+    try:
+        value = yaml.safe_load(text)
+        if not isinstance(value, str):
+            return value
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    except (yaml.YAMLError, ValueError):
+        return text
 
 
 def _takes(schema: Mapping[str, Any], text: str) -> bool:

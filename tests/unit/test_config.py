@@ -37,18 +37,21 @@ def test_defaults_stand_where_sections_are_missing(minimal):
 
 def test_text_from_the_command_line_is_read_as_numbers(minimal):
     sections = {
-        "calibration": {"texts": "t", "examples": "36"},
+        "calibration": {"texts": "t", "examples": "36", "batch_size": "1e2"},
         "mapping": {"max_offset": "null", "underdetermined": "true"},
         "finetune": {"seeds": ["0", "1"]},
     }
     content = load({**minimal, **sections}, SCHEMAS).content
     assert content["calibration"]["examples"] == 36
+    assert repr(content["calibration"]["batch_size"]) == "100"
     assert content["mapping"]["max_offset"] is None
     assert content["mapping"]["underdetermined"] is True
     assert content["finetune"]["seeds"] == [0, 1]
 
 
-@pytest.mark.parametrize(("given", "read"), [("0.1", 0.1), ("1", 1), ("auto", "auto"), (0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("given", "read"), [("0.1", 0.1), ("1e-3", 0.001), ("1", 1), ("auto", "auto"), (0.1, 0.1)]
+)
 def test_text_is_read_as_a_number_where_a_word_or_a_number_is_allowed(minimal, given, read):
     variants = {"v": {"method": "aligned", "mapping": {"ridge": given}}}
     sections = {"calibration": {"texts": "12"}, "mapping": {"ridge": given}, "variants": variants}
@@ -59,7 +62,7 @@ def test_text_is_read_as_a_number_where_a_word_or_a_number_is_allowed(minimal, g
     assert config.texts("old") == "12"  # a path, whatever it looks like
 
 
-@pytest.mark.parametrize("given", ["automatic", "-0.1", 0, "null"])
+@pytest.mark.parametrize("given", ["automatic", "-0.1", "-1e-1", 0, "null"])
 def test_what_is_neither_is_told_by_what_is_allowed(minimal, given):
     with pytest.raises(LoraportError, match=r"mapping\.ridge.*auto, or a number above 0"):
         load({**minimal, "calibration": {"texts": "t"}, "mapping": {"ridge": given}}, SCHEMAS)
