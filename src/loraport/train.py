@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     DataCollatorForSeq2Seq,
     PrinterCallback,
@@ -38,6 +39,9 @@ from .starts import Fresh, begin
 
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 CHECKPOINT = "checkpoint-"
+# all but cuDNN's, whose gradients are NaN where a padded batch is 64 tokens long, or that and a
+# multiple of 128 (https://github.com/pytorch/pytorch/issues/196678, since torch 2.11 on Hopper)
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def train_lora(
         key = _key(chosen, start, settings, inputs)
         checkpoints = _checkpoint_folder(resume_root, key, out)
         trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        with sdpa_kernel(ATTENTION):
+            trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     content = _report(trainer, rows, settings, start)
     content |= {"data_sha256": fingerprint(chosen), "run": run}
     with atomic(out) as temporary:

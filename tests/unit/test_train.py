@@ -393,6 +393,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_output(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_no_step_uses_cudnns_attention(tmp_path, model, start, monkeypatch):
+    seen, step = [], train.Trainer.training_step
+
+    def watched(self, *args, **kwargs):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(train.Trainer, "training_step", watched)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    train_lora(model, sums(20), tmp_path / "out", start=start, settings=FAST)
+    assert before and set(seen) == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_an_adapter_that_does_not_fit_is_told(tmp_path, pico_pair, start):
     with pytest.raises(LoraportError, match="does not fit the model"):
         train_lora(pico_pair.old, sums(20), tmp_path / "a", start=start, settings=FAST)
