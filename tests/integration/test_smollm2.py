@@ -14,6 +14,7 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "smollm2"))
+import cases
 import likelihood
 import model as smollm2
 import pico
@@ -50,6 +51,21 @@ def base(tmp_path_factory):
         if "norm" in name:
             torch.nn.init.uniform_(weight, 0.5, 2.0)
     return model, AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_case_is_told_by_worked_answers_and_is_none_without_them():
+    rows = [
+        {"method": "", "stage": "new", "nll": 1.0, "worked": 30.0},
+        {"method": "", "stage": "lora_full", "nll": 9.0, "worked": 10.0},
+        {"method": "x", "stage": "finetuned", "nll": 5.0, "nll_retention": -1.0, "worked": 15.0,
+         "worked_difference": -2.0, "worked_difference_low": -3.0, "worked_difference_high": -1.0},
+        {"method": "y", "stage": "finetuned", "nll": 5.0, "nll_retention": -1.0},
+    ]  # fmt: skip
+    new, full, x, y = cases.by_worked(rows)
+    assert (new["nll_retention"], full["nll_retention"], x["nll_retention"]) == (0.0, 1.0, 0.75)
+    assert (x["nll"], x["nll_difference_high"]) == (15.0, -1.0)
+    assert "nll" not in y and "nll_retention" not in y
+    assert cases.by_worked(rows[1:]) == []
 
 
 @pytest.mark.usefixtures("one_thread")
