@@ -12,23 +12,24 @@ from .methods import Adapted
 from .spec import Model
 
 
-def open_adapted(adapter: str | Sequence[str], old: Model, params: Any, kind: str) -> Adapted:
+def open_adapted(adapter: str | Sequence[str], old: Model, params: Any) -> Adapted:
     """Gather what a method needs that declares `adapter`.
 
     Parameters
     ----------
     adapter : its folder, or its files
-    params : of rule adapter_maps: `known_as`, `reading`, `sources` and `task` (None: generic texts)
-    kind : of texts, see `loraport.answers`
+    params : of rule adapter_maps: `known_as`, `reading`, `sources`, `settings`, and `task` (None:
+        generic texts); `settings.calibrate_on` is the kind of texts, see `loraport.answers`
     """
     folder = folder_of(adapter)
     held = read_adapter(folder)
     calibration = params.reading["calibration"]
     limits = {key: calibration[key] for key in ("max_tokens", "batch_size")}
+    kind = params.settings["calibrate_on"]
     if kind == "generic":
         lines = load_texts(params.sources["texts"], calibration["examples"])
     else:
-        examples = prompts_of(params.task, calibration["examples"])
+        examples = prompts_of(params.task, params.settings["prompts"] or calibration["examples"])
 
     def texts(model: Any, tokenizer: Any) -> list[str]:
         if kind == "generic":

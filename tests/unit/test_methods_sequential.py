@@ -247,6 +247,27 @@ def test_only_the_labelled_kind_reads_the_answers():
         task_texts("labels", examples, None, None)
 
 
+def test_as_many_prompts_as_asked_are_read_in_the_order_of_fine_tuning(pico_pair, tmp_path):
+    prompts = [Example(f"{text}:", " label") for text in pico.texts(12)]
+    lines = (json.dumps({"prompt": p.prompt, "completion": p.completion}) + "\n" for p in prompts)
+    (tmp_path / "sums.jsonl").write_text("".join(lines))
+    params = {
+        "known_as": [str(pico_pair.old)],
+        "reading": {"calibration": {**CALIBRATION, "examples": 9}, "remote_code": [False, False]},
+        "task": {"source": str(tmp_path / "sums.jsonl"), "template": "plain"},
+        "sources": {},
+    }
+    for prompts_asked, seen in ((0, 9), (6, 6), (99, 12)):
+        settings = {"calibrate_on": "inputs", "prompts": prompts_asked}
+        opened = open_adapted(
+            str(pico_pair.adapter),
+            open_model(pico_pair.old),
+            Named(params | {"settings": settings}),
+        )
+        drawn = data.subset(prompts, seen, 0)
+        assert opened.texts(None, None) == [each.prompt for each in drawn]
+
+
 def test_maps_of_a_pair_are_refused(pico_pair):
     pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new)
     assert per_adapter("aligned_sequential") and not per_adapter("aligned")
@@ -291,14 +312,14 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     )
     name = "aligned_sequential"
     settings = {"modules": ["q", "o", "down"], "device": "cpu", "ridge": "auto"}
-    settings |= {"prior": "procrustes", "calibrate_on": "generic"}
+    settings |= {"prior": "procrustes", "calibrate_on": "generic", "prompts": 0}
     own = {"method": name, "settings": settings, "task": None}
     own["known_as"] = [str(run.models["old"])]
     read = {key: settings[key] for key in output_settings(name)}
     outputs = run._script("output_maps", "outputs.h5", made, method=name, settings=read)
     models = (load_spec(specs[f"{side}_spec"], str(run.models[side])) for side in ("old", "new"))
     pair = open_pair(*models, dict(made), settings, "cpu")
-    adapter = open_adapted(str(pico_pair.adapter), pair.old, Named(params | own), "generic")
+    adapter = open_adapted(str(pico_pair.adapter), pair.old, Named(params | own))
     direct = replace(pair, adapter=adapter, outputs=make_outputs(name, pair))
     moments = made.pop("moments")
     made["outputs"] = outputs

@@ -14,7 +14,7 @@ with job(snakemake) as log:
     inputs = {k: path for k, path in snakemake.input.items() if k not in ("adapter", "data")}
     old, new = (load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new"))
     device = pick_device(params.reading["calibration"]["device"])
-    adapted = open_adapted(snakemake.input.adapter, old, params, settings["calibrate_on"])
+    adapted = open_adapted(snakemake.input.adapter, old, params)
     pair = open_pair(old, new, inputs, dict(settings), device, adapted)
     total = len(pair.path) * len(settings["modules"])
     made = counted(make_maps(params.method, pair), total, "module maps")

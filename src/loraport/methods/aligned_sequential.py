@@ -29,7 +29,7 @@ from . import Pair
 from ._weights import base_norms, roles
 
 NEEDS = ("models", "layers", "outputs", "adapter")
-SETTINGS = ("ridge", "prior", "calibrate_on")
+SETTINGS = ("ridge", "prior", "calibrate_on", "prompts")
 OUTPUT_SETTINGS = ("ridge", "prior")
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
