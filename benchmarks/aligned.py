@@ -37,7 +37,7 @@ from loraport.data import Example, encode, subset
 from loraport.device import pick_device
 from loraport.embedding import map_embedding
 from loraport.heads import match_layer, read_heads
-from loraport.layers import best_path
+from loraport.layers import layer_path
 from loraport.maps import open_maps, write_maps
 from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs, per_adapter
 from loraport.models import attach, load_base
@@ -104,12 +104,14 @@ VARIED = {
 METHODS |= VARIED
 
 
-def make_pair(old: Model, new: Model, texts: list[str], device: str) -> Pair:
+def make_pair(
+    old: Model, new: Model, texts: list[str], device: str, unmatched: str = "empty"
+) -> Pair:
     """Everything that any method needs of a pair, in memory."""
     features = [pooled_features(model, texts, device=device) for model in (old, new)]
     kept = features[0][1] & features[1][1]
     seen = [torch.from_numpy(values[:, kept]) for values, _ in features]
-    path = best_path(cka(*hsic_sums(*seen, 64)[:3]).numpy())
+    path = layer_path(cka(*hsic_sums(*seen, 64)[:3]).numpy(), "cka", None, unmatched)
     hidden_map = map_embedding(old, new, device=device).hidden_map
     weights = old.checkpoint(), new.checkpoint()
     heads = {
@@ -267,6 +269,8 @@ def main() -> None:
                         help="methods whose constants are varied, one at a time")  # fmt: skip
     parser.add_argument("--texts", type=int, default=512, help="generic texts")
     parser.add_argument("--prompts", type=int, default=400, help="of each app, for its own maps")
+    parser.add_argument("--unmatched", choices=("empty", "next"), default="empty",
+                        help="new layers that no old one is matched with")  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -276,7 +280,7 @@ def main() -> None:
     device = pick_device(asked.device)
     old, new = (open_model(asked.root / side) for side in ("v1", "v2"))
     texts = read_texts(asked.root / "calibration.txt", asked.texts)
-    pair = make_pair(old, new, texts, device)
+    pair = make_pair(old, new, texts, device, asked.unmatched)
     known = sorted(path.name for path in (asked.root / "adapters" / "v1").iterdir())
     apps = asked.apps or known
     rows: dict[str, dict[str, list[float]]] = {}
@@ -310,7 +314,7 @@ def write(
         }
         for name, each in rows.items()
     }
-    keys = ("limit", "draw", "texts", "prompts", "device")
+    keys = ("limit", "draw", "texts", "prompts", "unmatched", "device")
     about = {key: getattr(asked, key) for key in keys} | {"path": list(path)}
     content = {"about": about, "versions": versions(), "answer_nll": table}
     write_json(asked.out, "benchmark", {}, content)

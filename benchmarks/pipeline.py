@@ -135,7 +135,7 @@ class Pipeline:
             self.rule("embedding", "embedding.h5", SPECS, params, repeat)
         settings = {"minibatch": 64, "similarity": "cka"}
         self.rule("cka", "cka.h5", {**SPECS, **features}, {"settings": settings}, repeat)
-        settings = {"layers": "cka", "max_offset": None}
+        settings = {"layers": "cka", "max_offset": None, "unmatched": "empty"}
         self.rule("layers", "layers.json", {"cka": "cka.h5"}, {"settings": settings}, repeat)
         params = {"settings": {"heads": "hungarian", **device}, **sources}
         self.rule("heads", "heads.h5", inputs, params, repeat)

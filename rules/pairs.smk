@@ -66,7 +66,7 @@ rule layers:
         mem_mb=1000,
         runtime=5,
     params:
-        settings=mapping("layers", "max_offset"),
+        settings=mapping("layers", "max_offset", "unmatched"),
         code=code("layers"),
     script:
         "../workflow/scripts/layers.py"

@@ -17,6 +17,7 @@ MAPPING = {
     "similarity": "cka",
     "layers": "cka",
     "max_offset": None,
+    "unmatched": "empty",
     "heads": "hungarian",
     "wi": "code",
     "modules": ["q", "k", "v", "o", "gate", "up", "down"],
@@ -111,7 +112,7 @@ class PairRun:
         return self._script("cka", "cka.h5", {**self._specs(), **inputs}, settings=settings)
 
     def layers(self) -> Path:
-        settings = self._settings("layers", "max_offset")
+        settings = self._settings("layers", "max_offset", "unmatched")
         return self._script("layers", "layers.json", {"cka": self.cka()}, settings=settings)
 
     def heads(self) -> Path:

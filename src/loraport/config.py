@@ -28,7 +28,7 @@ SHOWN = 50  # errors that are told in full
 
 _EMBEDDING = frozenset(["wh", "tokens", "underdetermined"])
 _CKA = frozenset(["minibatch", "similarity"])
-_LAYERS = _CKA | {"layers", "max_offset"}
+_LAYERS = _CKA | {"layers", "max_offset", "unmatched"}
 # artifact of a pair's mapping -> the mapping settings that it depends on
 DEPENDS_ON = {
     "embedding": _EMBEDDING,

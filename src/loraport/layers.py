@@ -65,11 +65,27 @@ def fixed_path(old: int, new: int, how: str) -> Path:
     return [(i, i + offset) if old <= new else (i + offset, i) for i in short]
 
 
-def layer_path(similarity: np.ndarray, how: str, max_offset: int | None) -> Path:
-    """The path by a `mapping.layers` setting: `cka` (best path) or a fixed offset."""
-    if how == "cka":
-        return best_path(similarity, max_offset)
-    return fixed_path(similarity.shape[0], similarity.shape[1], how)
+def serve_all(path: Path, layers: int) -> Path:
+    """Every new layer: one that no old layer is matched with by that of the next pair, or of the
+    last one.
+    """
+    left, found = list(path), []
+    for layer in range(layers):
+        while left[0][1] < layer and len(left) > 1:
+            del left[0]
+        found.append((left[0][0], layer))
+    return found
+
+
+def layer_path(
+    similarity: np.ndarray, how: str, max_offset: int | None, unmatched: str = "empty"
+) -> Path:
+    """The path by the mapping settings: `layers` is `cka` (best path) or a fixed offset; new layers
+    that are `unmatched` are left `empty`, or served by the `next` pair's old one.
+    """
+    old, new = similarity.shape
+    path = best_path(similarity, max_offset) if how == "cka" else fixed_path(old, new, how)
+    return serve_all(path, new) if unmatched == "next" else path
 
 
 def read_path(file: str | os.PathLike[str]) -> Path:

@@ -59,18 +59,23 @@ class Walks:
     _placed: list[Caught] = field(default_factory=list)
 
     def step(self, old_layer: int, layer: int) -> None:
-        """Move all four on to a layer pair; the block of the first three runs here, and once."""
+        """Move all four on to a layer pair; the block of the first three runs here, and once.
+
+        An old layer may serve several new ones.
+        """
         for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
                          (self.placed, layer)):  # fmt: skip
             walk.step(to)
-        self._inputs, self._changes, self._new, self._placed = [], [], [], []  # room for the next
+        self._new, self._placed = [], []  # room for the next
         targets = set(STREAM.values())
-        old = self.old.cross(targets)
-        adapted = self.adapted.cross(targets.union(READS.values()))
-        self._changes = [
-            {site: y[site] - x[site] for site in targets} for x, y in zip(old, adapted, strict=True)
-        ]
-        self._inputs = adapted
+        if self.old.layer == old_layer:
+            self._inputs, self._changes = [], []
+            old = self.old.cross(targets)
+            self._inputs = self.adapted.cross(targets.union(READS.values()))
+            self._changes = [
+                {site: y[site] - x[site] for site in targets}
+                for x, y in zip(old, self._inputs, strict=True)
+            ]
         self._new = self.new.cross(targets)
 
     def reading(self, site: str) -> tuple[Moments, Moments]:

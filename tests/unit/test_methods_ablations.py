@@ -10,6 +10,7 @@ from inprocess import PairRun
 
 from loraport.architectures import Dimensions
 from loraport.errors import LoraportError
+from loraport.layers import serve_all
 from loraport.methods import check_pair
 
 WHOLE = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2}
@@ -49,6 +50,25 @@ def test_without_heads_the_update_is_carried_as_a_whole(tmp_path, new_kv):
             if role in ("k", "v"):
                 new = new.reshape(new_kv, 6 // new_kv, 8, 48).mean(axis=1).reshape(-1, 48)
             assert np.linalg.norm(after[j, role] - new) < 1e-5 * np.linalg.norm(new), (j, role)
+
+
+@pytest.mark.parametrize(
+    ("path", "layers", "expected"),
+    [
+        ([(0, 0), (1, 1), (2, 3)], 5, [(0, 0), (1, 1), (2, 2), (2, 3), (2, 4)]),
+        ([(0, 1), (1, 2)], 3, [(0, 0), (0, 1), (1, 2)]),
+        ([(1, 0), (3, 1)], 2, [(1, 0), (3, 1)]),
+    ],
+)
+def test_an_unmatched_layer_is_served_by_the_next_pairs_old_one(path, layers, expected):
+    assert serve_all(path, layers) == expected
+
+
+def test_every_new_layer_is_served_where_asked(tmp_path):
+    run = pair(tmp_path, 3, unmatched="next")
+    _, after = updates(run, tmp_path)
+    assert [new for _, new in run.path()] == [0, 1, 2]
+    assert {layer for layer, _ in after} == {0, 1, 2} and all(np.any(x) for x in after.values())
 
 
 def test_default_order_of_heads_is_eq_3_with_the_identity(tmp_path):

@@ -134,6 +134,24 @@ def test_a_block_of_the_models_that_do_not_change_runs_once(pico_pair, monkeypat
     assert [runs[id(walk)] for walk in walks] == [3 * len(batches)] * 3
 
 
+def test_an_old_layer_that_serves_two_new_ones_is_read_at_its_own_place(pico_pair):
+    four = [walked(pico_pair.old) for _ in range(4)]
+    batches = four[0][1]
+    walks = Walks(*(walk for walk, _, _ in four), batches)
+    walks.step(0, 0)
+    first = walks.reading("heads")[0].cross
+    walks.step(0, 1)  # the same old block, and the next new one
+    second = walks.reading("heads")[0].cross
+    old, new = walked(pico_pair.old)[0], walked(pico_pair.old)[0]
+    new.step(1)
+    expected = sum(
+        x["heads"].double().T @ y["heads"].double()
+        for batch, x, y in zip(batches, old.cross(["heads"]), new.seen("heads"), strict=True)
+        if batch.part == "fit"
+    )
+    assert torch.allclose(second, expected) and not torch.allclose(second, first)
+
+
 def test_what_a_walk_keeps_is_what_the_plan_counts(pico_pair):
     pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new)
     pair = methodcase.adapted(pair, pico_pair.adapter, pico.texts(12))

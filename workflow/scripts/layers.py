@@ -8,11 +8,12 @@ with job(snakemake) as log:
     settings = snakemake.params.settings
     with read_h5(snakemake.input.cka, "cka") as file:
         similarity = file["similarity"][...]
-    path = layer_path(similarity, settings["layers"], settings["max_offset"])
+    path = layer_path(similarity, *(settings[k] for k in ("layers", "max_offset", "unmatched")))
     rows = [[old, new, float(similarity[old, new])] for old, new in path]
     content = {
         "path": rows,
         "max_offset": settings["max_offset"],
+        "unmatched": settings["unmatched"],
         "total": sum(row[2] for row in rows),
         "rule": settings["layers"],
         "layers": list(similarity.shape),
