@@ -176,7 +176,7 @@ def held_out_table(pair: str, found: Mapping[str, Mapping[str, Row]]) -> str:
     columns: dict[str, Callable[[Row], str]] = {"setting": lambda row: row["name"]}
     for app in dict.fromkeys(app for each in found.values() for app in each):
         columns[f"{app}, nats"] = lambda row, app=app: interval(row.get(app, {}), "nats")
-        columns[f"{app}, less its default"] = lambda row, app=app: interval(
+        columns[f"{app}, less its method as it is, or aligned"] = lambda row, app=app: interval(
             row.get(app, {}), "less", "{:.2f}"
         )
     rows = [{"name": name, **each} for name, each in found.items()]

@@ -102,10 +102,16 @@ class Config:
         return {**self.content["mapping"], **overrides}
 
     def summed_modules(self, variant: str = "") -> list[str]:
-        """Roles that second moments have to serve: a variant's own, or, of the pair's, all that any
-        mapping asks for, since variants with other modules read those too.
+        """Roles that second moments have to serve: a variant's own, or, of the pair's, all that the
+        mapping and the variants that read those ask for.
         """
-        names = [variant] if variant else ["", *self.content["variants"]]
+        readers = [
+            name
+            for name in self.content["variants"]
+            if {"moments", "outputs"} & set(methods.needs(self.method(name)))
+            and "/variants/" not in self.home("", name, "moments")
+        ]
+        names = [variant] if variant else ["", *readers]
         asked = {role for name in names for role in self.mapping(name)["modules"]}
         return [role for role in ROLES if role in asked]
 
@@ -263,9 +269,11 @@ def _form(schema: Mapping[str, Any]) -> str:
     """One of the forms that a value may have, in words."""
     if "const" in schema:
         return str(schema["const"])
-    words = {"string": "a path", "object": "a data set as {dataset: …}", "number": "a number"}
+    words = {"string": "a path", "object": "a data set as {dataset: …}", "number": "a number",
+             "integer": "a whole number"}  # fmt: skip
     above = f" above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else ""
-    return words.get(schema["type"], f"type {schema['type']}") + above
+    least = f" of at least {schema['minimum']}" if "minimum" in schema else ""
+    return words.get(schema["type"], f"type {schema['type']}") + above + least
 
 
 def _short(value: Any) -> str:

@@ -106,9 +106,16 @@ def test_moments_serve_every_mapping_that_may_read_them(minimal):
     sections = {"calibration": {"texts": "t"}, "mapping": {"modules": ["v", "q"]}}
     config = load({**minimal, **sections}, SCHEMAS)
     assert config.summed_modules() == ["q", "v"]
+    variants["heads"] = {"method": "lorasuite", "mapping": {"modules": ["gate"]}}  # reads none
     config = load({**minimal, **sections, "variants": variants}, SCHEMAS)
-    assert config.summed_modules() == ["q", "k", "v", "down"]
+    assert config.summed_modules() == ["q", "v", "down"]  # those of "own" have a file of their own
     assert config.summed_modules("own") == ["k"]
+
+
+@pytest.mark.parametrize("asked", [3, -1, 5.5])
+def test_how_many_prompts_there_may_be_is_told(minimal, asked):
+    with pytest.raises(LoraportError, match="Expected: 0, or a whole number of at least 5"):
+        load({**minimal, "calibration": {"texts": "t"}, "mapping": {"prompts": asked}}, SCHEMAS)
 
 
 def test_a_variant_has_output_maps_of_its_own_where_it_makes_others(minimal):

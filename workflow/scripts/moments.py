@@ -34,6 +34,7 @@ with job(snakemake) as log:
                     write_layer(file, layer, old_layer, each)
                 if pairs is not passes[-1]:
                     kept.save(pairs, found, len(batches))
+                del found, each  # the next ones take as much
     kept.remove()
     tokens, layers = sum(batch.rows[0].shape[1] for batch in batches), sum(map(len, passes))
     log.info("%d paired tokens, %d layer pairs, %d pass(es)", tokens, layers, len(passes))

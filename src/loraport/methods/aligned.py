@@ -11,8 +11,8 @@ fitted there. o and down write into the residual stream, which every later layer
 stream` their L is what those readers understand: with M the ridge map of the old stream from the
 new one behind the module, `L = Mᵀ(M Mᵀ + λ I)⁻¹`. A ridge map that predicts a share of its target's
 variance carries too little: the R of a layer are multiplied by `γ = s^(-3/4)`, s the mean of their
-shares on held-out texts, 1 where both models have one function (docs/aligned.md). No head is
-matched, and the rank of the update stays. O(width³) a site.
+shares on held-out texts over the sites that `modules` read, 1 where both models have one function
+(docs/aligned.md). No head is matched, and the rank of the update stays. O(width³) a site.
 """
 
 from collections.abc import Iterator
