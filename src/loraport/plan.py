@@ -51,13 +51,13 @@ def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     held = (
         4 * wide[0] * (old.hidden + new.hidden) + 4 * wide[1] * new.hidden + 5 * wide[0] * wide[1]
     )
-    work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * new.layers
+    work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * min(old.layers, new.layers)
     return (held + 2 * old.hidden * new.hidden) * DOUBLE, work / FLOPS
 
 
 def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
-    work = 4 * waist * (old.hidden + new.hidden) * 3 * new.layers
+    work = 4 * waist * (old.hidden + new.hidden) * 3 * min(old.layers, new.layers)
     return 6 * waist * DOUBLE, work / FLOPS
 
 
@@ -80,7 +80,7 @@ def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     cubes = sum(
         d.intermediate**3 + 7 * max(d.hidden, d.heads * d.head_dim) ** 3 for d in (old, new)
     )
-    return size, 40 * cubes * new.layers / FLOPS * one / size
+    return size, 40 * cubes * min(old.layers, new.layers) / FLOPS * one / size
 
 
 def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def _model_merged(new: Dimensions) -> tuple[float, float]:
 
 
 def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    sums = _site_sums(old, new) * new.layers
+    sums = _site_sums(old, new) * min(old.layers, new.layers)
     models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
     caught = 4096 * SINGLE * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
     return models + min(sums, 8 << 30) + caught, 600 + 2 * PAIRED * sums / DOUBLE / 2 / FLOPS
@@ -135,7 +135,7 @@ def _adapter_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     sums = sum(o * n + n * n for o, n in read)
     sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
     fits = 20 * sum(o**3 + n**3 for o, n in read)
-    seconds = (2 * PAIRED * sums + fits) * new.layers / FLOPS
+    seconds = (2 * PAIRED * sums + fits) * min(old.layers, new.layers) / FLOPS
     return size, 600 + sum(bases) * SINGLE / 2e8 + runs + seconds
 
 

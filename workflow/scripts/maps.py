@@ -18,7 +18,7 @@ with job(snakemake) as log:
     device = pick_device(params.settings["device"])
     workers = layers_at_once(snakemake, device, old.dims, new.dims)
     pair = open_pair(old, new, inputs, dict(params.settings), device, workers=workers)
-    total = new.dims.layers * len(params.settings["modules"])
+    total = (len(pair.path) or new.dims.layers) * len(params.settings["modules"])
     made = counted(make_maps(params.method, pair), total, "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)
     log.info("maps by %s for %s", params.method, ", ".join(params.settings["modules"]))
