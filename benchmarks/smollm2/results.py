@@ -21,7 +21,7 @@ from asked import BUILT, ROOT, settings
 from loraport import compare, config, contenders
 from loraport.artifacts import read_json
 from loraport.measure import versions
-from loraport.scores import Interval, bootstrap, difference
+from loraport.scores import bootstrap, difference
 
 Row = dict[str, Any]
 
@@ -40,20 +40,16 @@ def table(
     for row, entry in zip(rows, every, strict=True):
         held = np.array(items[id(entry)])
         if len(held):
-            row |= _named("worked", bootstrap(held.mean(axis=0)))
+            row |= starts.named("worked", bootstrap(held.mean(axis=0)))
         if len(held) and len(matched) and entry["method"]:
             count = len(held) if row["stage"] == "finetuned" else len(matched)
             beside = np.mean(matched[:count], axis=0)  # of the same seeds
-            row |= _named("worked_difference", difference(held.mean(axis=0), beside))
+            row |= starts.named("worked_difference", difference(held.mean(axis=0), beside))
     return rows
 
 
 def _folders(entry: Row) -> list[str]:
     return [run["adapter"] or "bare" for run in entry["runs"]]
-
-
-def _named(name: str, found: Interval) -> Row:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def likelihoods(folder: Path, pair: str, app: str) -> dict[str, list[float]]:

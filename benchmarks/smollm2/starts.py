@@ -79,14 +79,14 @@ def table(asked: config.Config, found: Groups) -> list[Row]:
         for key in ("score", "nll", "worked"):
             mine = {seed: items[key] for seed, items in runs.items() if key in items}
             if mine:
-                row |= _named(key, bootstrap(_mean(mine, mine)))
+                row |= named(key, bootstrap(_mean(mine, mine)))
             for short, other in against.items():
                 theirs = {s: each[key] for s, each in found.get(other, {}).items() if key in each}
                 seeds = [seed for seed in mine if seed in theirs] if "" not in mine else [""]
                 others = seeds if "" not in mine else list(theirs)
                 if name != other and theirs and seeds:
                     gap = difference(_mean(mine, seeds), _mean(theirs, others))
-                    row |= _named(f"{key}_less_{short}", gap)
+                    row |= named(f"{key}_less_{short}", gap)
         rows.append(row)
     return rows
 
@@ -100,7 +100,8 @@ def _mean(each: Mapping[str, np.ndarray], seeds: Any) -> np.ndarray:
     return np.mean([each[seed] for seed in seeds], axis=0)
 
 
-def _named(name: str, found: Interval) -> Row:
+def named(name: str, found: Interval) -> Row:
+    """A mean with its interval, as columns of a row."""
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
@@ -126,9 +127,9 @@ def held_out(files: Sequence[Path]) -> dict[str, dict[str, Row]]:
     for name, each in sorted(nats.items(), key=lambda row: (", " in row[0], row[0])):
         default = name.partition(", ")[0] if ", " in name else "aligned"
         for app, items in each.items():
-            row = _named("nats", bootstrap(items))
+            row = named("nats", bootstrap(items))
             if name != default and app in nats.get(default, {}):
                 row |= {"from": default}
-                row |= _named("less", difference(items, nats[default][app]))
+                row |= named("less", difference(items, nats[default][app]))
             table.setdefault(name, {})[app] = row
     return table

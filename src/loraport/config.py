@@ -109,21 +109,16 @@ class Config:
             name
             for name in self.content["variants"]
             if {"moments", "outputs"} & set(methods.needs(self.method(name)))
-            and "/variants/" not in self.home("", name, "moments")
+            and not self._has_own(name, "moments")
         ]
         names = [variant] if variant else ["", *readers]
         asked = {role for name in names for role in self.mapping(name)["modules"]}
         return [role for role in ROLES if role in asked]
 
     def home(self, pair: str, name: str, artifact: str) -> str:
-        """Folder of an artifact of a pair's mapping: a variant's own where it makes another one.
-
-        Settings that only a method reads (methods.settings) lead to other maps, not to another
-        mapping.
-        """
-        own = self._changed(name) - set(methods.settings(self.method(name)))
+        """Folder of an artifact of a pair's mapping: a variant's own where it makes another one."""
         folder = f"artifacts/{pair}"
-        return f"{folder}/variants/{name}" if own & DEPENDS_ON[artifact] else folder
+        return f"{folder}/variants/{name}" if self._has_own(name, artifact) else folder
 
     def outputs_of(self, name: str) -> str:
         """Whose output maps a method or variant reads: its own where it makes others; or empty."""
@@ -132,6 +127,15 @@ class Config:
             return ""
         read = DEPENDS_ON["moments"] | set(methods.output_settings(base))
         return name if self._changed(name) & read else base
+
+    def _has_own(self, name: str, artifact: str) -> bool:
+        """Whether a variant makes an artifact of the mapping that is not the pair's.
+
+        Settings that only a method reads (methods.settings) lead to other maps, not to another
+        mapping.
+        """
+        own = self._changed(name) - set(methods.settings(self.method(name)))
+        return bool(own & DEPENDS_ON[artifact])
 
     def _changed(self, name: str) -> set[str]:
         """The mapping settings of which a variant has its own."""

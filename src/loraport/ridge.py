@@ -12,6 +12,7 @@ GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
 # where a map with the ridge SLIGHT has a held-out error below EXACT, one model is taken for the
 # other one rewritten; between float32 activations of such models it is about 1e-12
 SLIGHT, EXACT = 1e-9, 1e-6
+LEAST = 0.1  # that a share is taken for
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Fit:
     ridge: float
     error: float
     rank: int
+
+    @property
+    def share(self) -> float:
+        """Of its target's variance, what the map predicts on the held-out part."""
+        return max(1 - self.error, LEAST)
 
 
 class Path:

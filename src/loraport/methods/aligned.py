@@ -34,7 +34,6 @@ SETTINGS = ("ridge", "prior", "writes")
 OUTPUT_RIDGE = 1.0
 STREAM_RIDGE = 1e-3  # of the map that reads the stream, and of its inverse
 GAIN = 0.75  # γ is the mean share of their inputs that a layer's R predict, to the power of -GAIN
-LEAST = 0.1  # that a share is taken for
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -65,7 +64,7 @@ def _layer(pair: Pair, layer: int) -> dict[str, tuple[Term, dict[str, float]]]:
         parts = moments[site]
         right[site] = fit_parts(reading, parts, settings["ridge"], settings["prior"])
         tokens[site] = sum(part.count for part in parts)
-    gain = mean(max(1 - fit.error, LEAST) for fit in right.values()) ** -GAIN
+    gain = mean(fit.share for fit in right.values()) ** -GAIN
     found = {}
     for role in mapped:
         read, write = READS[role], _written(role, pair)

@@ -35,7 +35,6 @@ OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
 GAIN = 0.75  # γ is the share of the stream's variance that L_s predicts, to the power of -GAIN
-LEAST = 0.1  # that the share is taken for
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -113,8 +112,7 @@ def _output(
         return left.matrix @ _tensor(weights.b, a)
     asked = pair.settings["ridge"]
     auto = asked == "auto"
-    share = max(1 - left.error, LEAST)
-    lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, share**-GAIN))
+    lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, left.share**-GAIN))
     thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
     return solve(thin, TARGET_RIDGE if auto else float(asked), auto) / weights.scale
 
