@@ -27,26 +27,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from loraport.activations import pooled_features, read_texts
-from loraport.adapter import read_adapter, write_adapter
-from loraport.answers import task_texts
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter, write_adapter
 from loraport.artifacts import write_json
-from loraport.audit import audit
-from loraport.cka import cka, hsic_sums
-from loraport.data import Example, encode, subset
-from loraport.device import pick_device
-from loraport.embedding import map_embedding
-from loraport.heads import match_layer, read_heads
-from loraport.layers import layer_path
-from loraport.maps import open_maps, write_maps
+from loraport.calibration.activations import pooled_features, read_texts
+from loraport.calibration.moments import layer_moments, make_batches
+from loraport.evaluation.statistics import bootstrap, difference
+from loraport.mapping.cka import cka, hsic_sums
+from loraport.mapping.embedding import map_embedding
+from loraport.mapping.heads import match_layer, read_heads
+from loraport.mapping.layers import layer_path
 from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs, per_adapter
-from loraport.models import attach, load_base
-from loraport.moments import layer_moments, make_batches
+from loraport.models.loading import attach, load_base
+from loraport.models.side import Side
+from loraport.models.spec import Model, open_model
 from loraport.provenance import versions
-from loraport.scores import bootstrap, difference
-from loraport.side import Side
-from loraport.spec import Model, open_model
-from loraport.transfer import carry
+from loraport.runtime.device import pick_device
+from loraport.training.data import Example, encode, subset
+from loraport.training.own_answers import task_texts
+from loraport.transfer.carry import carry
+from loraport.transfer.maps import open_maps, write_maps
 
 VALIDATION_SEED = 77
 MAPPING = {"modules": ["q", "k", "v", "o", "gate", "up", "down"], "wi": "code", "ridge": "auto",

@@ -30,8 +30,8 @@ import psutil
 from safetensors.numpy import load_file, save_file
 
 from loraport.artifacts import write_json
-from loraport.job import last_record
 from loraport.provenance import versions
+from loraport.runtime.job import last_record
 
 PROJECT = Path(__file__).resolve().parents[1]
 NANO = PROJECT / "resources" / "nano"

@@ -15,8 +15,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from loraport.artifacts import identities, write_h5
-from loraport.spec import load_spec
-from loraport.weights import save_tensors
+from loraport.models.spec import load_spec
+from loraport.models.weights import save_tensors
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ATTENTION = ("q", "k", "v", "o")

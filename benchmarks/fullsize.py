@@ -18,8 +18,8 @@ from typing import Any
 import table
 from pipeline import ROLES, Pipeline, machine
 
-from loraport import plan
-from loraport.architectures import Dimensions
+from loraport.models.families import Dimensions
+from loraport.planning import needs
 
 EXAMPLES, WORDS = 512, 128  # calibration texts and their words, a token each
 RANK = 32
@@ -79,7 +79,7 @@ def plans(pair: str) -> dict[str, dict[str, int]]:
     """Rule -> what the workflow asks a scheduler for, at the pair's whole size."""
     models = [dimensions(sizes(pair, side, 1, None)) for side in ("old", "new")]
     return {rule: {"mib": mib, "minutes": minutes}
-            for rule, mib, minutes in plan.table(*models)}  # fmt: skip
+            for rule, mib, minutes in needs.table(*models)}  # fmt: skip
 
 
 def make_models(run: Pipeline, options: argparse.Namespace, layers: int | None) -> None:

@@ -30,13 +30,21 @@ from pipeline import busy_seconds, machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loraport.artifacts import sha256, write_h5
-from loraport.maps import write_maps
-from loraport.memory import peak_mib
+from loraport.calibration.moments import (
+    PARTS,
+    Moments,
+    needed,
+    read_moments,
+    site_bytes,
+    width,
+    write_layer,
+)
 from loraport.methods import Pair, make_maps
-from loraport.moments import PARTS, Moments, needed, read_moments, site_bytes, width, write_layer
-from loraport.plan import fit_bytes
+from loraport.models.spec import Model, open_model
+from loraport.planning.needs import fit_bytes
 from loraport.provenance import versions
-from loraport.spec import Model, open_model
+from loraport.runtime.memory import peak_mib
+from loraport.transfer.maps import write_maps
 
 ROWS = {"fit": 4, "held": 1}  # times the hidden size
 SETTINGS: dict[str, Any] = {

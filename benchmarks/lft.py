@@ -5,14 +5,13 @@
 Starts: an adapter from nothing on the same places (`scratch`), and the old model's adapter carried
 by each method. Sets: examples with their answers `given`, or with `own` ones, those that the old
 model with its adapter writes to the same prompts (empty and cut ones are left out and counted).
-Every cell (app, start, answers, examples, learning rate, seed) is trained by loraport.train with
-config.yaml's other settings, and scored on the app's test items: exact match by greedy decoding,
-and the answers' negative log-likelihood in nats. A seed draws the small set and orders it, the same
-for every start: from the whole training set, or by `--draw-from calibration` from the prompts that
-the maps of one adapter are fitted on, so that no start has seen a prompt that another has not.
-Cells that the output file already has are not run again, and a call may be stopped at any time.
-`--toy` runs a small corner, to see that all is there.
-"""
+Every cell (app, start, answers, examples, learning rate, seed) is trained by
+loraport.training.train with config.yaml's other settings, and scored on the app's test items: exact
+match by greedy decoding, and the answers' negative log-likelihood in nats. A seed draws the small
+set and orders it, the same for every start: from the whole training set, or by `--draw-from
+calibration` from the prompts that the maps of one adapter are fitted on, so that no start has seen
+a prompt that another has not. Cells that the output file already has are not run again, and a call
+may be stopped at any time. `--toy` runs a small corner, to see that all is there."""
 
 import argparse
 import itertools
@@ -30,17 +29,17 @@ import numpy as np
 import torch
 from aligned import METHODS, answer_nll, carried_by, examples, make_pair, read_rows
 
-from loraport.activations import read_texts
-from loraport.answers import own_examples, write_answers
 from loraport.artifacts import write_json
-from loraport.data import Example, subset
-from loraport.device import pick_device
-from loraport.models import attach, load_base
+from loraport.calibration.activations import read_texts
+from loraport.evaluation.statistics import bootstrap, difference
+from loraport.models.loading import attach, load_base
+from loraport.models.spec import open_model
 from loraport.provenance import versions
-from loraport.scores import bootstrap, difference
-from loraport.spec import open_model
-from loraport.starts import fresh_like
-from loraport.train import Settings, train_lora
+from loraport.runtime.device import pick_device
+from loraport.training.data import Example, subset
+from loraport.training.own_answers import own_examples, write_answers
+from loraport.training.starts import fresh_like
+from loraport.training.train import Settings, train_lora
 
 STARTS = {
     "lorasuite": "lorasuite (paper)",

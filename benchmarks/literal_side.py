@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import literal  # noqa: E402
 
-from loraport.adapter import read_adapter  # noqa: E402
+from loraport.adapters.files import read_adapter  # noqa: E402
 from loraport.artifacts import read_json  # noqa: E402
-from loraport.spec import open_model  # noqa: E402
+from loraport.models.spec import open_model  # noqa: E402
 
 ROLES = literal.ROLES
 

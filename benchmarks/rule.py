@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from loraport.job import last_record
+from loraport.runtime.job import last_record
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from loraport.tokens import Vocabulary, byte_alphabet, overlap, read_vocabulary
+from loraport.models.tokens import Vocabulary, byte_alphabet, overlap, read_vocabulary
 
 SIZE = 2000
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -26,9 +26,9 @@ def train(app: str, out: Path, count: int, device_map: str, steps: int) -> dict[
     """One training in this process; what it used and what came of it."""
     import torch
 
-    from loraport import gpus
-    from loraport.data import read
-    from loraport.train import Settings, train_lora
+    from loraport.runtime import gpus
+    from loraport.training.data import read
+    from loraport.training.train import Settings, train_lora
 
     with gpus.held(count) as mine:
         begun = time.time()

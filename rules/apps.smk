@@ -1,5 +1,5 @@
 # Look-ups for the rules that train and score an app's adapters; there are no rules here.
-from loraport import stages
+from loraport.planning import stages
 
 SHOW_FAILURES = CONFIG.content["report"]["failures"] == "show"
 
@@ -114,7 +114,7 @@ def adapter_inputs(adapters):
 def size(section, part):
     """Function of a rule's inputs: MiB (part 0) or minutes (part 1) to ask for."""
     return (
-        lambda wildcards, input, attempt: stages.need(*plan.read(input), CONFIG.content[section])[
+        lambda wildcards, input, attempt: stages.need(*needs.read(input), CONFIG.content[section])[
             part
         ]
         * attempt

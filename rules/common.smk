@@ -9,11 +9,13 @@ from pathlib import Path
 from snakemake.logging import logger
 from snakemake.sourcecache import LocalSourceFile
 
-from loraport import faults, methods, plan, preflight
-from loraport import config as configuration
+from loraport.runtime import faults
+from loraport import methods
+from loraport.planning import needs, preflight
+from loraport.planning import config as configuration
 from loraport.artifacts import atomic
 from loraport.errors import LoraportError
-from loraport.places import Places
+from loraport.planning.places import Places
 from loraport.provenance import code_hash, versions
 
 HERE = workflow.current_basedir  # of this workflow, also where another one uses it as a module
@@ -299,12 +301,12 @@ def vocabulary_inputs(wildcards):
 
 def memory(rule):
     """Function of a rule's inputs: the memory to ask for, in MiB, more with each attempt."""
-    return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[0] * attempt
+    return lambda wildcards, input, attempt: needs.need(rule, *needs.read(input))[0] * attempt
 
 
 def minutes(rule):
     """Function of a rule's inputs: the wall time to ask for, in minutes."""
-    return lambda wildcards, input, attempt: plan.need(rule, *plan.read(input))[1] * attempt
+    return lambda wildcards, input, attempt: needs.need(rule, *needs.read(input))[1] * attempt
 
 
 def maps_need(part):
@@ -314,7 +316,7 @@ def maps_need(part):
 
     def need(wildcards, input, attempt):
         kind = "fitted_maps" if hasattr(input, "moments") else "maps"
-        return plan.need(kind, *plan.read(input))[part] * attempt
+        return needs.need(kind, *needs.read(input))[part] * attempt
 
     return need
 
@@ -325,7 +327,7 @@ def spec_need(part):
     def need(wildcards, attempt):
         source = CONFIG.model(wildcards.model)["source"]
         dims = told(preflight.dimensions)(source)
-        return (plan.need("spec", dims) if dims else (8000, 120))[part] * attempt
+        return (needs.need("spec", dims) if dims else (8000, 120))[part] * attempt
 
     return need
 

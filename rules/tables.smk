@@ -1,5 +1,6 @@
 # Look-ups for the rules that make tables, plots and sweeps; there are no rules here.
-from loraport import advice, contenders, rows, sweeps
+from loraport.report import advice
+from loraport.planning import contenders, rows, sweeps
 
 
 def table_rows(wildcards):

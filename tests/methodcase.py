@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from loraport.adapter import LoraWeights, audit, read_adapter, write_adapter
+from loraport.adapters.files import LoraWeights, audit, read_adapter, write_adapter
 from loraport.artifacts import write_h5
-from loraport.maps import open_maps, write_maps
+from loraport.calibration.moments import LayerMoments, layer_moments, make_batches
+from loraport.mapping.pair import read_outputs, write_outputs
 from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs
-from loraport.models import attach, load_base
-from loraport.moments import LayerMoments, layer_moments, make_batches
-from loraport.pair import read_outputs, write_outputs
-from loraport.side import Side
-from loraport.spec import open_model
-from loraport.transfer import carry
+from loraport.models.loading import attach, load_base
+from loraport.models.side import Side
+from loraport.models.spec import open_model
+from loraport.transfer.carry import carry
+from loraport.transfer.maps import open_maps, write_maps
 
 ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
 SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes",

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from loraport import config, stages
 from loraport.artifacts import identities, identity
-from loraport.evaluate import Settings, Stage, score_stages
-from loraport.spec import Model, load_spec
+from loraport.evaluation.evaluate import Settings, Stage, score_stages
+from loraport.models.spec import Model, load_spec
+from loraport.planning import config, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (ROOT / "config" / "config.yaml", Path(__file__).with_name("config.yaml"))

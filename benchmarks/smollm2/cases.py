@@ -1,6 +1,6 @@
 """Measured cases for the advice (`loraport.advice`), from benchmarks/results/smollm2.json.
 
-    python benchmarks/smollm2/cases.py [--results FILE] [--folder src/loraport/measured]
+    python benchmarks/smollm2/cases.py [--results FILE] [--folder src/loraport/report/measured]
 
 What a method kept is told by the nats of worked answers, where they were measured for the bare new
 model and for LoRA(full): the sets' own gold is a bare number or letter here (`likelihood.py`).
@@ -13,8 +13,8 @@ from typing import Any
 
 from asked import ROOT
 
-from loraport import advice
 from loraport.artifacts import atomic
+from loraport.report import advice
 
 RESULTS = ROOT / "benchmarks" / "results" / "smollm2.json"
 BY = "benchmarks/smollm2/run.sh"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from asked import a_third, few_folder, new_model, score, settings
 
-from loraport import config, stages
-from loraport.data import read
-from loraport.starts import Fresh, fresh_like
-from loraport.train import Settings, train_lora
+from loraport.planning import config, stages
+from loraport.training.data import read
+from loraport.training.starts import Fresh, fresh_like
+from loraport.training.train import Settings, train_lora
 
 SCRATCH = "scratch"
 STARTS = (SCRATCH, "aligned", "sequential_generic", "aligned_sequential")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from loraport.artifacts import atomic
-from loraport.data import IGNORED, encode, read
-from loraport.models import attach, load_base
+from loraport.models.loading import attach, load_base
+from loraport.training.data import IGNORED, encode, read
 
 BATCH = 25
 LONGEST = 1024

@@ -2,10 +2,10 @@
 
     python benchmarks/smollm2/results.py [--likelihood FOLDER] [--out benchmarks/results/smollm2]
 
-Reads the score files below artifacts/ (`loraport.compare` makes the rows) and, where there are
-some, the likelihoods of worked answers (`likelihood.py`), {pair}.{app}.json or {pair}.{app}.*.json,
-and what `few.py`, `whole.py` and `settings.py` found. A seed that was not run is left out, and the
-table says how many there are.
+Reads the score files below artifacts/ (`loraport.report.compare` makes the rows) and, where there
+are some, the likelihoods of worked answers (`likelihood.py`), {pair}.{app}.json or
+{pair}.{app}.*.json, and what `few.py`, `whole.py` and `settings.py` found. A seed that was not run
+is left out, and the table says how many there are.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import numpy as np
 import starts
 from asked import BUILT, ROOT, settings
 
-from loraport import compare, config, contenders
 from loraport.artifacts import read_json
-from loraport.measure import versions
-from loraport.scores import bootstrap, difference
+from loraport.evaluation.statistics import bootstrap, difference
+from loraport.planning import config, contenders
+from loraport.report import compare
+from loraport.runtime.measure import versions
 
 Row = dict[str, Any]
 

@@ -25,13 +25,13 @@ from likelihood import LONGEST, nll
 sys.path.append(str(ROOT / "benchmarks"))
 import aligned
 
-from loraport import config, stages
 from loraport.artifacts import atomic
-from loraport.data import encode, read
-from loraport.device import pick_device
-from loraport.models import attach, load_base
-from loraport.pair import open_pair
-from loraport.texts import read_texts
+from loraport.calibration.texts import read_texts
+from loraport.mapping.pair import open_pair
+from loraport.models.loading import attach, load_base
+from loraport.planning import config, stages
+from loraport.runtime.device import pick_device
+from loraport.training.data import encode, read
 
 PLAIN = [
     "lorasuite (norm)",

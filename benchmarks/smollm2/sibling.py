@@ -21,8 +21,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from loraport.activations import read_texts
 from loraport.artifacts import atomic
+from loraport.calibration.activations import read_texts
 
 GATES = ("gate_proj", "up_proj")
 

@@ -9,10 +9,10 @@ import numpy as np
 from asked import BUILT, a_third, adapters, few_folder
 from whole import METHODS
 
-from loraport import config
 from loraport.artifacts import read_json
-from loraport.scores import Interval, bootstrap, difference
-from loraport.tables import weighted_items
+from loraport.evaluation.statistics import Interval, bootstrap, difference
+from loraport.planning import config
+from loraport.report.tables import weighted_items
 
 Row = dict[str, Any]
 Items = dict[str, np.ndarray]  # `score`, `nll`, `worked` -> a number an item, (n,)

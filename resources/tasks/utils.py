@@ -6,7 +6,7 @@ and, where the answer is one of a few words, `pattern`. Settings come from
 `TaskManager(metadata=…)`:
 
 data_dir : directory with `math/AddSub.test.json` and so on (LLM-Adapters' layout); else the hub
-template : how an instruction is put to the model, a name in `loraport.data.TEMPLATES`
+template : how an instruction is put to the model, a name in `loraport.training.data.TEMPLATES`
 revisions : source -> revision to read from the hub; a source that is not named: its newest
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from loraport.data import read_records, to_example
 from loraport.errors import LoraportError, words
+from loraport.training.data import read_records, to_example
 
 HERE = Path(__file__).parent
 LLM_ADAPTERS = "https://raw.githubusercontent.com/AGI-Edgerunners/LLM-Adapters"

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from . import commands
 from .errors import LoraportError
-from .faults import explained
+from .runtime.faults import explained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-FRAME = ("errors.py", "job.py", "memory.py")  # no number passes through: edits redo nothing
+# no number passes through: edits redo nothing
+FRAME = ("errors.py", "runtime/job.py", "runtime/memory.py")
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "safetensors", "h5py", "tokenizers")
 
 

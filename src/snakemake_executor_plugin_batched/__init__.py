@@ -1,7 +1,7 @@
 """Snakemake's own executor, but for light jobs: those share a Python that is already there.
 
 A rule says by its resource `batch` that its script is light. Each core then keeps one process
-(`loraport.batch`) that has imported what such scripts need, and runs them in forks of it.
+(`loraport.runtime.batch`) that has imported what such scripts need, and runs them in forks of it.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from .scripts import is_light, write_script
 
 common_settings = local.common_settings
 # -P: no file of the user's working directory stands for a module
-COMMAND = ("-P", "-m", "loraport.batch")
+COMMAND = ("-P", "-m", "loraport.runtime.batch")
 
 
 class Worker:

@@ -2,7 +2,7 @@
 
 A rule says by its resource `batch` how many of its jobs may. They stay jobs of their own to
 Snakemake, with their own targets, logs, failures and retries; Slurm gets one job that starts
-Python once (`loraport.batch`) and runs their scripts one after another.
+Python once (`loraport.runtime.batch`) and runs their scripts one after another.
 """
 
 import shlex

@@ -16,8 +16,8 @@ import yaml
 from safetensors.numpy import load_file, save_file
 from workdir import CONFIG, PROJECT
 
-from loraport import preflight
-from loraport.config import load
+from loraport.planning import preflight
+from loraport.planning.config import load
 
 SCHEMAS = PROJECT / "workflow" / "schemas"
 MARK = "MARK"  # the file that anything which runs what it should not would make

@@ -87,9 +87,9 @@ CASES: Cases = {
     "a config of endless depth": Case(
         lambda root: (root / CONFIG).write_text("[" * 100_000), ("config.json cannot be read",)
     ),
-    "an unknown family": Case(_config(model_type="mystery"), ("architectures/", "'mystery'")),
-    "a family that is a list": Case(_config(model_type=["llama"]), ("architectures/",)),
-    "no family": Case(_config(model_type=...), ("architectures/", "None")),
+    "an unknown family": Case(_config(model_type="mystery"), ("families/", "'mystery'")),
+    "a family that is a list": Case(_config(model_type=["llama"]), ("families/",)),
+    "no family": Case(_config(model_type=...), ("families/", "None")),
     "no hidden size": Case(_config(hidden_size=...), ("hidden", "old")),
     "no number of layers": Case(_config(num_hidden_layers=...), ("layers",)),
     "a size that is text": Case(_config(hidden_size="32"), ("no usable hidden", "'32'")),
@@ -110,7 +110,7 @@ CASES: Cases = {
     "quantised": Case(
         _config(quantization_config={"quant_method": "gptq"}), ("quantised", "'gptq'")
     ),
-    "remote code is wanted": Case(remote_code, ("architectures/", "'evil'")),
+    "remote code is wanted": Case(remote_code, ("families/", "'evil'")),
     "cut short": Case(_content(lambda content: content[:-100]), NOT_WHOLE),
     "no bytes": Case(_content(lambda content: b""), NOT_WHOLE),
     "a header of absurd length": Case(_content(lambda c: b"\xff" * 8 + c[8:]), NOT_WHOLE),

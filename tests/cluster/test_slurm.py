@@ -18,9 +18,9 @@ import pytest
 import slurm
 from toy import Toy
 
-from loraport import plan
-from loraport.architectures import Dimensions
-from loraport.job import last_record
+from loraport.models.families import Dimensions
+from loraport.planning import needs
+from loraport.runtime.job import last_record
 
 PROJECT = Path(__file__).parents[2]
 FULL = os.environ.get("FULL") == "1"
@@ -127,7 +127,7 @@ def test_memory_time_cores_and_gpus_are_the_rules_own(through_slurm):
             for version in ("v1", "v2")
         )
     ]
-    memory, minutes = plan.need("maps", *models)
+    memory, minutes = needs.need("maps", *models)
     (job,) = (job for job in through_slurm.jobs.values() if "rule_maps" in job["Comment"])
     assert job["MinMemory"] == f"{memory}M"
     assert job["TimeLimit"] in (f"{minutes}:00", f"0:{minutes:02}:00")

@@ -30,11 +30,11 @@ from bad_inputs import (
 from workdir import PROJECT, Workdir
 
 from loraport import methods
-from loraport.data import read
 from loraport.errors import LoraportError
-from loraport.models import attach, load_base
-from loraport.spec import describe
-from loraport.tokens import read_vocabulary
+from loraport.models.loading import attach, load_base
+from loraport.models.spec import describe
+from loraport.models.tokens import read_vocabulary
+from loraport.training.data import read
 
 ADAPTER = "artifacts/p/a/lora_transferred"
 PLANNED = {

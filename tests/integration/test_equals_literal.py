@@ -12,8 +12,8 @@ import torch
 from inprocess import PairRun
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from loraport.cka import cka, hsic_sums
-from loraport.layers import best_path
+from loraport.mapping.cka import cka, hsic_sums
+from loraport.mapping.layers import best_path
 
 # the published rule leaves W_h out at equal hidden sizes; the authors' code computes it there too
 SETTINGS = [(shape, "auto") for shape in pico.SHAPES]

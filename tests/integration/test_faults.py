@@ -20,14 +20,14 @@ from faults import Run
 from inprocess import PairRun
 from workdir import PROJECT, Workdir
 
-from loraport.adapter import read_adapter
+from loraport.adapters.files import read_adapter
 from loraport.artifacts import sha256
 from loraport.errors import LoraportError
-from loraport.faults import told_of_killed
-from loraport.job import job, last_record
-from loraport.models import attach, load_base
-from loraport.preflight import check_writable
-from loraport.weights import TensorFile
+from loraport.models.loading import attach, load_base
+from loraport.models.weights import TensorFile
+from loraport.planning.preflight import check_writable
+from loraport.runtime.faults import told_of_killed
+from loraport.runtime.job import job, last_record
 
 NANO = PROJECT / "resources/nano/adapters"
 

@@ -12,7 +12,7 @@ from inprocess import PairRun
 from workdir import CONFIG, PROJECT, Workdir
 
 from loraport.artifacts import check_weights, read_json
-from loraport.weights import TensorFile
+from loraport.models.weights import TensorFile
 
 VALUES = {
     "model": ("old",),

@@ -15,7 +15,7 @@ import pytest
 from hub import serving
 from workdir import PROJECT, Workdir
 
-from loraport.spec import describe
+from loraport.models.spec import describe
 
 NEEDED = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
           "tokenizer_config.json"]  # fmt: skip
@@ -167,14 +167,14 @@ def test_a_data_set_is_read_as_its_card_lays_it_out(hub):
     about = {"hub": "maker/arc", "name": "easy", "set": "x", "split": "train"}
     pinned = {"revisions": {"maker/arc": hub.commits["arc"]}}
     found = call(
-        ["loraport.activations", "load_texts", [texts, 7]],
-        ["loraport.data", "read", ["maker/sums"], {"name": "main", "revision": "main"}],
-        ["loraport.data", "read", ["maker/sums"], {"revision": hub.commits["sums"]}],
-        ["loraport.activations", "load_texts", [{**texts, "revision": "v9"}, 7]],
-        ["loraport.activations", "load_texts", [{**texts, "column": "words"}, 7]],
-        ["loraport.activations", "load_texts", [{**texts, "dataset": "maker/none"}, 7]],
-        ["loraport.data", "read", ["maker/sums"], {"revision": "v9"}],
-        ["loraport.data", "read", ["maker/none"]],
+        ["loraport.calibration.activations", "load_texts", [texts, 7]],
+        ["loraport.training.data", "read", ["maker/sums"], {"name": "main", "revision": "main"}],
+        ["loraport.training.data", "read", ["maker/sums"], {"revision": hub.commits["sums"]}],
+        ["loraport.calibration.activations", "load_texts", [{**texts, "revision": "v9"}, 7]],
+        ["loraport.calibration.activations", "load_texts", [{**texts, "column": "words"}, 7]],
+        ["loraport.calibration.activations", "load_texts", [{**texts, "dataset": "maker/none"}, 7]],
+        ["loraport.training.data", "read", ["maker/sums"], {"revision": "v9"}],
+        ["loraport.training.data", "read", ["maker/none"]],
         ["utils", "letters", [], {**about, **pinned}],
     )
     assert found[0] == WORDY[:7]
@@ -200,10 +200,10 @@ def test_an_adapter_is_fetched_at_its_revision(hub, tmp_path):
     hub.publish("maker/pickled", tmp_path)
     commit = hub.commits["adapter"]
     found = call(
-        ["loraport.spec", "adapter_directory", ["maker/adapter"]],
-        ["loraport.spec", "adapter_directory", [f"maker/adapter@{commit}"]],
-        ["loraport.spec", "adapter_directory", ["maker/adapter@v9"]],
-        ["loraport.spec", "adapter_directory", ["maker/pickled"]],
+        ["loraport.models.spec", "adapter_directory", ["maker/adapter"]],
+        ["loraport.models.spec", "adapter_directory", [f"maker/adapter@{commit}"]],
+        ["loraport.models.spec", "adapter_directory", ["maker/adapter@v9"]],
+        ["loraport.models.spec", "adapter_directory", ["maker/pickled"]],
     )
     assert found[0] == found[1]
     assert Path(found[0]).name == commit
@@ -214,8 +214,8 @@ def test_an_adapter_is_fetched_at_its_revision(hub, tmp_path):
     assert hub.files_of("maker/pickled") == ["adapter_config.json"]
     away = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     known, new = call(
-        ["loraport.spec", "resolve", ["maker/adapter", "", ], {"patterns": ["adapter*"]}],
-        ["loraport.spec", "resolve", ["maker/none"]],
+        ["loraport.models.spec", "resolve", ["maker/adapter", "", ], {"patterns": ["adapter*"]}],
+        ["loraport.models.spec", "resolve", ["maker/none"]],
         **away,
     )  # fmt: skip
     assert known[1] == commit  # what was fetched before stands in while the hub is away
@@ -331,7 +331,7 @@ def test_a_data_set_that_breaks_off_is_told_and_read_by_the_next_run(hub, tmp_pa
     rows = [{"question": "1 + 1?", "answer": "Two.\n#### 2"}]
     hub.publish("maker/broken", data_set(tmp_path / "broken", main=rows), kind="datasets")
     hub.breaks.add("main/train-00000-of-00001.parquet")
-    asked = ["loraport.data", "read", ["maker/broken"]]
+    asked = ["loraport.training.data", "read", ["maker/broken"]]
     (cut,) = call(asked)
     (away,) = call(asked, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty"))
     hub.breaks.clear()

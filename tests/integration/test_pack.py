@@ -15,8 +15,8 @@ from workdir import CONFIG, PROJECT
 
 from loraport import cli
 from loraport.artifacts import sha256
+from loraport.commands._archive import MANIFEST, pack, unpack
 from loraport.errors import LoraportError
-from loraport.pack import MANIFEST, pack, unpack
 
 PLACES = {
     "old_spec.json": "models/old/spec.json",

@@ -6,8 +6,8 @@ import pico
 import pytest
 from workdir import PROJECT, Workdir
 
-from loraport.render import read_csv
-from loraport.sweeps import STAGES
+from loraport.planning.sweeps import STAGES
+from loraport.report.render import read_csv
 
 pytestmark = pytest.mark.slow
 PAGE = "artifacts/p/run.html"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from workdir import CONFIG, PROJECT, Workdir
 
-from loraport.job import last_record
-from loraport.places import Places
+from loraport.planning.places import Places
+from loraport.runtime.job import last_record
 
 TARGET = "artifacts/p/a/lora_transferred"
 TARGETS = (TARGET, "artifacts/p/moments.h5")

@@ -14,10 +14,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from workdir import PROJECT
 
-from loraport import config as configuration
-from loraport import oneoff
 from loraport.cli import main
+from loraport.commands import _one_run
 from loraport.errors import LoraportError
+from loraport.planning import config as configuration
 
 SMALL = ["--set", "calibration.examples=40", "--set", "mapping.minibatch=8", "--cores", "2"]
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21]])
@@ -92,7 +92,7 @@ def test_a_setting_makes_a_merged_model_of_every_adapter(carried):
     assert re.search(r"^model_merged +[12]$", done.stdout + done.stderr, re.M)
 
 
-REQUEST = oneoff.Request(
+REQUEST = _one_run.Request(
     "models/a b", "owner/Model-2", (Path("x/tables"), Path("y/one"), Path("z/one")), ()
 )
 
@@ -100,17 +100,17 @@ REQUEST = oneoff.Request(
 def test_names_are_such_that_the_workflow_takes_them():
     assert REQUEST.models == {"old": "a_b", "new": "Model-2"}
     assert REQUEST.apps == ["tables_2", "one", "one_2"]
-    same = oneoff.Request("v1/model", "v2/model", (), ())
+    same = _one_run.Request("v1/model", "v2/model", (), ())
     assert same.models == {"old": "model", "new": "model_new"}
-    assert oneoff.plain_name("../…") != ""
+    assert _one_run.plain_name("../…") != ""
 
 
 def test_the_configuration_is_one_that_the_workflow_takes(tmp_path):
     table = tmp_path / "adapters.tsv"
     table.write_text("app\tmodel\tsource\ttask\none\ta_b\tx\t\n")
     settings = ("mapping.wh=identity", "calibration.examples=9", "variants.n.method=lorasuite")
-    request = oneoff.Request("a b", "o/n", (), (), known_as=("o/a",), settings=settings)
-    content = oneoff.configuration(request, PROJECT, table)
+    request = _one_run.Request("a b", "o/n", (), (), known_as=("o/a",), settings=settings)
+    content = _one_run.configuration(request, PROJECT, table)
     loaded = configuration.load(content, PROJECT / "workflow" / "schemas")
     assert loaded.content["mapping"]["wh"] == "identity"
     assert loaded.content["calibration"]["examples"] == 9
@@ -121,9 +121,9 @@ def test_the_configuration_is_one_that_the_workflow_takes(tmp_path):
 
 @pytest.mark.parametrize("setting", ["foo", "a=1", "a.=1", ".b=1"])
 def test_a_setting_that_cannot_be_read_is_told(setting, tmp_path):
-    request = oneoff.Request("a", "o/n", (), (), settings=(setting,))
+    request = _one_run.Request("a", "o/n", (), (), settings=(setting,))
     with pytest.raises(LoraportError, match=r"section\.key=value"):
-        oneoff.configuration(request, PROJECT, tmp_path)
+        _one_run.configuration(request, PROJECT, tmp_path)
 
 
 def test_models_and_adapters_that_are_not_there_are_told_at_once(pico_pair, tmp_path, capsys):
@@ -143,8 +143,8 @@ def test_reasons_are_those_of_the_rule_that_failed():
         "CalledProcessError in file rules/pairs.smk, line 25:",
         "Error in rule embedding:",
     ]
-    assert oneoff.reason(lines) == "W_h is odd. Got: 1. What to do: mend it."
-    assert oneoff.reason([*lines[:1], "WorkflowError:", "no such pair"]) == (
+    assert _one_run.reason(lines) == "W_h is odd. Got: 1. What to do: mend it."
+    assert _one_run.reason([*lines[:1], "WorkflowError:", "no such pair"]) == (
         "WorkflowError: no such pair"
     )
 
@@ -161,8 +161,8 @@ def test_a_wheel_brings_all_that_the_workflow_is_made_of(monkeypatch, tmp_path):
     build.build_lib = str(tmp_path)
     build.run()
     root = tmp_path / "loraport" / "_workflow"
-    monkeypatch.setattr(oneoff, "ROOTS", (tmp_path / "nowhere", root))
-    assert oneoff.workflow_root() == root
+    monkeypatch.setattr(_one_run, "ROOTS", (tmp_path / "nowhere", root))
+    assert _one_run.workflow_root() == root
     included = re.findall(r'include: "(.+)"', (root / "Snakefile").read_text())
     assert len(included) > 5
     assert all((root / each).is_file() for each in included)
@@ -176,9 +176,9 @@ def test_a_wheel_brings_all_that_the_workflow_is_made_of(monkeypatch, tmp_path):
 
 
 def test_a_package_without_its_workflow_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(oneoff, "ROOTS", (tmp_path,))
+    monkeypatch.setattr(_one_run, "ROOTS", (tmp_path,))
     with pytest.raises(LoraportError, match="install it from a checkout"):
-        oneoff.workflow_root()
+        _one_run.workflow_root()
     (tmp_path / "workflow" / "scripts").mkdir(parents=True)
     shutil.copy(PROJECT / "Snakefile", tmp_path)
-    assert oneoff.workflow_root() == tmp_path
+    assert _one_run.workflow_root() == tmp_path

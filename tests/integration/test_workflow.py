@@ -112,10 +112,10 @@ def test_transfer_setting_redoes_one_rule(finished):
 @pytest.mark.parametrize(
     ("module", "rules"),
     [
-        ("heads.py", {"heads", "maps", "transferred"}),
+        ("mapping/heads.py", {"heads", "maps", "transferred"}),
         ("methods/lorasuite.py", {"maps", "transferred"}),
-        ("transfer.py", {"transferred"}),
-        ("job.py", set()),
+        ("transfer/carry.py", {"transferred"}),
+        ("runtime/job.py", set()),
     ],
 )
 def test_edited_module_redoes_the_rules_that_use_it(finished, tmp_path, module, rules):
@@ -143,7 +143,10 @@ def test_transfer_imports_no_torch(finished):
     import subprocess
     import sys
 
-    code = "import loraport.transfer, loraport.job, sys; sys.exit('torch' in sys.modules)"
+    code = (
+        "import loraport.transfer.carry, loraport.runtime.job, sys; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,27 +1,20 @@
-"""README's list of files is complete: what is there is named, and what is named is there."""
+"""README's list of rooms is complete: what is there is named, and what is named is there."""
 
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-TREE = (ROOT / "README.md").read_text().partition("## What is where")[2]
-FOLDERS = ("rules", "src/loraport", "src/loraport/commands", "src/loraport/methods", "docs")
+PACKAGE = ROOT / "src" / "loraport"
+TREE = (ROOT / "README.md").read_text().partition("## What is where")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_every_file_is_listed(folder: str):
-    there = {
-        path.name
-        for path in (ROOT / folder).iterdir()
-        if path.suffix in (".py", ".smk", ".md") and not path.name.startswith("_")
-    }
-    assert there <= set(re.findall(r"^ +(\S+)", TREE, flags=re.MULTILINE))
+def test_every_room_is_listed_and_no_other():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", TREE, re.M)) == rooms
 
 
-def test_no_file_is_listed_that_is_gone():
-    listed = re.findall(r"^ +(\S+\.(?:py|smk|md)) ", TREE, flags=re.MULTILINE)
-    assert listed
-    for name in listed:
-        assert any((ROOT / folder / name).is_file() for folder in FOLDERS), name
+def test_what_is_listed_is_there():
+    for name in re.findall(r"^(\S+)  ", TREE, re.M):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\b(\w+)/: ", TREE):
+        assert any(path.is_dir() for path in ROOT.glob(f"*/**/{name}")), name

@@ -1,19 +1,19 @@
 """Rule account: what was run, as a page of the report."""
 
-from loraport import account
-from loraport.job import job
-from loraport.render import write_text
+from loraport.report import run_page
+from loraport.report.render import write_text
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params = snakemake.params
-    done = account.documents(params.scores, params.adapters.values())
+    done = run_page.documents(params.scores, params.adapters.values())
     facts = {
-        "Models": account.models(params.specs, params.sources),
-        "Adapters": account.adapters(params.adapters),
-        "Settings": account.settings(params.settings),
-        "Versions": account.versions(done),
-        "Machine": account.machines(done),
+        "Models": run_page.models(params.specs, params.sources),
+        "Adapters": run_page.adapters(params.adapters),
+        "Settings": run_page.settings(params.settings),
+        "Versions": run_page.versions(done),
+        "Machine": run_page.machines(done),
     }
-    page = account.page(f"What was run: {params.title}", facts, account.once(params.logs))
+    page = run_page.page(f"What was run: {params.title}", facts, run_page.once(params.logs))
     write_text(snakemake.output[0], page)
     log.info("%d scored or trained artifacts", len(done))

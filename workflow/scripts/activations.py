@@ -1,10 +1,10 @@
 """Rule activations: pooled features of the calibration texts at every layer of one model."""
 
-from loraport.activations import load_texts, pooled_features
 from loraport.artifacts import identities, write_h5
-from loraport.device import pick_device
-from loraport.job import job, progress
-from loraport.spec import load_spec
+from loraport.calibration.activations import load_texts, pooled_features
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import job, progress
 
 with job(snakemake) as log:
     params = snakemake.params

@@ -1,13 +1,13 @@
 """Rule adapter_maps: the maps of one adapter, for a method that fits them to what it does."""
 
-from loraport.adapted import open_adapted
 from loraport.artifacts import identities
-from loraport.device import pick_device
-from loraport.job import counted, job
-from loraport.maps import write_maps
+from loraport.mapping.adapter_texts import open_adapted
+from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps
-from loraport.pair import open_pair
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import counted, job
+from loraport.transfer.maps import write_maps
 
 with job(snakemake) as log:
     params, settings = snakemake.params, snakemake.params.settings

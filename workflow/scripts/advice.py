@@ -1,9 +1,9 @@
 """Rule advice: which method, whether to fine-tune and on how much, by what was measured before."""
 
-from loraport.advice import advise, facts, read_cases
 from loraport.artifacts import identities, read_json, write_json
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.report.advice import advise, facts, read_cases
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     inputs, wildcards = snakemake.input, snakemake.wildcards

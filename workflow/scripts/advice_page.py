@@ -1,9 +1,9 @@
 """Rule advice_page: the advice for all of a pair's apps, as a page of the report."""
 
-from loraport.advice import page
 from loraport.artifacts import read_json
-from loraport.job import job
-from loraport.render import write_text
+from loraport.report.advice import page
+from loraport.report.render import write_text
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     advised = [read_json(path, "advice") for path in snakemake.input]

@@ -1,10 +1,10 @@
 """Rule cka: similarity of every layer pair, by CKA or by another measure."""
 
 from loraport.artifacts import identities, write_h5
-from loraport.cka import cka, hsic_sums
-from loraport.features import matched_features
-from loraport.job import job
-from loraport.similarity import similarities
+from loraport.calibration.features import matched_features
+from loraport.mapping.cka import cka, hsic_sums
+from loraport.mapping.similarity import similarities
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     settings = snakemake.params.settings

@@ -1,8 +1,8 @@
 """Rule compared: all methods side by side on an app, as CSV, Markdown and HTML."""
 
-from loraport.compare import comparison, write_comparison
-from loraport.job import job
-from loraport.render import text
+from loraport.report.compare import comparison, write_comparison
+from loraport.report.render import text
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, wildcards = snakemake.params, snakemake.wildcards

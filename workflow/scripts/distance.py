@@ -1,9 +1,9 @@
 """Rule distance: how far apart a pair's models are, and how well the pieces of the mapping fit."""
 
 from loraport.artifacts import identities, write_json
-from loraport.distance import mapping_quality, model_distance
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.mapping.distance import mapping_quality, model_distance
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     inputs, sources = dict(snakemake.input.items()), snakemake.params.sources

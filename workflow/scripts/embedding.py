@@ -1,10 +1,10 @@
 """Rule embedding: W_h of a pair, from the tokens that both vocabularies hold."""
 
 from loraport.artifacts import identities, write_h5
-from loraport.device import pick_device
-from loraport.embedding import map_embedding
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.mapping.embedding import map_embedding
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     specs = {"old_spec": snakemake.input.old_spec, "new_spec": snakemake.input.new_spec}

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from loraport.artifacts import identities, identity
-from loraport.evaluate import Settings, Stage, score_stages
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.evaluation.evaluate import Settings, Stage, score_stages
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params = snakemake.params

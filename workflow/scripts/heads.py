@@ -1,12 +1,12 @@
 """Rule heads: which old attention head serves which new one, in every layer pair of the path."""
 
 from loraport.artifacts import identities, write_h5
-from loraport.device import pick_device
-from loraport.heads import match_layer, read_heads
-from loraport.job import job, progress
-from loraport.layers import read_path
-from loraport.pair import read_hidden_map
-from loraport.spec import load_spec
+from loraport.mapping.heads import match_layer, read_heads
+from loraport.mapping.layers import read_path
+from loraport.mapping.pair import read_hidden_map
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import job, progress
 
 with job(snakemake) as log:
     settings, sources = snakemake.params.settings, snakemake.params.sources

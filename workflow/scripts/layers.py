@@ -1,8 +1,8 @@
 """Rule layers: which old layer serves which new one."""
 
 from loraport.artifacts import identities, read_h5, write_json
-from loraport.job import job
-from loraport.layers import layer_path
+from loraport.mapping.layers import layer_path
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     settings = snakemake.params.settings

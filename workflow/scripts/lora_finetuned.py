@@ -2,11 +2,11 @@
 where there is one to be `like`, from a fresh adapter of its shape."""
 
 from loraport.artifacts import identities
-from loraport.data import read
-from loraport.job import job
-from loraport.spec import load_spec
-from loraport.starts import fresh_like
-from loraport.train import Settings, train_lora
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
+from loraport.training.data import read
+from loraport.training.starts import fresh_like
+from loraport.training.train import Settings, train_lora
 
 with job(snakemake) as log:
     params, inputs = snakemake.params, dict(snakemake.input.items())

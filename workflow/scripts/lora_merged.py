@@ -1,9 +1,9 @@
 """Rules lora_merged and merged_after: several adapters of one base model merged by TIES."""
 
+from loraport.adapters.ties import merge_files
 from loraport.artifacts import atomic, identities
-from loraport.job import job
-from loraport.spec import load_spec
-from loraport.ties import merge_files
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, spec = snakemake.params, snakemake.input.spec

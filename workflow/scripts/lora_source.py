@@ -1,10 +1,10 @@
 """Rule lora_source: the source adapter cut to a lower rank, or to fewer modules, for a sweep."""
 
-from loraport.adapter import folder_of
+from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities
-from loraport.job import job
-from loraport.spec import load_spec
-from loraport.sweeps import cut_adapter
+from loraport.models.spec import load_spec
+from loraport.planning.sweeps import cut_adapter
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, folder = snakemake.params, folder_of(snakemake.input.adapter)

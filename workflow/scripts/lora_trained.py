@@ -1,11 +1,11 @@
 """Rule lora_trained: an adapter of one model, trained from nothing on all of a task's data."""
 
 from loraport.artifacts import identities
-from loraport.data import read
-from loraport.job import job
-from loraport.spec import load_spec
-from loraport.starts import Fresh, target_modules
-from loraport.train import Settings, train_lora
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
+from loraport.training.data import read
+from loraport.training.starts import Fresh, target_modules
+from loraport.training.train import Settings, train_lora
 
 with job(snakemake) as log:
     params = snakemake.params

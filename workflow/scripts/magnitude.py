@@ -1,10 +1,10 @@
 """Rule magnitude: how large an adapter's update is, by kind of module and by layer."""
 
-from loraport.adapter import audit, read_adapter
+from loraport.adapters.files import audit, read_adapter
 from loraport.artifacts import identities, read_json, write_json
-from loraport.distance import update_magnitudes
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.mapping.distance import update_magnitudes
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, specs = snakemake.params, {"spec": snakemake.input.spec}

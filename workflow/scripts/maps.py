@@ -1,12 +1,12 @@
 """Rule maps: everything that an adapter needs to pass from the old model to the new one."""
 
 from loraport.artifacts import identities
-from loraport.device import pick_device
-from loraport.job import counted, job, layers_at_once
-from loraport.maps import write_maps
+from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps
-from loraport.pair import open_pair
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import counted, job, layers_at_once
+from loraport.transfer.maps import write_maps
 
 with job(snakemake) as log:
     params = snakemake.params

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from loraport.artifacts import atomic, identities
-from loraport.job import job, progress
-from loraport.merged_model import merge
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job, progress
+from loraport.transfer.merged_model import merge
 
 with job(snakemake) as log:
     params, specs = snakemake.params, {"spec": snakemake.input.spec}

@@ -1,14 +1,14 @@
 """Rule moments: second moments of what both models' modules read and write on the same tokens."""
 
-from loraport.activations import load_texts
 from loraport.artifacts import identities, write_h5
-from loraport.device import pick_device
-from loraport.job import job, progress
-from loraport.kept import Kept, digest
-from loraport.layers import read_path
-from loraport.models import load_base
-from loraport.moments import layer_moments, make_batches, split_path, write_layer
-from loraport.spec import load_spec
+from loraport.calibration.activations import load_texts
+from loraport.calibration.moments import layer_moments, make_batches, split_path, write_layer
+from loraport.calibration.resume import Kept, digest
+from loraport.mapping.layers import read_path
+from loraport.models.loading import load_base
+from loraport.models.spec import load_spec
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import job, progress
 
 with job(snakemake) as log:
     params, inputs, output = snakemake.params, dict(snakemake.input.items()), snakemake.output[0]

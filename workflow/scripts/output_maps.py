@@ -1,12 +1,12 @@
 """Rule output_maps: the maps of what modules write, which the maps of all adapters share."""
 
 from loraport.artifacts import identities, write_h5
-from loraport.device import pick_device
-from loraport.job import counted, job, layers_at_once
+from loraport.mapping.pair import open_pair, write_outputs
 from loraport.methods import make_outputs
-from loraport.pair import open_pair, write_outputs
-from loraport.parallel import in_order
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.numerics.parallel import in_order
+from loraport.runtime.device import pick_device
+from loraport.runtime.job import counted, job, layers_at_once
 
 with job(snakemake) as log:
     params, inputs = snakemake.params, dict(snakemake.input.items())

@@ -1,11 +1,11 @@
 """Rule own_answers: a small set's prompts with the answers of the old model and its adapter."""
 
-from loraport.adapter import folder_of, read_adapter
-from loraport.answers import write_own_answers
+from loraport.adapters.files import folder_of, read_adapter
 from loraport.artifacts import identities, sha256, write_json
-from loraport.data import read, subset
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job
+from loraport.training.data import read, subset
+from loraport.training.own_answers import write_own_answers
 
 with job(snakemake) as log:
     params, settings = snakemake.params, dict(snakemake.params.settings)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from loraport import plots
-from loraport.job import job
-from loraport.render import read_csv
+from loraport.report import plots
+from loraport.report.render import read_csv
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     table, outputs = read_csv(snakemake.input.table), snakemake.output

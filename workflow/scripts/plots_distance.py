@@ -1,9 +1,9 @@
 """Rule plots_distance: diagnostics against what was kept, and the size of each app's update."""
 
-from loraport import plots, plots_compared
-from loraport.advice import DISTANCES, pearson, points, read_cases
 from loraport.artifacts import read_json
-from loraport.job import job
+from loraport.report import plots, plots_compared
+from loraport.report.advice import DISTANCES, pearson, points, read_cases
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, outputs, cases = snakemake.params, snakemake.output, read_cases()

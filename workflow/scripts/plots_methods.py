@@ -1,9 +1,9 @@
 """Rule plots_methods: what each method scores, and what it keeps for its cost."""
 
-from loraport import plots, plots_compared
-from loraport.compare import over_seeds
-from loraport.job import job
-from loraport.render import read_csv
+from loraport.report import plots, plots_compared
+from loraport.report.compare import over_seeds
+from loraport.report.render import read_csv
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     table, outputs = over_seeds(read_csv(snakemake.input.table)), snakemake.output

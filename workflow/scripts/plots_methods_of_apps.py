@@ -1,9 +1,9 @@
 """Rule plots_methods_of_apps: what each method scores, app by app."""
 
-from loraport import plots, plots_compared
-from loraport.compare import over_seeds
-from loraport.job import job
-from loraport.render import read_csv
+from loraport.report import plots, plots_compared
+from loraport.report.compare import over_seeds
+from loraport.report.render import read_csv
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     apps = zip(snakemake.params.apps, snakemake.input, strict=True)

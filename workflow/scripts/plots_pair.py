@@ -1,8 +1,8 @@
 """Rule plots_pair: layer similarities with the chosen path, and head similarities."""
 
-from loraport import plots
 from loraport.artifacts import read_h5, read_json
-from loraport.job import job
+from loraport.report import plots
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     inputs, outputs = snakemake.input, snakemake.output

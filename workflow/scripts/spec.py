@@ -1,8 +1,8 @@
 """Rule spec: what a model is, and that its weights are whole."""
 
 from loraport.artifacts import write_json
-from loraport.job import job
-from loraport.spec import describe, is_local, resolve
+from loraport.models.spec import describe, is_local, resolve
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params = snakemake.params

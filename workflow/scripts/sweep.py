@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from loraport import plots, render, sweeps
 from loraport.artifacts import atomic, identities, identity
-from loraport.evaluate import Settings, Stage, score_stages
-from loraport.job import job
-from loraport.spec import load_spec
+from loraport.evaluation.evaluate import Settings, Stage, score_stages
+from loraport.models.spec import load_spec
+from loraport.planning import sweeps
+from loraport.report import plots, render
+from loraport.runtime.job import job
 
 with job(snakemake) as log, atomic(snakemake.output.scores) as scores:
     params, outputs, spec = snakemake.params, snakemake.output, snakemake.input.spec

@@ -1,8 +1,8 @@
 """Rule table: an app's scores, costs and comparisons, as CSV, Markdown and HTML."""
 
-from loraport.job import job
-from loraport.render import text
-from loraport.tables import make_table, write_table
+from loraport.report.render import text
+from loraport.report.tables import make_table, write_table
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     params, wildcards = snakemake.params, snakemake.wildcards

@@ -1,8 +1,8 @@
 """Rule tables: the tables of all of a pair's apps in one."""
 
-from loraport.job import job
-from loraport.render import read_csv
-from loraport.tables import write_table
+from loraport.report.render import read_csv
+from loraport.report.tables import write_table
+from loraport.runtime.job import job
 
 with job(snakemake) as log:
     table = [row for path in snakemake.input.tables for row in read_csv(path)]

@@ -1,9 +1,9 @@
 """Rule transferred: carry one adapter through the maps of a pair; loads no base model."""
 
-from loraport.adapter import folder_of
+from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities
-from loraport.job import job
-from loraport.transfer import transfer_files
+from loraport.runtime.job import job
+from loraport.transfer.carry import transfer_files
 
 with job(snakemake) as log:
     inputs = {key: path for key, path in snakemake.input.items() if key != "adapter"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..adapter import Adapter
+    from ..adapters.files import Adapter
 
 HELP = "what an adapter is, and whether it can be carried"
 
@@ -19,8 +19,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Read the adapter, audit it where its base is given, and print what it is."""
-    from ..adapter import audit, read_adapter
-    from ..spec import open_model
+    from ..adapters.files import audit, read_adapter
+    from ..models.spec import open_model
 
     adapter = read_adapter(arguments.adapter)
     if arguments.base is not None:
@@ -34,7 +34,7 @@ def run(arguments: Namespace) -> int:
 
 def summary(adapter: "Adapter") -> str:
     """What an adapter is, a line for each fact and for each kind of module."""
-    from ..kinds import kind_of
+    from ..adapters.kinds import kind_of
 
     config = adapter.config
     kind = kind_of(config, adapter.directory).__name__.rpartition(".")[2]

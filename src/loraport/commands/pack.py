@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Write the archive and say what it holds."""
     from ..artifacts import sha256
-    from ..pack import pack
+    from ._archive import pack
 
     archive = arguments.out or Path(f"{arguments.pair}.tar")
     named = {side: getattr(arguments, side) for side in ("old", "new") if getattr(arguments, side)}

@@ -17,9 +17,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print both models' dimensions, and the table."""
-    from .. import plan
-    from ..spec import open_model, resolve
-    from ..summary import table
+    from ..models.spec import open_model, resolve
+    from ..planning import needs
+    from ..report.summary import table
 
     sources = arguments.old, arguments.new
     models = [open_model(resolve(source, patterns=["config.json"])[0]) for source in sources]
@@ -29,9 +29,9 @@ def run(arguments: Namespace) -> int:
             f"{side}  {model.architecture.name}: {dims.layers} layers, hidden {dims.hidden}, "
             f"intermediate {dims.intermediate}, {dims.heads} heads of {dims.head_dim} "
             f"({dims.attention}, {dims.kv_heads}), {dims.vocabulary} tokens, "
-            f"{plan.parameters(dims) / 1e9:.1f} billion weights"
+            f"{needs.parameters(dims) / 1e9:.1f} billion weights"
         )
-    rows = plan.table(models[0].dims, models[1].dims)
+    rows = needs.table(models[0].dims, models[1].dims)
     shown = [(rule, f"{mib:,} MiB", f"{minutes:,} min") for rule, mib, minutes in rows]
     print(f"\n{table(['rule', 'memory', 'time'], shown)}")
     return 0

@@ -33,11 +33,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Run the workflow and tell what it did."""
-    from .. import oneoff
-    from ..summary import summarise
+    from ..report.summary import summarise
+    from . import _one_run
 
     out, adapters = arguments.out, arguments.adapters
-    request = oneoff.Request(
+    request = _one_run.Request(
         old=arguments.old,
         new=arguments.new,
         adapters=tuple(adapters),
@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> int:
     )
     if len(adapters) > 1:
         request = replace(request, outs=tuple(out / app for app in request.apps))
-    results = oneoff.run(request)
+    results = _one_run.run(request)
     for result, copy in zip(results, request.outs, strict=True):
         print(summarise(result, shown=copy), end="\n\n")
         if arguments.merged:

@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Unpack, and print what config.yaml must hold for the pair to be used."""
-    from ..pack import unpack
+    from ._archive import unpack
 
     content = unpack(arguments.archive, arguments.artifacts, replace=arguments.replace)
     old, new = (content["models"][side] for side in ("old_spec", "new_spec"))

@@ -26,7 +26,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LoraportError
-from ..maps import ModuleMap
+from ..transfer.maps import ModuleMap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..architectures import Dimensions
-    from ..factors import LoraWeights
-    from ..moments import Moments
-    from ..ridge import Fit
-    from ..spec import Model
+    from ..adapters.lora_weights import LoraWeights
+    from ..calibration.moments import Moments
+    from ..calibration.ridge import Fit
+    from ..models.families import Dimensions
+    from ..models.spec import Model
 
 INGREDIENTS = ("models", "embedding", "layers", "heads", "moments", "outputs", "adapter")
 

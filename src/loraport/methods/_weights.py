@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..architectures import ROLES, Dimensions
 from ..errors import LoraportError
-from ..maps import ModuleMap, Term
+from ..models.families import ROLES, Dimensions
+from ..transfer.maps import ModuleMap, Term
 from . import Pair
 
 

@@ -20,10 +20,10 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean as mean
 
-from ..maps import Dense, ModuleMap, Term
-from ..moments import READS, STREAM, WRITES, Moments
-from ..parallel import in_order
-from ..ridge import Fit, fit_parts, reading, right_inverse, writing
+from ..calibration.moments import READS, STREAM, WRITES, Moments
+from ..calibration.ridge import Fit, fit_parts, reading, right_inverse, writing
+from ..numerics.parallel import in_order
+from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
 from ._weights import base_norms, roles
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from ..adapters.lora_weights import LoraWeights
+from ..calibration.moments import READS, STREAM, WRITES
+from ..calibration.ridge import Fit, Regression, fit_parts, reading, solve, writing
 from ..errors import LoraportError
-from ..factors import LoraWeights
-from ..linalg import pinv
-from ..maps import Dense, ModuleMap, Term
-from ..moments import READS, STREAM, WRITES
-from ..ridge import Fit, Regression, fit_parts, reading, solve, writing
-from ..sequential import Walks, Wanted, open_walks, place
+from ..mapping.four_models import Walks, Wanted, open_walks, place
+from ..numerics.linalg import pinv
+from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
 from ._weights import base_norms, roles
 

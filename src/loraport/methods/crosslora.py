@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..maps import Dense, ModuleMap, Term
+from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
 from ._weights import weights
 

@@ -8,8 +8,8 @@ a randomised SVD; the share of energy that it keeps stands in transfer.json.
 from collections.abc import Iterator
 from typing import Any
 
-from ..architectures import Dimensions
-from ..maps import ModuleMap, Term
+from ..models.families import Dimensions
+from ..transfer.maps import ModuleMap, Term
 from . import Pair
 from ._weights import require_equal, weights
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..architectures import Dimensions
-from ..embedding import choose_rule
 from ..errors import LoraportError
-from ..linalg import pinv
-from ..maps import Blocks, Dense, Factor, ModuleMap, Term
+from ..mapping.embedding import choose_rule
+from ..models.families import Dimensions
+from ..numerics.linalg import pinv
+from ..transfer.maps import Blocks, Dense, Factor, ModuleMap, Term
 from . import MatchedHeads, Pair
 from ._weights import both_norms
 

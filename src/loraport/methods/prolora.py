@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ..architectures import Dimensions
-from ..maps import Dense, ModuleMap, Term
+from ..models.families import Dimensions
+from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
 from ._weights import require_equal, weights
 

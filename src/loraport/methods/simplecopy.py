@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..architectures import Dimensions
-from ..maps import ModuleMap, Term
+from ..models.families import Dimensions
+from ..transfer.maps import ModuleMap, Term
 from . import Pair
 from ._weights import require_equal, weights
 

@@ -8,9 +8,9 @@ O(d³) a module.
 from collections.abc import Iterator
 from typing import Any
 
-from ..architectures import Dimensions
-from ..linalg import pinv
-from ..maps import Dense, ModuleMap, Term
+from ..models.families import Dimensions
+from ..numerics.linalg import pinv
+from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
 from ._weights import require_equal, weights
 

@@ -1,0 +1,205 @@
+"""Checks of an adapter against the model that it should be for, before any work."""
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import LoraportError
+from ..models.families import Architecture, Dimensions
+from .lora_weights import LoraWeights
+from .patterns import is_safe, matches
+
+if TYPE_CHECKING:
+    from .files import Adapter
+
+FAINT, LOUD = 1e-4, 1e2  # update norms that are told, as multiples of the median
+ABSURD = 1e5  # root mean square of an update's entries; those of base weights are below 1
+
+
+def audit(
+    adapter: "Adapter",
+    family: Architecture,
+    dims: Dimensions,
+    known_as: Collection[str],
+    revision: str = "",
+    *,
+    vocabulary: bool = False,
+) -> dict[tuple[int, str], LoraWeights]:
+    """Check an adapter against the model it should be for, before any work.
+
+    Parameters
+    ----------
+    known_as : names under which the old model may be recorded in the adapter
+    revision : of the old model on the hub, where it has one
+    vocabulary : whether the caller carries an adapted embedding or head as well
+
+    Returns
+    -------
+    (layer, module below the block) -> factors. Warnings are appended to `adapter.warnings`.
+    """
+    located: dict[tuple[int, str], LoraWeights] = {}
+    for path, weights in adapter.modules.items():
+        place = family.locate(path)
+        if vocabulary and path in (family.head, family.embedding):
+            _check_vocabulary(adapter, dims, path, weights)
+            continue
+        if place is None:
+            raise _foreign_module(adapter, family, path)
+        layer, module = place
+        wanted = family.module_shape(module, dims)
+        if layer >= dims.layers or (weights.b.shape[0], weights.a.shape[1]) != wanted:
+            raise LoraportError(
+                f"adapter {adapter.directory} is for another base model",
+                got=f"{path}: {(weights.b.shape[0], weights.a.shape[1])}",
+                expected=f"{wanted} in one of {dims.layers} layers",
+                todo="name the pair whose old model the adapter was trained on",
+            )
+        located[place] = weights
+    _check_copies(adapter, family)
+    _check_complete(adapter, family, dims, located)
+    _check_base(adapter, known_as, revision)
+    _check_sizes(adapter)
+    _note_odd_norms(adapter)
+    if adapter.config.get("bias", "none") != "none":
+        adapter.warnings.append(
+            f"bias = {adapter.config['bias']!r}, but its modules have none: carried without"
+        )
+    return located
+
+
+def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> LoraportError:
+    if path in (family.head, family.embedding):
+        return LoraportError(
+            f"adapter {adapter.directory} adapts its model's vocabulary",
+            got=path,
+            expected=f"modules of {family.block} alone: this step leaves vocabularies as they are",
+            todo="transfer it as it is, or train it without it among its target modules",
+        )
+    if any(path.startswith(f"{part}.") for part in family.beside):
+        return LoraportError(
+            f"adapter {adapter.directory} adapts a part of its model beside the language model",
+            got=path,
+            expected=f"modules of {family.block}",
+            todo="train it with target_modules that name the language model's layers alone",
+        )
+    return LoraportError(
+        f"adapter {adapter.directory} adapts a module that its model's family lacks",
+        got=path,
+        expected=f"{family.block}.<one of {', '.join(family.modules)}> of {family.name}",
+        todo="check that the adapter belongs to the pair's old model",
+    )
+
+
+def _check_vocabulary(
+    adapter: "Adapter", dims: Dimensions, path: str, weights: LoraWeights
+) -> None:
+    shape, wanted = (weights.b.shape[0], weights.a.shape[1]), (dims.vocabulary, dims.hidden)
+    if shape != wanted:
+        raise LoraportError(
+            f"adapter {adapter.directory} is for another base model",
+            got=f"{path}: {shape}",
+            expected=f"{wanted}, a row for each token",
+            todo="name the pair whose old model the adapter was trained on; a base whose "
+            "vocabulary was enlarged for it is a model of its own",
+        )
+    if weights.magnitude is not None:
+        raise LoraportError(
+            f"adapter {adapter.directory} adapts its model's vocabulary by DoRA",
+            got=path,
+            expected="plain LoRA there: magnitudes need the lengths of the base's own rows",
+            todo="train it without it among its target modules, or as plain LoRA",
+        )
+
+
+def _check_copies(adapter: "Adapter", family: Architecture) -> None:
+    """The base's own weights beside an adapted embedding or head are left out; others are odd."""
+    for path in adapter.copies:
+        if path not in (family.head, family.embedding) or path not in adapter.modules:
+            raise LoraportError(
+                f"adapter {adapter.directory} holds a weight of its base",
+                got=f"{path}.base_layer",
+                expected="the adapter's own tensors",
+                todo="save it again with save_embedding_layers=False",
+            )
+        adapter.warnings.append(
+            f"the file holds the base's own {path} as well: it is taken to be unchanged, and left"
+        )
+
+
+def _targeted(targets: Any, path: str) -> bool:
+    """Whether target_modules means a path; an expression that is not safe is taken to mean none."""
+    if isinstance(targets, str):
+        return is_safe(targets) and matches(targets, path, ending=False)
+    return any(path == target or path.endswith(f".{target}") for target in targets or ())
+
+
+def _check_complete(
+    adapter: "Adapter",
+    family: Architecture,
+    dims: Dimensions,
+    located: Collection[tuple[int, str]],
+) -> None:
+    """Every layer must hold every target that the config names, unless it limits the layers."""
+    targets = adapter.config.get("target_modules")
+    limited = ("exclude_modules", "layers_pattern")
+    if targets == "all-linear" or any(adapter.config.get(key) for key in limited):
+        return
+    chosen = adapter.config.get("layers_to_transform")
+    if chosen is None or chosen == []:
+        chosen = range(dims.layers)
+    for layer in [chosen] if isinstance(chosen, int) else chosen:
+        for module in family.modules:
+            path = family.path(layer, module)
+            if _targeted(targets, path) and (layer, module) not in located:
+                raise LoraportError(
+                    f"adapter {adapter.directory} lacks tensors that its config promises",
+                    got=f"nothing for {path}",
+                    expected=f"what target_modules = {targets!r} means, in {dims.layers} layers",
+                    todo="save the adapter again, or limit layers_to_transform in its config",
+                )
+
+
+def _check_base(adapter: "Adapter", known_as: Collection[str], revision: str) -> None:
+    recorded = adapter.config.get("base_model_name_or_path")
+    if not recorded:
+        adapter.warnings.append("the adapter does not record its base model; its shapes fit")
+        return
+    names = {str(recorded), Path(str(recorded)).name}
+    if not names & set(known_as):
+        raise LoraportError(
+            f"adapter {adapter.directory} records another base model",
+            got=recorded,
+            expected=f"one of {', '.join(sorted(known_as))}",
+            todo="name the right pair, or add the recorded name to the old model's `known_as` "
+            "in config.yaml if it is the same model",
+        )
+    trained_on = adapter.config.get("revision")
+    if trained_on and revision and trained_on != revision:
+        adapter.warnings.append(
+            f"it was trained on revision {trained_on} of its base, the pair's is {revision}"
+        )
+
+
+def _check_sizes(adapter: "Adapter") -> None:
+    """Refuse updates so large that their training can only have diverged."""
+    for path, weights in adapter.modules.items():
+        entries = weights.b.shape[0] * weights.a.shape[1]
+        size = weights.norm() / math.sqrt(entries) if weights.rank else 0.0
+        if not size <= ABSURD:
+            raise LoraportError(
+                f"adapter {adapter.directory} has diverged: its update at {path} is absurdly large",
+                got=f"{size:.3g} (root mean square of its entries)",
+                expected=f"at most {ABSURD:g}; base weights are below 1",
+                todo="use a checkpoint from before the training diverged",
+            )
+
+
+def _note_odd_norms(adapter: "Adapter") -> None:
+    norms = {path: weights.norm() for path, weights in adapter.modules.items() if weights.rank}
+    middle = float(np.median([norm for norm in norms.values() if norm > 0]))
+    for path, norm in norms.items():
+        if norm < FAINT * middle or norm > LOUD * middle:
+            adapter.warnings.append(f"{path}: update norm {norm:.3g}, median {middle:.3g}")

@@ -1,0 +1,270 @@
+"""Adapters in PEFT's format: read and written with numpy alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..artifacts import check_weights, sha256
+from ..errors import LoraportError
+from ..models.families import Architecture
+from ..models.weights import TensorFile, is_finite, save_tensors
+from .audit import audit
+from .kinds import kind_of, lora
+from .lora_weights import LoraWeights
+from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
+
+__all__ = ["Adapter", "LoraWeights", "audit", "read_adapter", "write_adapter"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+COPIES = (".base_layer.weight", ".base_layer.bias")
+VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as it lies on disk.
+
+    Attributes
+    ----------
+    config : content of adapter_config.json
+    modules : full module path -> its factors
+    saved : name of a whole tensor that stands in for the base's (modules_to_save) -> array
+    warnings : what the audit noticed
+    copies : modules of which the file holds the base's own weight as well
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    modules: dict[str, LoraWeights]
+    saved: dict[str, np.ndarray] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of both files."""
+        return {name: sha256(self.directory / name) for name in (CONFIG, WEIGHTS)}
+
+
+def folder_of(given: str | Sequence[str]) -> Path:
+    """The folder of an adapter that a rule was given: by its name, or by its files."""
+    path = Path(given if isinstance(given, str) else given[0])
+    return path if path.is_dir() else path.parent
+
+
+def read_adapter(directory: str | Path) -> Adapter:
+    """Read an adapter whose kind loraport carries; anything it would have to drop is refused.
+
+    Raises
+    ------
+    LoraportError
+        For another kind of adapter, a missing or unknown tensor, NaN or Inf, or an update of zero.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    kind = kind_of(config, directory)
+    refuse_what_is_not_carried(directory, config, kind.FIELDS)
+    pickles = sorted(directory.glob("*.bin"))
+    if not (directory / WEIGHTS).is_file() and pickles:
+        raise LoraportError(
+            f"adapter {directory} is stored as a pickle",
+            got=pickles[0].name,
+            expected=f"{WEIGHTS}; a pickle can run code and is never loaded",
+            todo="load it once where you trust it and save it again with save_pretrained()",
+        )
+    parts, saved, copies = _sort_tensors(directory, config, kind)
+    check_weights(directory)
+    modules = {path: _module(directory, config, kind, path, held) for path, held in parts.items()}
+    if not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
+        raise LoraportError(
+            f"adapter {directory} changes nothing: every update is zero",
+            got=f"{len(modules)} modules of norm 0",
+            expected="a trained adapter",
+            todo="check that training ran and that its last checkpoint was saved",
+        )
+    return Adapter(directory, config, modules, saved, copies=sorted(set(copies)))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """adapter_config.json of a PEFT directory."""
+    path = directory / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
+        error: Any = "not a JSON object"
+    except (OSError, ValueError, RecursionError) as problem:
+        error = problem
+    raise LoraportError(
+        f"{path} cannot be read",
+        got=error,
+        expected="a PEFT adapter directory",
+        todo="correct the adapter's `source` in the adapters table",
+    )
+
+
+def _dora_on_embedding(directory: Path, path: str) -> LoraportError:
+    return LoraportError(
+        f"adapter {directory} adapts its model's vocabulary by DoRA",
+        got=path,
+        expected="plain LoRA there: magnitudes need the lengths of the base's own rows",
+        todo="train it without it among its target modules, or as plain LoRA",
+    )
+
+
+Parts = dict[str, dict[str, np.ndarray]]
+
+
+def _sort_tensors(
+    directory: Path, config: Mapping[str, Any], kind: ModuleType
+) -> tuple[Parts, dict[str, np.ndarray], list[str]]:
+    """Tensors as module path -> part -> array, float32; whole tensors of modules_to_save; paths of
+    which the file holds a copy of the base's own weight, as peft adds them to adapted embeddings.
+    """
+    file = TensorFile(directory / WEIGHTS)
+    kept = tuple(config.get("modules_to_save") or ())
+    parts: Parts = {}
+    saved: dict[str, np.ndarray] = {}
+    copies: list[str] = []
+    trained = config.get("bias", "none") != "none"  # then a bias of the base is no mere copy
+    ends = COPIES[:1] if trained else COPIES
+    for name in sorted(file.tensors):
+        plain = name.removeprefix(PREFIX).replace(".default", "")
+        end = next((each for each in kind.PARTS if plain.endswith(f".{each}")), None)
+        module = plain.rpartition(".")[0]
+        values = file.read(name)
+        if not is_finite(values):
+            raise LoraportError(
+                f"adapter {directory} holds NaN or Inf",
+                got=f"in {name}",
+                expected="finite weights",
+                todo="use a checkpoint from before the training diverged",
+            )
+        if plain.endswith(ends):
+            copies.append(plain.partition(".base_layer.")[0])
+        elif name.startswith(PREFIX) and end is not None:
+            path = plain.removesuffix(f".{end}")
+            parts.setdefault(path, {})[kind.PARTS[end]] = values.astype(np.float32)
+        elif any(module.endswith(each) for each in kept):
+            saved[plain] = values
+        else:
+            raise _unknown_tensor(directory, config, kind, name, values.shape)
+    for path, held in parts.items():
+        if held.keys() >= set(VOCABULARY):  # (r, tokens) and (d, r): the weight is (tokens, d)
+            held["b"], held["a"] = (held.pop(part).T for part in VOCABULARY)
+            if "magnitude" in held:
+                raise _dora_on_embedding(directory, path)
+    return parts, saved, copies
+
+
+def _unknown_tensor(
+    directory: Path, config: Mapping[str, Any], kind: ModuleType, name: str, shape: tuple[int, ...]
+) -> LoraportError:
+    if name.endswith(".bias") and config.get("bias", "none") != "none":
+        return LoraportError(
+            f"adapter {directory} was trained together with its base's biases",
+            got=f"bias = {config['bias']!r}, {name} {shape}",
+            expected="biases of the base as they are; `lora_bias` is carried",
+            todo="train it with bias='none' or lora_bias=True",
+        )
+    return LoraportError(
+        f"adapter {directory} holds a tensor that loraport does not carry",
+        got=f"{name} {shape}",
+        expected=f"{PREFIX}<module>.<one of {', '.join(kind.PARTS)}>",
+        todo="remove it, or convert the adapter to a plain LoRA one",
+    )
+
+
+def _module(
+    directory: Path,
+    config: Mapping[str, Any],
+    kind: ModuleType,
+    path: str,
+    held: Mapping[str, np.ndarray],
+) -> LoraWeights:
+    """One module's weights, complete and of shapes that fit together."""
+    wanted = set(kind.PARTS.values()) - set(kind.OPTIONAL)
+    if config.get("lora_bias"):
+        wanted |= {"bias"}
+    shapes = ", ".join(f"{part} {held[part].shape}" for part in sorted(held))
+    whole = wanted <= set(held) and held["a"].ndim == held["b"].ndim == 2
+    if not whole or held["b"].shape[1] != held["a"].shape[0]:
+        raise LoraportError(
+            f"adapter {directory} is incomplete at {path}",
+            got=f"only {shapes}" if not wanted <= set(held) else shapes,
+            expected=f"{', '.join(sorted(wanted))}, with a (r, d_in) and b (d_out, r)",
+            todo="save the adapter again",
+        )
+    try:
+        return kind.read(config, path, held)
+    except LoraportError as error:
+        raise LoraportError(
+            f"adapter {directory}: {error.what}",
+            got=error.got,
+            expected=error.expected,
+            todo=error.todo,
+        ) from error
+
+
+def write_adapter(
+    directory: Path,
+    source: Mapping[str, Any],
+    base: str,
+    revision: str,
+    family: Architecture,
+    layers: int,
+    weights: Mapping[tuple[int, str], LoraWeights],
+    dtype: str,
+    saved: Mapping[str, np.ndarray] | None = None,
+    vocabulary: Mapping[str, LoraWeights] | None = None,
+) -> None:
+    """Write factors for a new base as a PEFT directory; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    directory : an existing folder
+    source : the config of the adapter that was carried; what still holds is copied
+    base, revision : recorded as the new base model
+    weights : (layer, module below the block) -> factors
+    dtype : `float32` or `bfloat16`
+    saved : whole tensors of the new model's own names that stand in for the base's
+    vocabulary : path -> factors of the input embedding and of the output head
+    """
+    kind, saved, vocabulary = kind_of(source, directory), saved or {}, vocabulary or {}
+    places = {family.path(*place): each for place, each in sorted(weights.items())}
+    places |= vocabulary
+    modules = {module for _, module in weights}
+    full = len(weights) == layers * len(modules) and not family.beside
+    config = {
+        **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(kind.FIELDS)},
+        "base_model_name_or_path": base,
+        "revision": revision or None,
+        **kind.fields(places),
+        "target_modules": sorted(
+            {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
+        ),
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None,
+        "bias": "none",
+        "auto_mapping": None,
+        "exclude_modules": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "inference_mode": True,
+    }
+    tensors = {f"{PREFIX}{name}": values for name, values in saved.items()}
+    for path, each in places.items():
+        embedding = path == family.embedding
+        for end, values in (lora.embedding if embedding else kind.tensors)(each).items():
+            tensors[f"{PREFIX}{path}.{end}"] = values.astype(DTYPES[dtype])
+    for name, values in tensors.items():
+        if not is_finite(values):
+            raise LoraportError(f"the carried adapter would hold NaN or Inf in {name}")
+    save_tensors(directory / WEIGHTS, tensors)
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,142 @@
+"""Pooled features of calibration texts at the output of every decoder block.
+
+Block outputs are caught by hooks: `hidden_states[-1]` of transformers is after the final norm. Two
+tokenizers see different tokens, so a text is one example. The first token carries activations so
+massive that they swamp a mean: it is left out.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import LoraportError, words
+from ..models.loading import load_base
+from ..models.spec import Model
+from ..numerics.linalg import chunks
+from .texts import check_texts, read_texts
+
+Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def pool_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens that count: (b, t, d) and (b, t) -> (b, d) float64."""
+    weights = mask.double()[..., None]
+    return (states.double() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def pool_last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The last token that counts: (b, t, d) and (b, t) -> (b, d) float64."""
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), last].double()
+
+
+POOLS: dict[str, Pool] = {"mean": pool_mean, "last": pool_last}
+
+
+def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
+    """Calibration texts from a file, or from a data set: {dataset, name, split, column, revision}.
+
+    Of a data set the first `examples` texts of at least 200 characters are taken.
+    """
+    if isinstance(texts, str):
+        return read_texts(texts, examples)
+    from datasets import load_dataset
+
+    name, column = texts["dataset"], texts.get("column", "text")
+    try:
+        stream = load_dataset(
+            name,
+            texts.get("name"),
+            split=texts.get("split", "train"),
+            revision=texts.get("revision") or None,
+            streaming=True,
+        )
+        long = (row[column] for row in stream if len(row[column].strip()) >= 200)
+        found = [text for text, _ in zip(long, range(examples), strict=False)]
+    except Exception as error:  # the library raises many kinds, network errors among them
+        raise LoraportError(
+            f"calibration data set {name!r} cannot be read",
+            got=words(error),
+            expected=f"a data set of the hub with texts in its column {column!r}",
+            todo="check the keys of calibration.texts (name, split, column, revision) and the "
+            "network, or name a local text file",
+        ) from error
+    return check_texts(found, name)
+
+
+@contextmanager
+def caught_blocks(model: Any, family: Any, layers: int) -> Iterator[list[torch.Tensor]]:
+    """Catch the output of every decoder block of a forward pass, in order."""
+    caught: list[torch.Tensor] = []
+    modules = dict(model.named_modules())
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [
+        modules[family.block.format(layer=layer)].register_forward_hook(hook)
+        for layer in range(layers)
+    ]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def pooled_features(
+    model: Model,
+    texts: list[str],
+    *,
+    pooling: str = "mean",
+    max_tokens: int = 256,
+    batch_size: int = 16,
+    device: str = "cpu",
+    device_map: str = "",
+    remote_code: bool = False,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of every text at every block.
+
+    Returns
+    -------
+    features (layers, n, d) float32; kept (n,) bool: texts that hold a token besides the first. The
+    features of the others are zero.
+
+    Notes
+    -----
+    Batches hold texts of like length. Memory: one batch's block outputs beside the model.
+    """
+    base, tokenizer = load_base(
+        model.directory, device=device, device_map=device_map, trust_remote_code=remote_code
+    )
+    tokenizer.padding_side = "right"
+    encoded = [tokenizer(text, truncation=True, max_length=max_tokens).input_ids for text in texts]
+    kept = np.array([len(ids) > 1 for ids in encoded])
+    order = sorted(np.flatnonzero(kept), key=lambda place: (len(encoded[place]), place))
+    features = np.zeros((model.dims.layers, len(texts), model.dims.hidden), np.float32)
+    for span in chunks(len(order), batch_size):
+        places = order[span]
+        batch = tokenizer.pad(
+            {"input_ids": [encoded[place] for place in places]}, return_tensors="pt"
+        ).to(base.device)
+        mask = batch["attention_mask"].clone()
+        mask[:, 0] = 0
+        with caught_blocks(base, model.architecture, model.dims.layers) as caught, torch.no_grad():
+            base(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                 use_cache=False)  # fmt: skip
+        for layer, states in enumerate(caught):
+            pooled = POOLS[pooling](states, mask.to(states.device))
+            features[layer, places] = pooled.cpu().numpy()
+        progress(len(places))
+    if not np.isfinite(features).all():
+        raise LoraportError(
+            f"the activations of {model.directory} hold NaN or Inf",
+            got="a forward pass that overflows",
+            expected="finite features",
+            todo="check the weights, or run calibration on a device with float32",
+        )
+    return features, kept

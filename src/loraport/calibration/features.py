@@ -1,0 +1,44 @@
+"""The two models' features of the same texts, side by side."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..artifacts import read_h5
+from ..errors import LoraportError
+
+
+def read_features(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Features (layers, n, d) float32, kept (n,) bool and the attributes of an activations file."""
+    with read_h5(path, "activations") as file:
+        layers = sum(name.startswith("layer_") for name in file)
+        features = np.stack([file[f"layer_{layer}"][...] for layer in range(layers)])
+        attributes = {key: str(file.attrs[key]) for key in ("pooling", "texts", "count")}
+        return features, file["kept"][...], attributes
+
+
+def matched_features(
+    old: str | Path, new: str | Path
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, str]]:
+    """Features of both models over the texts that both kept.
+
+    Returns
+    -------
+    (l_o, n, d_o), (l_n, n, d_n), and their common attributes
+
+    Raises
+    ------
+    LoraportError
+        If the models read different texts or pooled them differently.
+    """
+    (left, kept_left, about), (right, kept_right, other) = read_features(old), read_features(new)
+    if about != other:
+        raise LoraportError(
+            "the two models' activations do not belong together",
+            got=f"{other} in {new}",
+            expected=f"{about} as in {old}",
+            todo="delete both files and run the workflow again",
+        )
+    kept = kept_left & kept_right
+    return torch.from_numpy(left[:, kept]), torch.from_numpy(right[:, kept]), about

@@ -1,0 +1,1 @@
+"""Scores of models with adapters, and the statistics of their comparison."""

@@ -1,0 +1,144 @@
+"""lm-evaluation-harness as loraport uses it: tasks, a model that wears adapters, one pass of it."""
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from ..errors import LoraportError
+from ..models.loading import attach, load_base
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
+AUTO_BATCH = 64
+LIKELY_BATCH = 32  # likelihoods take logits over the vocabulary at every token, answers at one
+# a CUDA, CPU or cuDNN allocation that failed
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
+
+
+def load(model_dir: str | Path, batch_size: int | str, **how: Any) -> HFLM:
+    """A base model as the harness wants it; `how` as for `models.load_base`."""
+    model, tokenizer = load_base(model_dir, **how)
+    size = AUTO_BATCH if batch_size == "auto" else int(batch_size)
+    return _Model(pretrained=model, tokenizer=tokenizer, batch_size=size)
+
+
+class _Model(HFLM):
+    """The harness's model, whose progress bars stay out of log files."""
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        return super().generate_until(requests, disable_tqdm or not sys.stderr.isatty())
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        return super().loglikelihood(requests, disable_tqdm or not sys.stderr.isatty())
+
+
+@contextmanager
+def adapted(lm: HFLM, adapter: str | Path | None) -> Iterator[None]:
+    """Let the harness's model wear an adapter (None: nothing) during the block."""
+    bare = lm._model
+    if adapter is not None:
+        lm._model = attach(bare, adapter).eval()
+    try:
+        yield
+    finally:
+        if adapter is not None:
+            lm._model = lm._model.unload()
+
+
+def task_manager(
+    tasks_dir: str | Path, template: str, data_dir: str, revisions: Mapping[str, str]
+) -> TaskManager:
+    """The tasks of a directory, and nothing of the harness's own thousands."""
+    metadata: dict[str, Any] = {
+        "template": template,
+        "data_dir": data_dir,
+        "revisions": dict(revisions),
+    }
+    return TaskManager(include_path=str(tasks_dir), include_defaults=False, metadata=metadata)
+
+
+def load_task(manager: TaskManager, name: str) -> dict[str, Any]:
+    """The tasks of a name (one, or all of a tag or group)."""
+    if name not in manager.all_tasks and not Path(name).is_file():
+        near = difflib.get_close_matches(name, manager.all_tasks, 3) or manager.all_tasks
+        raise LoraportError(
+            f"unknown evaluation task {name!r}",
+            got=name,
+            expected=f"a task in resources/tasks, such as {', '.join(near[:8])}, or a YAML file",
+            todo="correct `eval` of the task in config.yaml",
+        )
+    return dict(manager.load([name])["tasks"])
+
+
+def run_task(lm: HFLM, task: Any, limit: int) -> Any:
+    """One pass of the harness, with smaller batches whenever memory runs out."""
+    try:
+        return _fitted(
+            lm,
+            lambda: evaluator.evaluate(
+                lm=lm,
+                task_dict={"tasks": {task.config.task: task}},
+                limit=limit or None,
+                bootstrap_iters=0,
+                log_samples=True,
+            ),
+        )
+    except AssertionError as error:
+        raise LoraportError(
+            f"task {task.config.task!r} does not fit the model",
+            got=error,
+            expected="room for a prompt and its answer in the model's context",
+            todo="lower `max_gen_toks` in the task's YAML",
+        ) from error
+
+
+def _fitted(lm: HFLM, work: Callable[[], Any]) -> Any:
+    """What `work` gives, done again with half the batch whenever memory runs out."""
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            memory = isinstance(error, MemoryError) or any(s in str(error) for s in OUT_OF_MEMORY)
+            if not memory or lm.batch_size_per_gpu == 1:
+                raise
+            lm.batch_size_per_gpu = lm.batch_size_per_gpu // 2
+
+
+def answer_nll(lm: HFLM, task: Any, samples: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Negative log-likelihood of each item's gold answer given its prompt, in nats.
+
+    The gold answer is the document's `gold`, or the task's target where it is a text; None where a
+    task has neither.
+    """
+    requests = []
+    for number, sample in enumerate(samples):
+        gold = sample["doc"].get("gold")
+        if gold is None:
+            if not isinstance(sample["target"], str):
+                return None
+            gold = task.config.target_delimiter + sample["target"]
+        arguments = (sample["arguments"][0][0], gold)
+        requests.append(Instance("loglikelihood", {}, arguments, number, (None, number, 1)))
+    size = lm.batch_size_per_gpu
+    lm.batch_size_per_gpu = min(size, LIKELY_BATCH)
+    try:
+        found = _fitted(lm, lambda: lm.loglikelihood(requests, disable_tqdm=True))
+    finally:
+        lm.batch_size_per_gpu = size
+    return [-likely for likely, _ in found]
+
+
+def truncated(lm: HFLM, task: Any, samples: Sequence[Any]) -> int:
+    """Prompts that lose their beginning: longer than the context less what may be generated."""
+    room = lm.max_length
+    if task.OUTPUT_TYPE == "generate_until":
+        room -= task.config.generation_kwargs.get("max_gen_toks", lm.max_gen_toks)
+    return sum(len(lm.tok_encode(sample["arguments"][0][0])) > room for sample in samples)

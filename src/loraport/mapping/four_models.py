@@ -1,0 +1,140 @@
+"""Sums for sequential alignment: four models walked side by side, block by block.
+
+The old model with and without its adapter, the new model without one and with what has been placed
+in it so far. What a later module is to do depends on what the earlier ones made of theirs.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..calibration.moments import PARTS, READS, STREAM, Batch, Moments, make_batches
+from ..calibration.ridge import Regression
+from ..calibration.walk import Caught, Walk
+from ..methods import Adapted, Pair
+from ..models.loading import attach, load_base
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the new model's stream should be, from the streams of all four models.
+
+    Attributes
+    ----------
+    left : L (d_n, d_o), a change of the new stream from one of the old stream
+    gain : γ, by which that is multiplied
+    """
+
+    left: torch.Tensor
+    gain: float
+
+    def less(self, new: torch.Tensor, change: torch.Tensor, placed: torch.Tensor) -> torch.Tensor:
+        """`h_new + γ L (h_adapted − h_old) − h_placed`, (tokens, d_n); `change` is of the old."""
+        new, change, placed = (each.to(self.left) for each in (new, change, placed))
+        return new - placed + self.gain * change @ self.left.T
+
+
+@dataclass
+class Walks:
+    """The four models at the same matched block.
+
+    Attributes
+    ----------
+    old, adapted : the old model, bare and with its adapter merged into its weights
+    new, placed : the new model, bare and with the updates placed so far
+    """
+
+    old: Walk
+    adapted: Walk
+    new: Walk
+    placed: Walk
+    batches: Sequence[Batch]
+    # per batch, of the block that was reached: O(tokens · width)
+    _inputs: list[Caught] = field(default_factory=list)  # of the adapted old model's modules
+    _changes: list[Caught] = field(default_factory=list)  # h_adapted − h_old
+    _new: list[Caught] = field(default_factory=list)
+    _placed: list[Caught] = field(default_factory=list)
+
+    def step(self, old_layer: int, layer: int) -> None:
+        """Move all four on to a layer pair; the block of the first three runs here, and once.
+
+        An old layer may serve several new ones.
+        """
+        for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
+                         (self.placed, layer)):  # fmt: skip
+            walk.step(to)
+        self._new, self._placed = [], []  # room for the next
+        targets = set(STREAM.values())
+        if self.old.layer == old_layer:
+            self._inputs, self._changes = [], []
+            old = self.old.cross(targets)
+            self._inputs = self.adapted.cross(targets.union(READS.values()))
+            self._changes = [
+                {site: y[site] - x[site] for site in targets}
+                for x, y in zip(old, self._inputs, strict=True)
+            ]
+        self._new = self.new.cross(targets)
+
+    def reading(self, site: str) -> tuple[Moments, Moments]:
+        """Moments of the adapted old model's input and the new one's as it now is; both parts."""
+        self._placed = [
+            {name: caught[name] for name in (site, *STREAM.values()) if name in caught}
+            for caught in self.placed.seen(site)
+        ]
+        sums: dict[str, Moments] = {}
+        for batch, x, y in zip(self.batches, self._inputs, self._placed, strict=True):
+            if batch.part not in sums:
+                sums[batch.part] = _empty(x[site], y[site])
+            sums[batch.part].add(x[site], y[site])
+        return sums[PARTS[0]], sums[PARTS[1]]
+
+    def missing(self, site: str, target: str, wanted: "Wanted") -> Regression:
+        """Of what the new model's stream lacks at `target`, from its input at `site`, as `reading`
+        of that site has just seen them.
+        """
+        total: list[torch.Tensor] = []
+        for new, change, placed in zip(self._new, self._changes, self._placed, strict=True):
+            error = wanted.less(new[target], change[target], placed[target])
+            x = placed[site].to(error)
+            found = [error.T @ x, x.T @ x, error.square().sum()]
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        return Regression(total[0], total[1], float(total[2]))
+
+
+def _empty(x: torch.Tensor, y: torch.Tensor) -> Moments:
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=x.device)
+
+    old, new = x.shape[1], y.shape[1]
+    return Moments(zeros(old, new), None, zeros(new, new), zeros(old), zeros(new))
+
+
+def open_walks(pair: Pair, adapted: Adapted) -> Walks:
+    """Load both models, the old one's adapter merged into a copy, and make the texts ready."""
+    loaded = [
+        load_base(model.directory, device=pair.device, dtype="float32", trust_remote_code=remote)
+        for model, remote in zip((pair.old, pair.new), adapted.remote_code, strict=True)
+    ]
+    (old, old_tokenizer), (new, new_tokenizer) = loaded
+    merged = attach(deepcopy(old), adapted.directory).merge_and_unload()
+    texts = adapted.texts(merged, old_tokenizer)
+    batches = make_batches(
+        (old_tokenizer, new_tokenizer), texts, adapted.max_tokens, adapted.batch_size
+    )
+    return Walks(
+        old=Walk(pair.old, old, batches, 0),
+        adapted=Walk(pair.old, merged, batches, 0),
+        new=Walk(pair.new, new, batches, 1),
+        placed=Walk(pair.new, deepcopy(new), batches, 1),
+        batches=batches,
+    )
+
+
+def place(base: Any, path: str, rows: Any, update: torch.Tensor) -> None:
+    """Add an update (d_out, d_in) to the weight of a linear module, or to some of its rows."""
+    weight = base.get_submodule(path).weight.data
+    where = slice(None) if rows is None else torch.as_tensor(rows, device=weight.device)
+    weight[where] += update.to(weight)

@@ -1,0 +1,93 @@
+"""Which old layer serves which new one: a monotone path of greatest similarity."""
+
+import os
+
+import numpy as np
+
+from ..artifacts import read_json
+from ..errors import LoraportError
+
+Path = list[tuple[int, int]]
+
+
+def best_path(similarity: np.ndarray, max_offset: int | None = None) -> Path:
+    """The monotone layer path of greatest total similarity (LoRASuite, layer mapping).
+
+    Parameters
+    ----------
+    similarity : (l_o, l_n), finite
+    max_offset : Δ, the greatest `j − i` between the layer i of the shallower model and its partner
+        j in the deeper one; None is the difference in depth, which never binds
+
+    Returns
+    -------
+    (old, new) pairs, both strictly increasing; each layer of the shallower model stands once
+
+    Notes
+    -----
+    Dynamic programming, O(l_o l_n): `T[i, j] = max(T[i, j−1], T[i−1, j−1] + S[i, j])` with
+    `0 ≤ j − i ≤ Δ`. Ties take the smallest offset.
+    """
+    similarity = np.asarray(similarity, dtype=np.float64)
+    if not np.isfinite(similarity).all():
+        raise LoraportError("the layer similarities hold NaN or Inf", expected="finite numbers")
+    if similarity.shape[0] > similarity.shape[1]:
+        return [(old, new) for new, old in best_path(similarity.T, max_offset)]
+    short, long = similarity.shape
+    gap = long - short
+    limit = gap if max_offset is None else min(max_offset, gap)
+    if limit < 0:
+        raise LoraportError(
+            "mapping.max_offset is negative", got=max_offset, expected="0 or more, or null"
+        )
+    # best[i, o]: greatest total of layers 0…i where layer i sits at an offset of at most o
+    best = np.zeros((short + 1, limit + 1))
+    taken = np.zeros((short, limit + 1), dtype=bool)
+    for i in range(short):
+        for offset in range(limit + 1):
+            here = best[i, offset] + similarity[i, i + offset]
+            before = best[i + 1, offset - 1] if offset else -np.inf
+            taken[i, offset] = here > before
+            best[i + 1, offset] = max(here, before)
+    path, offset = [], limit
+    for i in reversed(range(short)):
+        while not taken[i, offset]:
+            offset -= 1
+        path.append((i, i + offset))
+    return path[::-1]
+
+
+def fixed_path(old: int, new: int, how: str) -> Path:
+    """The ablations First, Medium and Last: one offset for all layers (0, ⌊gap/2⌋, gap)."""
+    gap = abs(new - old)
+    offset = {"first": 0, "medium": gap // 2, "last": gap}[how]
+    short = range(min(old, new))
+    return [(i, i + offset) if old <= new else (i + offset, i) for i in short]
+
+
+def serve_all(path: Path, layers: int) -> Path:
+    """Every new layer: one that no old layer is matched with by that of the next pair, or of the
+    last one.
+    """
+    left, found = list(path), []
+    for layer in range(layers):
+        while left[0][1] < layer and len(left) > 1:
+            del left[0]
+        found.append((left[0][0], layer))
+    return found
+
+
+def layer_path(
+    similarity: np.ndarray, how: str, max_offset: int | None, unmatched: str = "empty"
+) -> Path:
+    """The path by the mapping settings: `layers` is `cka` (best path) or a fixed offset; new layers
+    that are `unmatched` are left `empty`, or served by the `next` pair's old one.
+    """
+    old, new = similarity.shape
+    path = best_path(similarity, max_offset) if how == "cka" else fixed_path(old, new, how)
+    return serve_all(path, new) if unmatched == "next" else path
+
+
+def read_path(file: str | os.PathLike[str]) -> Path:
+    """The (old, new) layers of layers.json."""
+    return [(old, new) for old, new, _ in read_json(os.fspath(file), "layers")["path"]]

@@ -1,0 +1,1 @@
+"""Model directories: dimensions, weights, tokens, families of architectures, loading."""

@@ -1,0 +1,209 @@
+"""Model families as data: module names, fused layouts and head fields, one JSON file each."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from ...errors import LoraportError
+from .dimensions import Dimensions, read_dimensions
+
+__all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of", "parse"]
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+LAYOUTS = ("blocks", "per_head")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family.
+
+    Attributes
+    ----------
+    name : the file's name
+    model_types : values of `model_type` in config.json that belong to it
+    dimensions : dimension -> where config.json says it, see `dimensions.read_dimensions`
+    prefix : what a checkpoint of the bare model, without its head, leaves out of every name
+    embedding, head : modules of the input embedding and of the output head
+    tied : whether the head shares the embedding's weight where config.json does not say
+    block : module of a decoder block, with `{layer}`
+    norms : all normalisation modules that a model of the family may have, with `{layer}` or without
+    modules : linear module below the block -> roles whose weights it stacks along its rows
+    layouts : fused module -> how its rows are stacked: `blocks` (role after role) or `per_head`
+        (all roles of head 0, then of head 1, …)
+    aliases : module, or part of the model -> its name in older checkpoints and adapters
+    beside : other parts of the model, such as one that sees: left as they are, though modules of
+        theirs may bear the decoder's names
+    buffers : ends of the names of tensors that checkpoints hold beside weights: masks, frequencies
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    dimensions: Mapping[str, tuple[str, ...]]
+    prefix: str
+    embedding: str
+    head: str
+    tied: bool
+    block: str
+    norms: tuple[str, ...]
+    modules: Mapping[str, tuple[str, ...]]
+    layouts: Mapping[str, str]
+    aliases: Mapping[str, str]
+    buffers: tuple[str, ...]
+    beside: tuple[str, ...]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that this family has, in the order of `ROLES`."""
+        held = {role for roles in self.modules.values() for role in roles}
+        return tuple(role for role in ROLES if role in held)
+
+    def module_of(self, role: str) -> str:
+        """The module, below the block, that holds a role."""
+        return next(module for module, roles in self.modules.items() if role in roles)
+
+    def path(self, layer: int, module: str) -> str:
+        """Full path of a module, as in `model.named_modules()`."""
+        return f"{self.block.format(layer=layer)}.{module}"
+
+    def locate(self, path: str) -> tuple[int, str] | None:
+        """(layer, module) of a full module path; None where it is not one of the family's."""
+        path = self.own_name(path)
+        head, tail = self.block.split("{layer}")
+        match = re.fullmatch(rf"{re.escape(head)}(\d+){re.escape(tail)}\.(.+)", path)
+        if match is None or match[2] not in self.modules:
+            return None
+        return int(match[1]), match[2]
+
+    def rows(self, role: str, dims: Dimensions) -> np.ndarray | None:
+        """Row numbers of a role inside its fused module; None where it is the whole module."""
+        module = self.module_of(role)
+        roles = self.modules[module]
+        if len(roles) == 1:
+            return None
+        sizes = [dims.shape(each)[0] for each in roles]
+        position = roles.index(role)
+        if self.layouts[module] == "per_head":
+            grid = np.arange(sum(sizes)).reshape(dims.heads, len(roles), dims.head_dim)
+            return grid[:, position].reshape(-1)
+        return np.arange(sizes[position]) + sum(sizes[:position])
+
+    def module_shape(self, module: str, dims: Dimensions) -> tuple[int, int]:
+        """(d_out, d_in) of a module, fused or not."""
+        shapes = [dims.shape(role) for role in self.modules[module]]
+        return sum(shape[0] for shape in shapes), shapes[0][1]
+
+    def read_dimensions(self, config: Mapping[str, Any], where: str) -> Dimensions:
+        """Dimensions from a config.json's content; contradictions are errors that name `where`."""
+        return read_dimensions(self.dimensions, config, where)
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model's head shares the weight of its input embedding."""
+        said = config.get("tie_word_embeddings")
+        return self.tied if said is None else bool(said)
+
+    def stored_names(self, name: str) -> Iterator[str]:
+        """Names under which a checkpoint may hold a tensor: the module's own one comes first."""
+        yield name
+        for module, alias in self.aliases.items():
+            if name.startswith(f"{module}."):
+                yield alias + name.removeprefix(module)
+        if name.startswith(f"{self.prefix}."):
+            yield name.removeprefix(f"{self.prefix}.")
+
+    def own_name(self, name: str) -> str:
+        """A module's or tensor's name as the model has it, from one of an older checkpoint."""
+        for module, alias in self.aliases.items():
+            if name == alias or name.startswith(f"{alias}."):
+                return module + name.removeprefix(alias)
+        return name
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether a checkpoint's tensor is no weight; a mask may hold -Inf, for one."""
+        return any(name == end or name.endswith(f".{end}") for end in self.buffers)
+
+    def describes(self, name: str) -> bool:
+        """Whether a checkpoint's tensor is one that this family's file accounts for."""
+        if self.is_buffer(name):
+            return True
+        module = name.removesuffix(".weight").removesuffix(".bias")
+        candidates = {module, f"{self.prefix}.{module}", self.own_name(module)}
+        if any(each.startswith(f"{part}.") for each in candidates for part in self.beside):
+            return True
+        known = (self.embedding, self.head, *self.norms)
+        patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in known]
+        return any(
+            self.locate(each) is not None or re.fullmatch("|".join(patterns), each) is not None
+            for each in candidates
+        )
+
+
+def parse(name: str, content: Mapping[str, Any]) -> Architecture:
+    """A family from the content of its JSON file; unknown or missing fields are errors."""
+    optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
+    required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
+    modules = content.get("modules", {})
+    wrong = (set(content) - required - set(optional)) | (required - set(content))
+    wrong |= set(content.get("dimensions", {})) ^ {
+        field.name for field in fields(Dimensions) if field.default is MISSING
+    }
+    held = [role for roles in modules.values() for role in roles]
+    wrong |= {role for role in held if role not in ROLES or held.count(role) > 1}
+    fused = {module for module, roles in modules.items() if len(roles) > 1}
+    wrong |= set(content.get("layouts", {})) ^ fused
+    wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
+    if wrong:
+        raise LoraportError(
+            f"models/families/{name}.json is not a family",
+            got=f"unknown, missing or doubled: {', '.join(sorted(wrong))}",
+            expected=f"exactly {', '.join(sorted(required))} and, where they apply, "
+            f"{', '.join(sorted(optional))}",
+            todo="see the attributes of loraport.models.families.Architecture",
+        )
+    frozen: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in {**optional, **content}.items()
+    }
+    for key in ("dimensions", "modules"):
+        frozen[key] = {part: tuple(value) for part, value in frozen[key].items()}
+    return Architecture(name, **frozen)
+
+
+@cache
+def families() -> dict[str, Architecture]:
+    """All families by name."""
+    found = {path.name: path for path in files(__package__).iterdir()}
+    return {
+        (name := file.removesuffix(".json")): parse(name, json.loads(found[file].read_text()))
+        for file in sorted(found)
+        if file.endswith(".json")
+    }
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Architecture:
+    """The family that serves a config.json's `model_type`; quantised weights are refused."""
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
+        raise LoraportError(
+            f"{where} is of a model whose weights are quantised",
+            got=f"quantization_config of {method!r}",
+            expected="weights as float32, bfloat16 or float16",
+            todo="name the model that it was quantised from; an adapter fits both",
+        )
+    kind = config.get("model_type")
+    for family in families().values():
+        if kind in family.model_types:
+            return family
+    known = sorted(kind for family in families().values() for kind in family.model_types)
+    raise LoraportError(
+        f"{where} is of a model family that has no file in models/families/",
+        got=f"model_type {kind!r}",
+        expected=", ".join(known),
+        todo="add a JSON file for it beside the others (data, no code)",
+    )

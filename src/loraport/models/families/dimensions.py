@@ -1,0 +1,123 @@
+"""Sizes of one model, and how they are read from its config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import LoraportError
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes of one model; `head_dim` need not be hidden / heads."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def attention(self) -> str:
+        """MHA, GQA or MQA, by the number of key-value heads."""
+        if self.kv_heads == self.heads:
+            return "MHA"
+        return "MQA" if self.kv_heads == 1 else "GQA"
+
+    def shape(self, role: str) -> tuple[int, int]:
+        """(d_out, d_in) of the weight of a role."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q": (queries, self.hidden),
+            "k": (keys, self.hidden),
+            "v": (keys, self.hidden),
+            "o": (self.hidden, queries),
+            "gate": (self.intermediate, self.hidden),
+            "up": (self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+        }[role]
+
+
+def read_dimensions(
+    sources: Mapping[str, tuple[str, ...]], config: Mapping[str, Any], where: str
+) -> Dimensions:
+    """Dimensions from a config.json's content.
+
+    Parameters
+    ----------
+    sources : dimension -> the places that may say it, the first one that does counts: a field, or
+        `part.field` of a config inside, two of them as `a / b`, a multiple as `4 * a`, or a number,
+        which is what transformers takes where the config leaves the first field out altogether (a
+        field that is null it derives)
+    where : named in errors
+
+    Raises
+    ------
+    LoraportError
+        For a size that is missing, not a positive whole number, or contradicts another.
+    """
+    dims = Dimensions(**{name: _first(config, sources[name], name, where) for name in sources})
+    if dims.heads % dims.kv_heads:
+        raise LoraportError(
+            f"{where} contradicts itself",
+            got=f"{dims.heads} attention heads over {dims.kv_heads} key-value heads",
+            expected="a multiple",
+            todo="repair config.json",
+        )
+    return dims
+
+
+def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where: str) -> int:
+    for source in sources:
+        first, sign, second = (*source.split(), "", "")[:3]
+        if first.isdigit() and not sign:
+            if _said(config, sources[0]):
+                continue
+            return int(first)
+        values = [_operand(config, word) for word in (first, second) if word]
+        if None in values:
+            continue
+        if any(type(value) is not int or value < 1 for value in values):
+            raise LoraportError(
+                f"{where} has no usable {name}",
+                got=f"{source} = {f' {sign} '.join(map(repr, values))}",
+                expected="positive whole numbers",
+                todo="repair config.json",
+            )
+        if sign == "/" and values[0] % values[1]:
+            raise LoraportError(
+                f"{where} has no whole {name}",
+                got=f"{source} = {values[0]} / {values[1]}",
+                expected="a division without rest, or the field that says it outright",
+                todo="repair config.json",
+            )
+        if not sign:
+            return values[0]
+        return values[0] // values[1] if sign == "/" else values[0] * values[1]
+    raise LoraportError(
+        f"{where} lacks the {name}",
+        got="none of its fields",
+        expected=" or ".join(sources),
+        todo="repair config.json",
+    )
+
+
+def _operand(config: Mapping[str, Any], word: str) -> Any:
+    if word.isdigit():
+        return int(word)
+    part, field = _inside(config, word)
+    return part.get(field)
+
+
+def _said(config: Mapping[str, Any], word: str) -> bool:
+    part, field = _inside(config, word)
+    return field in part
+
+
+def _inside(config: Mapping[str, Any], word: str) -> tuple[Mapping[str, Any], str]:
+    """The config that a field stands in, and the field's own name."""
+    outer, _, field = word.rpartition(".")
+    part = config.get(outer) if outer else config
+    return part if isinstance(part, Mapping) else {}, field

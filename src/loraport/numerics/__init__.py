@@ -1,0 +1,1 @@
+"""Linear algebra, low-rank factors and threads: functions over arrays."""

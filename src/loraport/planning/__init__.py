@@ -1,0 +1,1 @@
+"""What the workflow looks up: configuration, stages, rows of tables, needs of its jobs."""

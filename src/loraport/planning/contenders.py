@@ -1,0 +1,121 @@
+"""What is compared on an app: every method and variant, which of them can serve the pair, and where
+their numbers lie. Nothing is run to find out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..errors import LoraportError
+from ..models.families import Dimensions
+from ..models.spec import is_local, open_model
+from . import rows, stages
+from .config import Config
+
+Entry = dict[str, Any]
+OLD, BARE, FULL, MATCHED = "old_lora", "new", "lora_full", "lora_small_matched"
+LABELS = {BARE: "new, bare", MATCHED: "LoRA(small), matched schedule", FULL: "LoRA(full)"}
+MADE_BY = {  # what a method declares to need -> the rules that make it
+    "embedding": ("embedding",),
+    "layers": ("cka", "layers"),
+    "heads": ("embedding", "cka", "layers", "heads"),
+    "moments": ("cka", "layers", "moments"),
+    "outputs": ("cka", "layers", "moments"),
+}
+
+
+def names(config: Config) -> list[str]:
+    """Methods and variants that are compared."""
+    return config.content["compare"]["methods"] or [*methods.names(), *config.content["variants"]]
+
+
+def dimensions(config: Config, model: str) -> Dimensions | None:
+    """A model's dimensions: from its spec or its local files; None while only the hub knows."""
+    spec = Path(f"artifacts/models/{model}/spec.json")
+    if spec.is_file():
+        return Dimensions(**json.loads(spec.read_text())["dimensions"])
+    source = config.model(model)["source"]
+    return open_model(Path(source)).dims if is_local(source) and Path(source).is_dir() else None
+
+
+def refusal(config: Config, pair: str, name: str) -> str:
+    """Why a method or variant can't serve a pair; empty where it can, or where nobody knows yet."""
+    old, new = (dimensions(config, model) for model in config.pair(pair))
+    if old is None or new is None:
+        return ""
+    try:
+        methods.check_pair(config.method(name), old, new, config.mapping(name))
+    except LoraportError as error:
+        return str(error)
+    return ""
+
+
+def entries(config: Config, pair: str, app: str) -> list[Entry]:
+    """What the comparison of an app holds.
+
+    Returns
+    -------
+    dicts with `label`, `stage`, `method` and `variant_of` (empty where they mean nothing),
+    `refused` (why the method can't serve the pair, or empty), `runs` (one a seed, as `rows.rows`
+    describes them) and `shared` (logs of what the method's maps take, once for the pair)
+    """
+    found = _baselines(config, pair, app)
+    for name in names(config):
+        base = config.method(name)
+        about: Entry = {"method": name, "variant_of": "" if base == name else base}
+        if reason := refusal(config, pair, name):
+            found.append(_entry(name, "transferred", refused=reason, **about))
+            continue
+        about["shared"] = shared_logs(config, pair, name)
+        runs = rows.method_rows(config, pair, app, name)
+        for stage in dict.fromkeys(run["stage"] for run in runs):
+            own = [run for run in runs if run["stage"] == stage]
+            label = own[0]["label"].partition(", seed")[0]
+            found.append(_entry(label, stage, runs=own, **about))
+    return found
+
+
+def _entry(label: str, stage: str, **more: Any) -> Entry:
+    empty = {"method": "", "variant_of": "", "refused": "", "runs": [], "shared": []}
+    return {"label": label, "stage": stage, **empty, **more}
+
+
+def _baselines(config: Config, pair: str, app: str) -> list[Entry]:
+    """The bare new model, the matched LoRA(small) with every seed, and LoRA(full)."""
+    found = {stage: _entry(label, stage, runs=[]) for stage, label in LABELS.items()}
+    logs = rows.baseline_logs(config, pair, app)
+    for stage, adapter in stages.baseline_adapters(config, pair, app).items():
+        kind, _, seed = stage.partition("_seed")
+        found[kind]["runs"].append(
+            {
+                "seed": int(seed) if seed else "",
+                "scores": f"artifacts/{pair}/{app}/baselines/eval/{stage}.json",
+                "adapter": adapter,
+                "transfer_log": "",
+                "logs": logs,
+            }
+        )
+    return list(found.values())
+
+
+def reference(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
+    """The old model with its adapter, which flips are counted against, where it is to be scored."""
+    if OLD not in config.content["evaluation"]["stages"]:
+        return []
+    scores = f"artifacts/{pair}/{app}/eval/{OLD}.json"
+    return [{"scores": scores, "logs": rows.stage_logs(config, pair, app, OLD)}]
+
+
+def shared_logs(config: Config, pair: str, name: str) -> list[str]:
+    """Logs of what a method's maps take, once for a pair."""
+    made = [rule for need in methods.needs(config.method(name)) for rule in MADE_BY.get(need, ())]
+    return [
+        *(f"{config.home(pair, name, rule)}/logs/{rule}.log" for rule in dict.fromkeys(made)),
+        *rows.outputs_logs(config, pair, name),
+        f"artifacts/{pair}/logs/maps/{name}.log",
+    ]
+
+
+def runs_of(every: list[Entry]) -> list[dict[str, Any]]:
+    """All runs of all entries."""
+    return [run for entry in every for run in entry["runs"]]

@@ -1,0 +1,120 @@
+"""Checks that need no work: done while the workflow is planned, before any rule runs."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..adapters.files import CONFIG, WEIGHTS, audit, read_adapter
+from ..artifacts import sha256
+from ..calibration.texts import read_texts
+from ..errors import LoraportError
+from ..models.families import Dimensions
+from ..models.spec import check_shapes, is_local, open_model, resolve
+from ..models.weights import weight_files
+
+
+def check_writable(paths: Iterable[str | Path]) -> None:
+    """Refuse paths that this user may not make; what is there on the way to them is asked.
+
+    A link to nowhere is there, and nothing can be written in it.
+    """
+    first: dict[Path, Path] = {}
+    for path in (Path(each).absolute() for each in paths):
+        first.setdefault(path.parent, path)
+    for parent, path in first.items():
+        place = next(each for each in (parent, *parent.parents) if os.path.lexists(each))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise LoraportError(
+                f"{path} cannot be written",
+                got=f"no right to write in {place}, or a read-only disk",
+                expected="a working directory and an artifacts/ in it that this user may write",
+                todo="give the right to it, or run in a folder of your own: docs/sharing.md says "
+                "how to use what others have made",
+            )
+
+
+def is_reachable(entry: Mapping[str, Any]) -> bool:
+    """Whether a model's source is on the hub or lies on this disk."""
+    return not is_local(entry["source"]) or Path(entry["source"]).is_dir()
+
+
+@cache
+def local_files(source: str) -> list[str]:
+    """Config, tokenizer and weight files of a local model; none for a hub id or a missing one."""
+    path = Path(source)
+    if not is_local(source) or not path.is_dir():
+        return []
+    patterns = ("*.json", "*.tiktoken", "tokenizer.model")
+    beside = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    return [str(file) for file in (*beside, *weight_files(path))]
+
+
+@cache
+def dimensions(source: str) -> Dimensions | None:
+    """Sizes of a local model by its config.json; None for one of the hub."""
+    return open_model(resolve(source)[0]).dims if is_local(source) else None
+
+
+@cache
+def check_model(source: str) -> None:
+    """Refuse a local model that can't be mapped: by its config and the headers of its weights."""
+    if is_local(source):
+        directory, _ = resolve(source)
+        check_shapes(open_model(directory))
+
+
+@cache
+def _audited(directory: str, model: str, known_as: tuple[str, ...]) -> None:
+    adapter = read_adapter(directory)
+    if is_local(model) and Path(model).is_dir():
+        base = open_model(Path(model))
+        audit(adapter, base.architecture, base.dims, known_as, vocabulary=True)
+
+
+def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
+    """Read an adapter and, where its base is at hand, audit it against the base's dimensions."""
+    _audited(directory, model, tuple(known_as))
+
+
+@cache
+def adapts_vocabulary(directory: str) -> bool:
+    """Whether an adapter adapts an embedding or a head: a module of no decoder block."""
+    paths = read_adapter(directory).modules
+    return not all(any(part.isdigit() for part in path.split(".")) for path in paths)
+
+
+def adapter_files(directory: str) -> list[str]:
+    """The files of an adapter that a transfer reads."""
+    return [str(Path(directory) / name) for name in (CONFIG, WEIGHTS)]
+
+
+@cache
+def _file_version(path: str) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise LoraportError(
+            f"calibration texts {path!r} cannot be read",
+            got=error,
+            expected="a UTF-8 text file, one text a line",
+            todo="correct calibration.texts",
+        ) from error
+
+
+@cache
+def _check_texts(path: str, examples: int) -> None:
+    read_texts(path, examples)
+
+
+def check_texts(texts: Any, examples: int) -> None:
+    """Read a calibration file as far as it will be read; a data set is not asked for."""
+    if isinstance(texts, str):
+        _check_texts(texts, examples)
+
+
+def texts_version(texts: Any) -> str:
+    """SHA-256 of a text file, or what names a data set, as JSON."""
+    return _file_version(texts) if isinstance(texts, str) else json.dumps(texts, sort_keys=True)

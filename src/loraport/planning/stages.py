@@ -1,0 +1,244 @@
+"""What is trained and scored for an app: its task, its settings, and the stages of its table."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoraportError
+from ..models.families import Dimensions
+from ..training.data import FILES
+from . import needs
+from .config import Config
+
+# stage -> the base model that it is scored on
+SIDES = {
+    "old": "old",
+    "old_lora": "old",
+    "new": "new",
+    "transferred": "new",
+    "lora_small": "new",
+    "lora_small_matched": "new",
+    "finetuned": "new",
+    "lora_full": "new",
+}
+MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
+# keys of `finetune` that are no training settings
+OWN_KEYS = ("seeds", "answers", "small", "full", "lora", "gpus")
+
+
+def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
+    """The task that an app is trained and scored on, by the first row that names one.
+
+    Rows of `models` are asked first, then any other row of the app. A merge is scored on the tasks
+    of all its apps, and has no training data.
+    """
+    if merge := config.merge(app):
+        parts = [task_of(config, each, *models) for each in merge["apps"]]
+        return _joined(app, parts)
+    rows = [config.adapters[app, model] for model in models if (app, model) in config.adapters]
+    rows += [row for (name, _), row in config.adapters.items() if name == app]
+    for row in rows:
+        if row["task"]:
+            return {"task": row["task"], **config.content["tasks"][row["task"]]}
+    raise LoraportError(
+        f"app {app!r} has no task, so there is nothing to train or to score it on",
+        got=f"{len(rows)} row(s) of it in {config.content['adapters']}, each with an empty task",
+        expected=f"one of {', '.join(config.content['tasks']) or 'the entries of `tasks`'}",
+        todo="name its task in the table's last column, and describe it under `tasks`",
+    )
+
+
+def _joined(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The task of a merge."""
+    templates = sorted({part["template"] for part in parts})
+    if len(templates) > 1:
+        raise LoraportError(
+            f"the apps of merge {name!r} put their questions in different ways",
+            got=", ".join(templates),
+            expected="one template",
+            todo="merge apps whose tasks have the same `template`",
+        )
+    scored = [each for part in parts for each in part["eval"]]
+    return {**parts[0], "task": name, "train": "", "eval": list(dict.fromkeys(scored))}
+
+
+def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `data.read` for a task's training data."""
+    if not task["train"]:
+        raise LoraportError(
+            f"task {task['task']!r} names no training data",
+            got="`train` is empty",
+            expected="a .jsonl or .json file, or a data set of the hub",
+            todo="fill in `train` of the task in config.yaml",
+        )
+    keys = {"source": "train", **{key: key for key in ("template", "name", "split", "revision")}}
+    return {key: task[name] for key, name in keys.items()}
+
+
+def local_data(task: Mapping[str, Any]) -> list[str]:
+    """The task's training file, so that a change of it is noticed; none for a data set."""
+    path = Path(task["train"])
+    if path.suffix not in FILES:
+        return []
+    if not path.is_file():
+        raise LoraportError(
+            f"training data {task['train']!r} of task {task['task']!r} is not there",
+            got="no such file",
+            expected="a .jsonl or .json file (paths are relative to the working directory)",
+            todo="correct `train` of the task in config.yaml, or make the file",
+        )
+    return [str(path)]
+
+
+def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, Any]:
+    """Settings of a training.
+
+    Parameters
+    ----------
+    kind : `lft` (and the matched baseline), `small` or `full`
+    """
+    section = config.content["finetune"]
+    settings = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    return {
+        **settings,
+        **section.get(kind, {}),
+        **overrides,
+        "seed": overrides.get("seed", first_seed(config)),
+    }
+
+
+def small_set(
+    config: Config, pair: str, app: str, task: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A small set: `files` that it is read from, `data` as `data.read` takes it, and the `settings`
+    of a training on it.
+
+    Its answers are the task's, or those that the old model with its adapter writes: these lie in a
+    file of their own, which is the draw already.
+    """
+    if config.content["finetune"]["answers"] == "given":
+        return {"files": local_data(task), "data": train_data(task), "settings": dict(settings)}
+    file = f"artifacts/{pair}/{app}/own_answers/{settings['examples']}.jsonl"
+    data = {"source": file, "template": "plain"}
+    return {"files": [file], "data": data, "settings": {**settings, "examples": 0}}
+
+
+def answering(config: Config) -> dict[str, Any]:
+    """Settings of the writing of a small set's answers."""
+    settings = config.content["finetune"]
+    keys = ("subset_seed", "cutoff", "dtype", "device", "device_map")
+    at_once = settings["micro_batch"] or settings["batch_size"]
+    return {"batch_size": at_once, **{key: settings[key] for key in keys}}
+
+
+def first_seed(config: Config) -> int:
+    """The seed of artifacts that name none."""
+    return config.content["finetune"]["seeds"][0]
+
+
+def adapter_of(config: Config, app: str, model: str) -> str:
+    """Directory of a model's adapter for an app: as given, or to be trained or merged here."""
+    if config.merge(app):
+        return f"artifacts/models/{model}/{app}/lora_merged"
+    row = config.adapters.get((app, model))
+    if row and row["source"]:
+        return config.given_adapter(app, model)
+    return f"artifacts/models/{model}/{app}/lora_trained"
+
+
+def adapters_of_pair(config: Config, pair: str, app: str) -> dict[str, str]:
+    """Stage -> the adapter that it scores; an empty path for a bare model."""
+    old, new = config.pair(pair)
+    folder = f"artifacts/{pair}/{app}"
+    return {
+        "old": "",
+        "old_lora": adapter_of(config, app, old),
+        "new": "",
+        "transferred": f"{folder}/lora_transferred",
+        "lora_small": f"{folder}/lora_small",
+        "lora_small_matched": f"{folder}/lora_small_matched",
+        "finetuned": f"{folder}/lora_finetuned",
+        "lora_full": adapter_of(config, app, new),
+    }
+
+
+def wanted(config: Config, side: str) -> list[str]:
+    """The configured stages that are scored on the old, or on the new model."""
+    return [stage for stage in config.content["evaluation"]["stages"] if SIDES[stage] == side]
+
+
+def method_stages(config: Config) -> list[str]:
+    """Stages of a method's own table: as transferred, and after LFT with each seed."""
+    if not config.content["compare"]["finetuned"]:
+        return ["transferred"]
+    return [
+        "transferred",
+        *(f"finetuned_seed{seed}" for seed in config.content["finetune"]["seeds"]),
+    ]
+
+
+def baseline_stages(config: Config) -> list[str]:
+    """What all methods of an app are compared with: the matched LoRA(small) with each seed."""
+    seeds = config.content["finetune"]["seeds"]
+    return ["new", "lora_full", *(f"lora_small_matched_seed{seed}" for seed in seeds)]
+
+
+def baseline_adapters(config: Config, pair: str, app: str) -> dict[str, str]:
+    """Stage -> adapter, for `baseline_stages`; an empty path for the bare model."""
+    folder = f"artifacts/{pair}/{app}"
+    trained = {
+        f"lora_small_matched_seed{seed}": f"{folder}/seed{seed}/lora_small_matched"
+        for seed in config.content["finetune"]["seeds"]
+    }
+    return {"new": "", "lora_full": adapter_of(config, app, config.pair(pair)[1]), **trained}
+
+
+def method_adapters(config: Config, pair: str, app: str, method: str) -> dict[str, str]:
+    """Stage -> adapter, for `method_stages`."""
+    folder = f"artifacts/{pair}/{app}/{method}"
+    every = {
+        "transferred": f"{folder}/lora_transferred",
+        **{
+            f"finetuned_seed{seed}": f"{folder}/seed{seed}/lora_finetuned"
+            for seed in config.content["finetune"]["seeds"]
+        },
+    }
+    return {stage: every[stage] for stage in method_stages(config)}
+
+
+def scoring(config: Config) -> dict[str, Any]:
+    """Settings of an evaluation."""
+    section = config.content["evaluation"]
+    return {
+        key: value for key, value in section.items() if key not in ("stages", "tasks_dir", "gpus")
+    }
+
+
+def about_base(config: Config, model: str) -> dict[str, Any]:
+    """Where a base model is, for the rules that load it."""
+    entry = config.model(model)
+    return {"source": entry["source"], "remote_code": entry["remote_code"]}
+
+
+def folder_version(folder: str | Path) -> str:
+    """Digest of the task files (YAML and Python) of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix in (".yaml", ".py"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Memory in MiB and minutes to ask for, where a base model is trained on or scored.
+
+    The weights in float32, and what a batch of `cutoff` tokens (or 512) keeps of every layer.
+    """
+    size = needs.parameters(dims) * needs.SINGLE
+    batch = settings.get("micro_batch") or settings.get("batch_size") or 16
+    tokens = (batch if isinstance(batch, int) else 64) * settings.get("cutoff", 512)
+    layer = 16 * dims.hidden + 4 * dims.intermediate + 2 * dims.heads * settings.get("cutoff", 512)
+    kept = tokens * (dims.layers * layer + 3 * dims.vocabulary) * needs.SINGLE
+    minutes = 30 + int(needs.parameters(dims) / 1e7)
+    return 2 * needs.BASE_MIB + int((1.3 * size + kept) / needs.MIB), minutes

@@ -1,0 +1,1 @@
+"""Tables, plots, the report's pages and the advice."""

@@ -1,0 +1,98 @@
+"""What a transfer did, as a table on the terminal: `python -m loraport.summary DIRECTORY`."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import read_json
+from ..runtime.job import last_record
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def layer_table(modules: dict[str, dict[str, Any]]) -> str:
+    """Per new layer: its source, and how large the update is beside the weights it changes."""
+    layers: dict[int, list[dict[str, Any]]] = {}
+    for path, entry in modules.items():
+        number = next(int(part) for part in path.split(".") if part.isdigit())
+        layers.setdefault(number, []).append(entry)
+    rows = []
+    for number, entries in sorted(layers.items()):
+        served = [entry for entry in entries if entry["source"] is not None]
+        if not served:
+            rows.append([f"layer {number}", "none", f"0 of {len(entries)}", "", ""])
+            continue
+        means = [
+            math.sqrt(sum(entry[key] ** 2 for entry in served) / len(served))
+            for key in ("relative_norm_before", "relative_norm_after")
+        ]
+        source = f"layer {served[0]['source']}"
+        served_text = f"{len(served)} of {len(entries)}"
+        rows.append([f"layer {number}", source, served_text, *(f"{100 * m:.2f} %" for m in means)])
+    header = ["new model", "from old", "modules", "update / weight, old", "update / weight, new"]
+    return table(header, rows)
+
+
+def cost_table(logs: Sequence[Path]) -> str:
+    """Per rule that has run: wall time and peak memory, from the last line of its log."""
+    records = [record for path in sorted(logs) if (record := last_record(path))]
+    rows = [
+        [
+            " ".join([each["rule"], *each["wildcards"].values()]),
+            f"{each['seconds']:.1f} s",
+            f"{each['peak_mib']:.0f} MiB",
+        ]
+        for each in sorted(records, key=lambda each: -each["seconds"])
+    ]
+    return table(["rule", "wall time", "peak memory"], rows)
+
+
+def summarise(directory: Path, shown: Path | None = None) -> str:
+    """The whole summary of a `lora_transferred` directory; `shown` is a copy of it to point to."""
+    shown = shown or directory
+    report = read_json(directory / "transfer.json", "transfer")
+    pair = directory.parent.parent if report["of"]["app"] == directory.parent.name else None
+    pair = pair or directory.parent.parent.parent
+    root = pair.parent
+    names = report["of"]["old"], report["of"]["new"]
+    models = [root / "models" / name / "logs" for name in names]
+    logs = [
+        *(path for folder in models for path in folder.glob("*.log")),
+        *(pair / "logs").glob("*.log"),
+        pair / "logs" / "maps" / f"{report['of']['method']}.log",
+        pair / "logs" / directory.parent.relative_to(pair) / "transferred.log",
+    ]
+    left = len(report["left_behind"])
+    lines = [
+        f"{report['of']['app']}: {report['of']['old']} → {report['of']['new']} "
+        f"by {report['of']['method']}",
+        "",
+        layer_table(report["modules"]),
+        "",
+        cost_table(logs),
+        "",
+        f"modules of the old adapter without a place in the new model: {left}",
+        *(f"warning: {each}" for each in report["warnings"]),
+        f"The carried adapter: {shown}",
+        f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the summary of a carried adapter's folder."""
+    print(summarise(Path(arguments[0])))
+    return 0

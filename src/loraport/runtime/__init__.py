@@ -1,0 +1,1 @@
+"""What a job runs in: log, errors, devices, GPUs, time and memory."""

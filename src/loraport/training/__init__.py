@@ -1,0 +1,1 @@
+"""Training data, starts and training of adapters."""

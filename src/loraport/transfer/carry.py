@@ -1,0 +1,386 @@
+"""Carrying one adapter through the maps of a pair: a few thin products a module, and no base model.
+
+`B_n = Σ L B_o`, `A_n = A_o R`: the update's rank stays at most r, so that no d×d product and no
+large SVD is needed. The factors are then balanced, which equals the truncated SVD that LoRASuite
+takes of the full d×d update (arXiv 2505.13515), at O(d r²) in place of O(d³).
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapters.files import LoraWeights, audit, read_adapter, write_adapter
+from ..adapters.kinds.dora import carried_magnitude, row_norms
+from ..artifacts import read_json, write_json
+from ..errors import LoraportError
+from ..models.side import Side
+from ..models.spec import load_spec
+from ..numerics.lowrank import truncated_sum
+from ..provenance import versions
+from .maps import Maps, ModuleMap, open_maps
+from .modules_to_save import keep_saved
+from .vocabulary import carry_from
+
+Place = tuple[int, str]  # (layer, module below the block)
+SAFE_CONDITION = 1e10  # of a Gram: beyond it the basis is taken by QR
+
+
+def balance(b: np.ndarray, a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Factors of the best rank-`rank` approximation of `b @ a`, half of the singular values each.
+
+    Parameters
+    ----------
+    b, a : (d_out, k) and (k, d_in) float64
+
+    Returns
+    -------
+    b (d_out, rank), a (rank, d_in), share of ‖b a‖² kept (1.0 where k ≤ rank)
+
+    Notes
+    -----
+    O((d_out + d_in) k²). Signs are fixed: the largest entry of each column of b is positive.
+    """
+    left, inner_left, core_left = _thin_basis(b)
+    right, inner_right, core_right = _thin_basis(a.T)
+    u, s, vh = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    root = np.sqrt(s[:rank])
+    b_new = left @ (inner_left @ (u[:, :rank] * root))
+    a_new = ((inner_right @ (vh[:rank].T * root)).T) @ right.T
+    signs = np.sign(b_new[np.abs(b_new).argmax(axis=0), np.arange(len(root))])
+    signs[signs == 0] = 1
+    missing = rank - len(root)
+    total = float(np.sum(s**2))
+    return (
+        np.pad(b_new * signs, ((0, 0), (0, missing))),
+        np.pad(a_new * signs[:, None], ((0, missing), (0, 0))),
+        float(np.sum(s[:rank] ** 2)) / total if total else 1.0,
+    )
+
+
+def _thin_basis(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`x = (outer @ inner) @ core` with orthonormal `outer @ inner`; x is (d, k).
+
+    From the k×k Gram, so that x itself is only multiplied; by QR where the Gram is nearly singular.
+    """
+    values, vectors = np.linalg.eigh(x.T @ x)
+    if values[0] * SAFE_CONDITION > values[-1] > 0:
+        root = np.sqrt(values)
+        return x, vectors / root, root[:, None] * vectors.T
+    basis, core = np.linalg.qr(x)
+    return basis, np.eye(basis.shape[1]), core
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one role of a new module is made from.
+
+    Attributes
+    ----------
+    map : the role's map
+    module : the old module that holds the role, maybe fused with others
+    weights : the role's rows of that module's factors
+    """
+
+    map: ModuleMap
+    module: str
+    weights: LoraWeights
+
+
+def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWeights, float]:
+    """One module's new factors, balanced.
+
+    Parameters
+    ----------
+    sources : one for each role that the new module stacks and the adapter adapts
+    module : the new module, below its block
+
+    Returns
+    -------
+    factors, and the share of ‖B A‖² kept
+
+    Notes
+    -----
+    Roles that come from one old module by the same R share A, and the rank stays r. Where they do
+    not (separate q, k, v into a fused module), their factors stand side by side: the rank is the
+    sum over the different A, alpha grows with it, and nothing is lost.
+    """
+    sources = [source for source in sources if source.weights.rank] or sources[:1]
+    like = max((source.weights for source in sources), key=lambda each: abs(each.scale))
+    shared: dict[tuple[str, str], np.ndarray] = {}
+    ranks: dict[tuple[str, str], int] = {}
+    parts = []
+    for source in sources:
+        b_old = source.weights.b.astype(np.float64)
+        a_old = source.weights.a.astype(np.float64) * _ratio(source.weights, like)
+        key = (source.module, source.map.right_key)
+        carried = [term.carry(b_old, a_old) for term in source.map.terms]
+        shared.setdefault(key, np.vstack([a for _, a in carried]))
+        ranks[key] = source.weights.rank
+        parts.append((source.map.role, key, np.hstack([b for b, _ in carried])))
+    a_new = np.vstack(list(shared.values()))
+    starts = dict(zip(shared, np.cumsum([0, *(len(a) for a in shared.values())]), strict=False))
+    b_new = np.zeros((new.family.module_shape(module, new.dims)[0], len(a_new)))
+    for role, key, b in parts:
+        rows = new.family.rows(role, new.dims)
+        columns = slice(starts[key], starts[key] + b.shape[1])
+        b_new[slice(None) if rows is None else rows, columns] = b
+    rank = sum(ranks.values())
+    constant = _constant(sources, new, module, b_new.shape[0])
+    kept = 1.0
+    if constant is not None:
+        b_new, a_new, kept = truncated_sum(constant / like.scale, b_new, a_new, rank)
+    elif rank:
+        b_new, a_new, kept = balance(b_new, a_new, rank)
+    return like.replaced(b_new, a_new), kept
+
+
+def _ratio(weights: LoraWeights, like: LoraWeights) -> float:
+    """Scale of a source as a multiple of the new module's."""
+    return weights.scale / like.scale if like.scale else 1.0
+
+
+def _constant(sources: list[Source], new: Side, module: str, height: int) -> np.ndarray | None:
+    """What a method adds to a module's update, (d_out, d_in) float64, fused where the module is."""
+    held = [source.map for source in sources if source.map.constant is not None]
+    if not held:
+        return None
+    total = np.zeros((height, held[0].constant.shape[1]))
+    for each in held:
+        rows = new.family.rows(each.role, new.dims)
+        total[slice(None) if rows is None else rows] = each.constant
+    return total
+
+
+def new_layer(
+    rank: int, shape: tuple[int, int], how: str, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors for a module that no old layer serves.
+
+    `zero` (the authors'): both zero, which has no gradient. `init`: LoRA's standard start, A
+    uniform in ±1/√d_in (Kaiming with a = √5) from a seed that is the module's name, B zero.
+    """
+    b = np.zeros((shape[0], rank))
+    if how == "zero":
+        return b, np.zeros((rank, shape[1]))
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    bound = 1 / math.sqrt(shape[1])
+    return b, np.random.default_rng(seed).uniform(-bound, bound, (rank, shape[1]))
+
+
+def carry(
+    adapter: Mapping[Place, LoraWeights],
+    maps: Maps,
+    old: Side,
+    new: Side,
+    *,
+    scale: str = "paper",
+    new_layers: str = "zero",
+) -> tuple[dict[Place, LoraWeights], dict[str, Any]]:
+    """Carry an audited adapter to the new model.
+
+    Parameters
+    ----------
+    scale : `paper` keeps what the maps give; `norm` rescales each module so that ‖ΔW_n‖/‖W_n‖ =
+        ‖ΔW_o‖/‖W_o‖
+    new_layers : `zero` or `init`, for layers without a source
+
+    Returns
+    -------
+    (layer, module) -> factors for every layer of the new model, and a report: per module its
+    source, norms and relative norms, and the old layers that were left behind
+
+    Notes
+    -----
+    O(r · stored numbers of the maps) a module.
+    """
+    result: dict[Place, LoraWeights] = {}
+    modules: dict[str, Any] = {}
+    used = set()
+    for layer in range(new.dims.layers):
+        for module, roles in new.family.modules.items():
+            homes = {r: old.family.module_of(r) for r in roles if r in old.family.roles}
+            kin = [weights for (_, home), weights in adapter.items() if home in homes.values()]
+            if not kin:
+                continue  # the adapter does not adapt this kind of module
+            entries = {role: maps.module(layer, role) for role in homes}
+            sources = _sources(adapter, entries, homes, old)
+            name = new.family.path(layer, module)
+            if sources:
+                used |= {(source.map.old_layer, source.module) for source in sources}
+                weights, kept = carry_module(sources, new, module)
+                if scale == "norm":
+                    weights = _rescaled(weights, sources)
+                modules[name] = _account(weights, sources, kept)
+                weights = with_row_vectors(weights, sources, new, module, entries)
+            elif any(entries.values()) or kin[0].magnitude is not None:
+                continue  # left alone by the adapter, or without norms for DoRA's magnitudes
+            else:
+                weights = _without_source(kin, new, module, new_layers, name)
+                modules[name] = {"source": None}
+            result[layer, module] = weights
+    left = sorted(old.family.path(*place) for place in adapter if place not in used)
+    return result, {"modules": modules, "left_behind": left}
+
+
+def _sources(
+    adapter: Mapping[Place, LoraWeights],
+    entries: Mapping[str, ModuleMap | None],
+    homes: Mapping[str, str],
+    old: Side,
+) -> list[Source]:
+    """What each role of a new module is made from, where the adapter has it."""
+    sources = []
+    for role, entry in entries.items():
+        if entry is not None and (entry.old_layer, homes[role]) in adapter:
+            weights = adapter[entry.old_layer, homes[role]]
+            rows = old.family.rows(role, old.dims)
+            sources.append(Source(entry, homes[role], weights.rows(rows)))
+    return sources
+
+
+def _without_source(
+    kin: list[LoraWeights], new: Side, module: str, how: str, name: str
+) -> LoraWeights:
+    """A module of a layer that no old layer serves, of the kind and rank of its kin."""
+    like = max(kin, key=lambda each: each.rank)
+    shape = new.family.module_shape(module, new.dims)
+    weights = like.replaced(*new_layer(like.rank, shape, how, name))
+    return weights if like.bias is None else replace(weights, bias=np.zeros(shape[0], np.float32))
+
+
+def with_row_vectors(
+    weights: LoraWeights,
+    sources: list[Source],
+    new: Side,
+    module: str,
+    entries: Mapping[str, ModuleMap | None],
+) -> LoraWeights:
+    """A carried module with what its kind keeps for each row: a bias (by L), DoRA's magnitudes.
+
+    Parameters
+    ----------
+    entries : role of the new module -> its map; rows of a role that the adapter leaves alone keep
+        their norm, and so need one as well
+    """
+    height = weights.b.shape[0]
+    bias, magnitude = np.zeros(height), np.zeros(height)
+    of_role = {source.map.role: source.weights for source in sources}
+    dora = sources[0].weights.magnitude is not None
+    for role, entry in entries.items():
+        if entry is None:
+            continue
+        rows = new.family.rows(role, new.dims)
+        place, held = slice(None) if rows is None else rows, of_role.get(role)
+        if held is not None and held.bias is not None:
+            carried = sum(term.carry_left(held.bias[:, None])[:, 0] for term in entry.terms)
+            bias[place] = carried * _ratio(held, weights)
+        if dora:
+            magnitude[place] = (
+                row_norms(entry)[1] if held is None else carried_magnitude(held, entry)
+            )
+    if dora:
+        return replace(weights, magnitude=_complete(magnitude, module).astype(np.float32))
+    has_bias = any(each.bias is not None for each in of_role.values())
+    return replace(weights, bias=bias.astype(np.float32)) if has_bias else weights
+
+
+def _complete(magnitude: np.ndarray, module: str) -> np.ndarray:
+    if (magnitude > 0).all():
+        return magnitude
+    raise LoraportError(
+        f"a DoRA adapter can't be carried to {module}: not all of its rows have a magnitude",
+        got=f"{int((magnitude <= 0).sum())} of {len(magnitude)} rows without one",
+        expected="maps for every role that the module holds, and base rows that are not zero",
+        todo="map all of its roles (mapping.modules), or convert the adapter to plain LoRA",
+    )
+
+
+def _norms(sources: list[Source]) -> tuple[float, float, float]:
+    """‖ΔW_o‖, ‖W_o‖ and ‖W_n‖ of the roles that a module is made from."""
+    return (
+        math.hypot(*(source.weights.norm() for source in sources if source.weights.rank)),
+        math.hypot(*(source.map.norm_old for source in sources)),
+        math.hypot(*(source.map.norm_new for source in sources)),
+    )
+
+
+def _rescaled(weights: LoraWeights, sources: list[Source]) -> LoraWeights:
+    before, base_old, base_new = _norms(sources)
+    now = weights.norm()
+    if not (now > 0 and base_old > 0):
+        return weights
+    root = math.sqrt(before / base_old * base_new / now)
+    return weights.replaced(weights.b * root, weights.a * root)
+
+
+def _account(weights: LoraWeights, sources: list[Source], kept: float) -> dict[str, Any]:
+    before, base_old, base_new = _norms(sources)
+    after = weights.norm()
+    return {
+        "source": sources[0].map.old_layer,
+        "norm_before": before,
+        "norm_after": after,
+        "relative_norm_before": before / base_old if base_old else 0.0,
+        "relative_norm_after": after / base_new if base_new else 0.0,
+        "energy_kept": kept,
+    }
+
+
+def transfer_files(
+    source: Path,
+    artifacts: Mapping[str, str],
+    identities: Mapping[str, str],
+    out: Path,
+    params: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Carry an adapter directory into the folder `out`, with its provenance in transfer.json.
+
+    Parameters
+    ----------
+    artifacts : paths of `old_spec`, `new_spec`, `maps` and, for adapters of the vocabulary,
+        `embedding`
+    identities : of those
+    params : `settings` (the transfer section), `of` (names of the models, app and method),
+        `known_as` (names of the old base), `base` and `revision` (the new base, as recorded)
+
+    Returns
+    -------
+    content of transfer.json
+    """
+    old, new = (
+        Side(model.architecture, model.dims)
+        for model in (load_spec(artifacts["old_spec"]), load_spec(artifacts["new_spec"]))
+    )
+    adapter = read_adapter(source)
+    revision = read_json(artifacts["old_spec"], "spec")["revision"]
+    located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
+    saved = keep_saved(adapter, old, new)
+    words, of_words = carry_from(adapter, artifacts.get("embedding"), old, new)
+    settings = dict(params["settings"])
+    dtype = settings.pop("dtype")
+    with open_maps(artifacts["maps"]) as maps:
+        weights, report = carry(located, maps, old, new, **settings)
+        method = maps.method
+    resolved = read_json(artifacts["new_spec"], "spec")["revision"]
+    base = params["base"], resolved or params["revision"]
+    write_adapter(
+        out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved, words
+    )
+    content = {
+        "of": dict(params["of"]),
+        "method": method,
+        "settings": dict(params["settings"]),
+        "adapter": adapter.hashes(),
+        "versions": versions("numpy", "h5py", "safetensors"),
+        "kept": sorted(saved),
+        "vocabulary": of_words,
+        "warnings": adapter.warnings,
+        **report,
+    }
+    write_json(out / "transfer.json", "transfer", identities, content)
+    return content

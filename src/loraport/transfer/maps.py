@@ -1,0 +1,286 @@
+"""Transfer maps: what every method reduces to, and how it lies on disk.
+
+Per target module a map is a list of terms, each a pair of linear maps that do not depend on the
+adapter: `B_n = Σ L B_o`, `A_n = A_o R`; a method may add a constant matrix to the update. L and R
+are products of factors, dense or block-sparse, so that nothing larger than the thinnest form is
+stored; matrices that many modules share stand once and are linked. No torch here: carrying an
+adapter must start fast.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from ..artifacts import H5Writer, read_h5, write_h5
+from ..errors import LoraportError
+
+STORED = ("constant", "rows_old", "rows_new")  # arrays of a module's map that may be there
+COLUMNS = 512  # of a map that are formed at a time
+NOTE = "note_"  # prefix of the attributes that hold a module's notes
+
+
+class Factor(Protocol):
+    """A linear map (m, n) that can be multiplied from either side."""
+
+    def times(self, right: np.ndarray) -> np.ndarray: ...
+
+    def after(self, left: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A matrix (m, n); one with a `name` is stored once and shared by every factor of that name."""
+
+    matrix: Any  # numpy array, or torch tensor until it is written
+    name: str = ""
+    transposed: bool = False
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        return self._matrix() @ right
+
+    def after(self, left: np.ndarray) -> np.ndarray:
+        return left @ self._matrix()
+
+    def _matrix(self) -> np.ndarray:
+        return self.matrix.T if self.transposed else self.matrix
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A block-sparse map: the sum of `blocks[i]` at block row `rows[i]`, block column `cols[i]`.
+
+    Attributes
+    ----------
+    rows, cols : (k,) int64
+    blocks : (k, h_m, h_n)
+    grid : number of block rows and of block columns
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    blocks: Any
+    grid: tuple[int, int]
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        parts = right.reshape(self.grid[1], -1, right.shape[-1])
+        result = np.zeros((self.grid[0], self.blocks.shape[1], right.shape[-1]), right.dtype)
+        np.add.at(result, self.rows, self.blocks @ parts[self.cols])
+        return result.reshape(-1, right.shape[-1])
+
+    def after(self, left: np.ndarray) -> np.ndarray:
+        flipped = Blocks(self.cols, self.rows, self.blocks.transpose(0, 2, 1), self.grid[::-1])
+        return flipped.times(left.T).T
+
+
+@dataclass(frozen=True)
+class Term:
+    """One pair of maps; an empty product is the identity."""
+
+    left: tuple[Factor, ...] = ()
+    right: tuple[Factor, ...] = ()
+
+    def carry(self, b: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`L B_o` and `A_o R`, always multiplied from the thin side: O(r · stored numbers)."""
+        return self.carry_left(b), self.carry_right(a)
+
+    def carry_left(self, b: np.ndarray) -> np.ndarray:
+        """`L B_o`."""
+        for factor in reversed(self.left):
+            b = factor.times(b)
+        return b
+
+    def carry_right(self, a: np.ndarray) -> np.ndarray:
+        """`A_o R`."""
+        for factor in self.right:
+            a = factor.after(a)
+        return a
+
+
+@dataclass(frozen=True)
+class ModuleMap:
+    """How one role of one new layer gets its update.
+
+    Attributes
+    ----------
+    layer, role : of the new model
+    old_layer : where the update comes from
+    terms : pairs of maps whose results add up
+    norm_old, norm_new : ‖W‖_F of the two base weights
+    rows_old, rows_new : ‖W‖ of each row of the two base weights, (d_out,), or None: DoRA needs them
+    constant : matrix (d_out, d_in) that is added to the carried update, or None; the sum is then
+        cut to the adapter's rank
+    notes : figures about how the map was made, stored beside it
+    right_key : equal for two roles of a layer if and only if their R is the same
+    """
+
+    layer: int
+    role: str
+    old_layer: int
+    terms: tuple[Term, ...]
+    norm_old: float
+    norm_new: float
+    constant: Any = field(default=None, compare=False)
+    rows_old: Any = field(default=None, compare=False)
+    rows_new: Any = field(default=None, compare=False)
+    notes: Mapping[str, float] = field(default_factory=dict, compare=False)
+    right_key: str = field(default="", compare=False)
+
+
+def absolute_times(entry: ModuleMap, right: np.ndarray) -> np.ndarray:
+    """`|L| right`, (d_out_n, k), for the entrywise absolute value of a map's L.
+
+    L is the sum over the map's terms. It is formed by some columns at a time.
+    """
+    if all(not term.left for term in entry.terms):
+        return right * len(entry.terms)
+    total: Any = 0.0
+    for start in range(0, len(right), COLUMNS):
+        span = slice(start, min(start + COLUMNS, len(right)))
+        columns = np.zeros((len(right), span.stop - start))
+        columns[span] = np.eye(span.stop - start)
+        left: Any = sum(term.carry_left(columns) for term in entry.terms)
+        total = total + np.abs(left) @ right[span]
+    return total
+
+
+def write_maps(
+    path: str | Path, method: str, inputs: Mapping[str, str], maps: Iterable[ModuleMap]
+) -> None:
+    """Store maps as they come (one module of memory), float32."""
+    shared: set[str] = set()
+    with write_h5(path, "maps", inputs) as writer:
+        writer.attributes(method=method)
+        for entry in maps:
+            group = f"layer_{entry.layer}/{entry.role}"
+            writer.attributes(
+                group,
+                old_layer=entry.old_layer,
+                terms=len(entry.terms),
+                norm_old=float(entry.norm_old),
+                norm_new=float(entry.norm_new),
+                **{f"{NOTE}{key}": float(value) for key, value in entry.notes.items()},
+            )
+            for name in STORED:
+                if getattr(entry, name) is not None:
+                    writer.dataset(f"{group}/{name}", _float32(getattr(entry, name)))
+            for number, term in enumerate(entry.terms):
+                for side, factors in (("L", term.left), ("R", term.right)):
+                    _write_product(writer, f"{group}/term_{number}/{side}", factors, shared)
+
+
+def _write_product(
+    writer: H5Writer, group: str, factors: tuple[Factor, ...], shared: set[str]
+) -> None:
+    writer.attributes(group, factors=len(factors))
+    for number, factor in enumerate(factors):
+        name = f"{group}/{number}"
+        if isinstance(factor, Blocks):
+            writer.attributes(name, kind="blocks", grid=[int(size) for size in factor.grid])
+            writer.dataset(f"{name}/rows", np.asarray(factor.rows, dtype=np.int64))
+            writer.dataset(f"{name}/cols", np.asarray(factor.cols, dtype=np.int64))
+            writer.dataset(f"{name}/blocks", _float32(factor.blocks))
+            continue
+        assert isinstance(factor, Dense)
+        writer.attributes(name, kind="dense", transposed=factor.transposed)
+        if not factor.name:
+            writer.dataset(f"{name}/matrix", _float32(factor.matrix))
+            continue
+        target = f"/shared/{factor.name}"
+        if target not in shared:
+            shared.add(target)
+            writer.dataset(target, _float32(factor.matrix))
+        writer.link(f"{name}/matrix", target)
+
+
+def _float32(values: Any) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        values = values.detach().cpu().numpy()
+    return values.astype(np.float32)
+
+
+class Maps:
+    """Maps read on demand; shared matrices are read once."""
+
+    def __init__(self, file: h5py.File, path: str | Path):
+        self._file, self._path = file, path
+        self._shared: dict[str, np.ndarray] = {}
+        self.method = str(file.attrs["method"])
+        self._layers = {int(n.removeprefix("layer_")): n for n in file if n.startswith("layer_")}
+
+    def layers(self) -> dict[int, dict[str, int]]:
+        """New layer -> role -> old layer."""
+        return {
+            number: {role: int(node.attrs["old_layer"]) for role, node in self._file[name].items()}
+            for number, name in sorted(self._layers.items())
+        }
+
+    def module(self, layer: int, role: str) -> ModuleMap | None:
+        """The map of a role of a new layer, or None where the layer has no source."""
+        if layer not in self._layers:
+            return None
+        if role not in self._file[self._layers[layer]]:
+            raise LoraportError(
+                f"{self._path} holds no map for {role} modules",
+                got=f"an adapter on {role}; maps for {', '.join(self._file[self._layers[layer]])}",
+                todo=f"add {role} to mapping.modules",
+            )
+        node = self._file[self._layers[layer]][role]
+        terms, keys = [], []
+        for number in range(int(node.attrs["terms"])):
+            left, _ = self._product(node[f"term_{number}/L"])
+            right, key = self._product(node[f"term_{number}/R"])
+            terms.append(Term(left, right))
+            keys.append(key)
+        arrays = {name: node[name][...] for name in STORED if name in node}
+        return ModuleMap(
+            layer,
+            role,
+            int(node.attrs["old_layer"]),
+            tuple(terms),
+            float(node.attrs["norm_old"]),
+            float(node.attrs["norm_new"]),
+            **arrays,
+            notes={
+                key.removeprefix(NOTE): float(value)
+                for key, value in node.attrs.items()
+                if key.startswith(NOTE)
+            },
+            right_key=" + ".join(keys),
+        )
+
+    def _product(self, group: h5py.Group) -> tuple[tuple[Factor, ...], str]:
+        factors: list[Factor] = []
+        keys = []
+        for number in range(int(group.attrs["factors"])):
+            node = group[str(number)]
+            if node.attrs["kind"] == "blocks":
+                rows, cols, blocks = (node[name][...] for name in ("rows", "cols", "blocks"))
+                height, width = (int(size) for size in node.attrs["grid"])
+                factors.append(Blocks(rows, cols, blocks.astype(np.float64), (height, width)))
+                keys.append(node.name)
+                continue
+            link = node.get("matrix", getlink=True)
+            target = link.path if isinstance(link, h5py.SoftLink) else f"{node.name}/matrix"
+            transposed = bool(node.attrs["transposed"])
+            factors.append(Dense(self._matrix(target), transposed=transposed))
+            keys.append(f"{target}{'ᵀ' if transposed else ''}")
+        return tuple(factors), " · ".join(keys) or "identity"
+
+    def _matrix(self, target: str) -> np.ndarray:
+        if not target.startswith("/shared/"):
+            return self._file[target][...].astype(np.float64)
+        if target not in self._shared:
+            self._shared[target] = self._file[target][...].astype(np.float64)
+        return self._shared[target]
+
+
+@contextmanager
+def open_maps(path: str | Path) -> Iterator[Maps]:
+    """Open a maps artifact for reading."""
+    with read_h5(path, "maps") as file:
+        yield Maps(file, path)

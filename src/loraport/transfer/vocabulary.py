@@ -1,0 +1,111 @@
+"""LoRA on a model's vocabulary, its input embedding or its output head, carried token by token.
+
+Both weights are (vocabulary, hidden), a row for each token, and so is the update `s B A` with a row
+of B for each token. Tokens that both vocabularies hold take their rows along, and A goes through
+W_h as the rows of the embedding do: `B_n[t] = B_o[t]`, `A_n = A_o W_h` (LoRASuite's map of the
+residual stream, arXiv 2505.13515). Tokens without a counterpart have no update.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..adapters.lora_weights import LoraWeights
+from ..artifacts import read_h5
+from ..errors import LoraportError
+from ..models.families import Architecture
+from ..models.side import Side
+
+if TYPE_CHECKING:
+    from ..adapters.files import Adapter
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What an embedding artifact says of a pair.
+
+    Attributes
+    ----------
+    hidden_map : W_h (d_o, d_n) float64
+    old, new : (n,) ids of the shared tokens
+    """
+
+    hidden_map: np.ndarray
+    old: np.ndarray
+    new: np.ndarray
+
+
+def vocabulary_modules(adapter: "Adapter", family: Architecture) -> dict[str, LoraWeights]:
+    """Path -> factors of an adapter's embedding and head, where it adapts them."""
+    names = (family.embedding, family.head)
+    return {path: each for path, each in adapter.modules.items() if path in names}
+
+
+def read_tokens(path: str | Path) -> Tokens:
+    """W_h and the shared tokens from embedding.h5."""
+    with read_h5(path, "embedding") as file:
+        ids = (file[f"token_ids_{side}"][...] for side in ("old", "new"))
+        return Tokens(file["W_h"][...].astype(np.float64), *ids)
+
+
+def carry_vocabulary(
+    modules: Mapping[str, LoraWeights], tokens: Tokens, old: Side, new: Side
+) -> tuple[dict[str, LoraWeights], dict[str, Any]]:
+    """An adapter's embedding and head for the new model.
+
+    Returns
+    -------
+    path in the new model -> factors; and per path the tokens that took their update along, of how
+    many, and the share of its energy ‖ΔW‖² that they hold
+
+    Notes
+    -----
+    Exact for shared tokens where the new embedding is E_o W_h. O(r d_o d_n).
+    """
+    names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
+    carried, report = {}, {}
+    for path, weights in modules.items():
+        b = np.zeros((new.dims.vocabulary, weights.rank), np.float32)
+        b[tokens.new] = weights.b[tokens.old]
+        a = weights.a.astype(np.float64) @ tokens.hidden_map
+        made = weights.replaced(b, a)
+        if weights.bias is not None:
+            bias = np.zeros(new.dims.vocabulary, np.float32)
+            bias[tokens.new] = weights.bias[tokens.old]
+            made = replace(made, bias=bias)
+        carried[names[path]] = made
+        shared, whole = replace(weights, b=weights.b[tokens.old]).norm(), weights.norm()
+        report[names[path]] = {
+            "tokens": len(tokens.old),
+            "of": old.dims.vocabulary,
+            "norm_before": whole,
+            "norm_after": made.norm(),
+            "energy_shared": (shared / whole) ** 2 if whole else 1.0,
+        }
+    return carried, report
+
+
+def carry_from(
+    adapter: "Adapter", embedding: str | Path | None, old: Side, new: Side
+) -> tuple[dict[str, LoraWeights], dict[str, Any]]:
+    """The same by an embedding artifact; warns of what has no place in the new vocabulary."""
+    modules = vocabulary_modules(adapter, old.family)
+    if not modules:
+        return {}, {}
+    if embedding is None:
+        raise LoraportError(
+            f"adapter {adapter.directory} adapts its model's vocabulary, which is carried by W_h",
+            got=f"no embedding.h5 for {', '.join(modules)}",
+            expected="the pair's embedding artifact beside its maps",
+            todo="carry it by rule transferred, which asks for one",
+        )
+    carried, report = carry_vocabulary(modules, read_tokens(embedding), old, new)
+    for path, each in report.items():
+        adapter.warnings.append(
+            f"{path}: {each['tokens']} of {each['of']} tokens are in the new vocabulary and took "
+            f"their update along, {100 * each['energy_shared']:.1f} % of its energy"
+        )
+    return carried, report

@@ -1,0 +1,288 @@
+"""Moments as an artifact of the pair: stored, read again, and made by the rule's script."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import methodcase
+import numpy as np
+import pico
+import pytest
+import torch
+from inprocess import CALIBRATION, PairRun
+
+from loraport.artifacts import identity, sha256, write_h5
+from loraport.calibration import moments, resume
+from loraport.calibration.moments import (
+    PARTS,
+    READS,
+    SITES,
+    STREAM,
+    WRITES,
+    needed,
+    pack,
+    read_moments,
+    site_bytes,
+    unpack,
+    write_layer,
+)
+from loraport.calibration.resume import Kept, digest
+from loraport.errors import LoraportError
+from loraport.methods import make_maps
+from loraport.models.families import ROLES
+from loraport.models.spec import open_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NAMES = ("cross", "gram_old", "gram_new", "sum_old", "sum_new")
+
+
+def same(first: dict, second: dict, **tolerance) -> bool:
+    """Whether two layers' moments agree, and hold the same sites and sums."""
+    for site in SITES:
+        for a, b in zip(first[site], second[site], strict=True):
+            numbers = (a.count, a.square_old, a.square_new), (b.count, b.square_old, b.square_new)
+            if numbers[0] != pytest.approx(numbers[1]):
+                return False
+            for name in NAMES:
+                x, y = getattr(a, name), getattr(b, name)
+                if name in moments.GRAMS and x is not None and y is not None:
+                    x, y = x.tril(), y.tril()  # what is stored
+                if (x is None) != (y is None) or not (
+                    x is None or torch.allclose(x, y, **tolerance)
+                ):
+                    return False
+    return first.keys() == second.keys()
+
+
+def test_what_is_stored_is_what_is_read(pico_pair, tmp_path):
+    found = methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 2)], pico.texts(8))[0]
+    with write_h5(tmp_path / "moments.h5", "moments", {}) as writer:
+        write_layer(writer, 2, 0, found)
+    assert same(read_moments(tmp_path / "moments.h5", 2), found, rtol=0, atol=0)
+
+
+def test_only_the_sums_that_a_map_needs_are_held(pico_pair):
+    found = methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], pico.texts(8))[0]
+    for site, parts in found.items():
+        assert len(parts) == len(PARTS)
+        streams = set(STREAM.values())
+        read, written = {*READS.values(), *streams}, {*WRITES.values(), *streams}
+        assert (parts[0].gram_new is not None) == (site in read), site
+        assert (parts[0].gram_old is not None) == (site in written), site
+
+
+def test_a_symmetric_matrix_is_stored_as_its_lower_triangle():
+    matrix = np.array([[1.0, 2.0, 4.0], [2.0, 3.0, 5.0], [4.0, 5.0, 6.0]])
+    assert pack(matrix).tolist() == [1, 2, 3, 4, 5, 6]
+    for size in (1, 2, 3, 64):
+        square = np.arange(size * size, dtype=float).reshape(size, size)
+        assert np.array_equal(unpack(pack(square + square.T)), square + square.T)
+
+
+@pytest.mark.parametrize(
+    ("roles", "expected"),
+    [
+        (["q"], {"q": (True, False), "attention": (False, True)}),
+        (["up"], {"inner": (True, False), "mlp": (False, True)}),
+        (
+            ["down"],
+            {"inner": (False, True), "down": (True, False), "stream": (True, True)},
+        ),
+    ],
+)
+def test_only_the_sites_that_the_modules_maps_are_fitted_at_are_summed(roles, expected):
+    assert needed(roles) == expected
+    assert needed(ROLES).keys() == SITES.keys()
+
+
+def test_fewer_modules_have_the_same_maps_of_smaller_sums(pico_pair):
+    old, new = pico_pair.old, pico_pair.new
+    models = open_model(old), open_model(new)
+    assert site_bytes(*models, ["q", "k", "v", "o"]) < 0.5 * site_bytes(*models)
+    path, texts, made = [(0, 0)], pico.texts(20), {}
+    for roles in (["q", "o", "down"], ROLES):
+        sums = methodcase.collect_moments(old, new, path, texts, roles)
+        pair = methodcase.make_method_pair(old, new, path, sums, modules=["q", "o", "down"])
+        made[roles == ROLES] = list(make_maps("aligned", pair))
+    for few, all_ in zip(made[False], made[True], strict=True):
+        for side in ("left", "right"):
+            (a,), (b,) = (getattr(entry.terms[0], side) for entry in (few, all_))
+            assert a.name == b.name and torch.equal(a.matrix, b.matrix)
+
+
+def test_sums_that_are_not_there_are_told(pico_pair, tmp_path):
+    found = methodcase.collect_moments(
+        pico_pair.old, pico_pair.new, [(0, 0)], pico.texts(8), ["q"]
+    )[0]
+    with write_h5(tmp_path / "moments.h5", "moments", {}) as writer:
+        write_layer(writer, 0, 0, found)
+    stored = read_moments(tmp_path / "moments.h5", 0)
+    assert "inner" not in stored and set(stored) == {"q", "attention"}
+    with pytest.raises(LoraportError, match=r"no sums at inner of layer 0.*"):
+        stored["inner"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [(pico.texts(4), "4 texts, .* held out"), (["", "", "", "", "a b c"], "5 texts, .* to fit on")],
+)
+def test_texts_that_leave_a_part_empty_are_refused(pico_pair, texts, told):
+    with pytest.raises(LoraportError, match=f"too few texts .*{told}.*at least 5"):
+        methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], texts)
+    assert methodcase.collect_moments(pico_pair.old, pico_pair.new, [(0, 0)], pico.texts(5))
+
+
+class Rule:
+    """The rule's script on a pico pair, in a folder of its own."""
+
+    def __init__(self, folder: Path, pair):
+        self.run, self.pair = PairRun(folder, pair.old, pair.new, pair.texts), pair
+        keys = ("examples", "max_tokens", "batch_size", "device")
+        self.reading = {
+            "texts_version": "1",
+            "remote_code": [False, False],
+            "calibration": {key: CALIBRATION[key] for key in keys},
+        }
+
+    def __call__(self, name: str, gib: float) -> Path:
+        specs = {f"{side}_spec": self.run.spec(side) for side in ("old", "new")}
+        sources = {"texts": str(self.pair.texts), **self.run._sources()}
+        return self.run._script(
+            "moments", name, {**specs, "layers": self.run.layers()}, sources=sources,
+            reading=self.reading, settings={"moments_gib": gib, "modules": list(ROLES)},
+        )  # fmt: skip
+
+
+MANY = 1e-9  # GiB: a pass for each layer
+
+
+@pytest.mark.parametrize("gib", [8, MANY], ids=["one_pass", "a_pass_a_layer"])
+def test_the_rule_gives_the_same_in_one_pass_and_in_many(pico_pair, tmp_path, monkeypatch, gib):
+    monkeypatch.chdir(tmp_path)
+    rule = Rule(tmp_path, pico_pair)
+    file = rule("moments.h5", gib)
+    texts = Path(pico_pair.texts).read_text().splitlines()
+    expected = methodcase.collect_moments(pico_pair.old, pico_pair.new, rule.run.path(), texts)
+    for (_, layer), found in zip(rule.run.path(), expected, strict=True):
+        assert same(read_moments(file, layer), found, rtol=1e-4, atol=1e-2)
+    assert not list(Path("artifacts/.resume/moments").glob("*"))
+
+
+# ---- a run that is cut off
+
+KILLED = """
+import json, os, signal, sys
+from types import SimpleNamespace
+folder, tests, pair, gib, files = json.loads(sys.argv[1])
+sys.path[:0] = [tests, tests + "/unit/calibration"]
+import test_moments as here
+from loraport.calibration import resume as kept
+kept.EVERY = 0.0
+written = kept.write_layer
+def write_layer(*arguments):
+    global files
+    files -= 1
+    if files < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written(*arguments)
+kept.write_layer = write_layer
+here.Rule(folder, SimpleNamespace(**pair))("killed.h5", gib)
+"""
+
+
+def run_and_kill(folder: Path, pair, gib: float, files: int) -> None:
+    """Run the rule, keeping sums after each batch; killed while it writes one more than `files`."""
+    paths = {name: str(getattr(pair, name)) for name in ("old", "new", "texts")}
+    call = json.dumps([str(folder), str(Path(__file__).parents[2]), paths, gib, files])
+    killed = subprocess.run([sys.executable, "-c", KILLED, call], cwd=folder, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("gib", "files", "left"),  # five batches, three layers
+    [
+        pytest.param(8, 3 * 3, 2, id="in_the_only_pass", marks=pytest.mark.slow),
+        pytest.param(MANY, 2, 3 + 5 + 5, id="in_the_first_pass", marks=pytest.mark.slow),
+        pytest.param(MANY, 5 + 5 + 2, 3, id="in_the_third_pass"),
+    ],
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    pico_pair, tmp_path, monkeypatch, gib, files, left
+):
+    monkeypatch.chdir(tmp_path)
+    rule = Rule(tmp_path, pico_pair)
+    whole = rule("whole.h5", gib)
+    run_and_kill(tmp_path, pico_pair, gib, files)
+    assert not (tmp_path / "killed.h5").exists()
+    assert list(tmp_path.glob("artifacts/.resume/moments/*/.*.tmp"))  # half-written
+    added = []
+    run_batch = moments._run
+    monkeypatch.setattr(moments, "_run", lambda *args: added.append(args) or run_batch(*args))
+    assert sha256(rule("killed.h5", gib)) == sha256(whole)
+    assert len(added) == 2 * left
+    assert not list(Path("artifacts/.resume/moments").glob("*"))
+
+
+def test_kept_sums_are_used_for_what_they_were_made_from_alone(pico_pair, tmp_path, monkeypatch):
+    pairs = [(0, 0), (1, 2)]
+    sums = methodcase.collect_moments(pico_pair.old, pico_pair.new, pairs, pico.texts(8))
+    made_from = {"old_spec": "1", "layers": "2", "how": "3"}
+    first = Kept(tmp_path, "artifacts/p/moments.h5", made_from)
+    assert first.load(pairs, "cpu") == (0, [])
+    first.save(pairs, sums, 5)
+    again = Kept(tmp_path, "artifacts/p/moments.h5", made_from)
+    done, found = again.load(pairs, "cpu")
+    assert done == 5
+    for one, other in zip(found, sums, strict=True):
+        assert same(one, other, rtol=0, atol=0)
+    for change in ("old_spec", "layers", "how"):
+        other = Kept(tmp_path, "artifacts/p/moments.h5", {**made_from, change: "another"})
+        assert other.load(pairs, "cpu") == (0, []), change
+    assert again.load([(0, 0), (1, 1)], "cpu") == (0, [])
+    assert Kept(tmp_path, "artifacts/q/moments.h5", made_from).load(pairs, "cpu") == (0, [])
+    (file,) = tmp_path.glob("*/*.h5")
+    assert identity(file)[1]["how"] == "3"
+    content = bytearray(file.read_bytes())
+    with h5py.File(file) as opened:
+        place = opened["layer_0/inner/fit/cross"].id.get_chunk_info(0).byte_offset
+    content[place + 3] ^= 0xFF
+    file.write_bytes(content)
+    assert again.load(pairs, "cpu") == (0, [])  # damaged
+    file.write_bytes(content[: len(content) // 2])
+    assert again.load(pairs, "cpu") == (0, [])  # cut short
+    again.save(pairs, sums, 6)
+    assert again.load(pairs, "cpu")[0] == 6
+    again.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_sums_are_kept_once_the_time_has_passed_and_no_more_often(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    file = Kept(tmp_path, "moments.h5", {})
+    for seconds, due in ((0, False), (resume.EVERY - 1, False), (1, True)):
+        now[0] += seconds
+        assert file.is_due() == due
+    file.save([(0, 0)], [{}], 1)
+    assert not file.is_due()
+
+
+def test_other_texts_or_settings_are_another_digest():
+    def batch(part="fit", token=5):
+        return moments.Batch(
+            part, [{"input_ids": torch.tensor([[1, token]])}] * 2, [torch.tensor([[0], [1]])] * 2
+        )
+
+    names = {
+        digest([batch()], {"moments_gib": 8}, "cpu"),
+        digest([batch(token=6)], {"moments_gib": 8}, "cpu"),
+        digest([batch(part="held")], {"moments_gib": 8}, "cpu"),
+        digest([batch(), batch()], {"moments_gib": 8}, "cpu"),
+        digest([batch()], {"moments_gib": 4}, "cpu"),
+        digest([batch()], {"moments_gib": 8}, "cuda"),
+    }
+    assert len(names) == 6
+    assert digest([batch()], {"moments_gib": 8}, "cpu") in names

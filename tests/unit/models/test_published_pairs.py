@@ -1,0 +1,118 @@
+"""The published pairs at their printed dimensions, on the meta device: names, shapes, plans."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from loraport.mapping.heads import assign
+from loraport.mapping.layers import fixed_path
+from loraport.models.families import ROLES, families, family_of
+from loraport.planning import needs
+
+LLAMA, QWEN = transformers.LlamaConfig, transformers.Qwen2Config
+NEOX, BLOOM = transformers.GPTNeoXConfig, transformers.BloomConfig
+K = 1000
+# vocabulary in thousands as printed, hidden, intermediate, layers, heads, key-value heads
+PRINTED = {
+    "yi-6b": (LLAMA, 64, 4096, 11008, 32, 32, 4),
+    "yi-1.5-9b": (LLAMA, 64, 4096, 11008, 48, 32, 4),
+    "pythia-1b": (NEOX, 50, 2048, 8192, 16, 8, 8),
+    "pythia-1.4b": (NEOX, 50, 2048, 8192, 24, 16, 16),
+    "bloom-560m": (BLOOM, 250, 1024, 4096, 24, 16, 16),
+    "bloomz-1b1": (BLOOM, 250, 1536, 6144, 24, 16, 16),
+    "llama-2-7b": (LLAMA, 32, 4096, 11008, 32, 32, 32),
+    "llama-3-8b": (LLAMA, 128, 4096, 14336, 32, 32, 8),
+    "qwen1.5-1.8b": (QWEN, 152, 2048, 5504, 24, 16, 16),
+    "qwen2.5-3b": (QWEN, 152, 2048, 11008, 36, 16, 2),
+    "minicpm-s-1b": (LLAMA, 73, 1536, 3840, 52, 24, 8),
+    "minicpm-2b": (LLAMA, 123, 2304, 5760, 40, 36, 36),
+    "llama-2-13b": (LLAMA, 32, 5120, 13824, 40, 40, 40),
+    "llama-3.1-70b": (LLAMA, 128, 8192, 28672, 80, 64, 8),
+}
+PAIRS = [
+    ("yi-6b", "yi-1.5-9b"),
+    ("pythia-1b", "pythia-1.4b"),
+    ("bloom-560m", "bloomz-1b1"),
+    ("llama-2-7b", "llama-3-8b"),
+    ("qwen1.5-1.8b", "qwen2.5-3b"),
+    ("minicpm-s-1b", "minicpm-2b"),
+    ("llama-2-13b", "llama-3.1-70b"),
+]
+RULES = ("spec", "embedding", "cka", "heads", "maps", "transferred")
+
+
+def describe(name):
+    """Config, family and dimensions of a printed model."""
+    kind, vocabulary, hidden, intermediate, layers, heads, kv_heads = PRINTED[name]
+    sizes = {"vocab_size": vocabulary * K, "hidden_size": hidden, "num_hidden_layers": layers}
+    sizes |= {"num_attention_heads": heads, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if kind is not BLOOM:
+        sizes["intermediate_size"] = intermediate
+    if kind in (LLAMA, QWEN):
+        sizes["num_key_value_heads"] = kv_heads
+    config = kind(**sizes)
+    fields = json.loads(config.to_json_string(use_diff=False))
+    family = family_of(fields, name)
+    return config, family, family.read_dimensions(fields, name)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_names_and_shapes_resolve_at_the_printed_dimensions(name):
+    config, family, dims = describe(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {path: tuple(values.shape) for path, values in model.named_parameters()}
+    _, vocabulary, hidden, intermediate, layers, heads, kv_heads = PRINTED[name]
+    assert (dims.vocabulary, dims.hidden, dims.layers) == (vocabulary * K, hidden, layers)
+    assert (dims.intermediate, dims.heads, dims.kv_heads) == (intermediate, heads, kv_heads)
+    assert dims.heads * dims.head_dim == hidden
+    assert shapes[f"{family.embedding}.weight"] == (dims.vocabulary, dims.hidden)
+    for layer in range(layers):
+        for module in family.modules:
+            path = f"{family.path(layer, module)}.weight"
+            assert shapes[path] == family.module_shape(module, dims)
+    assert dims.attention == ("MHA" if kv_heads == heads else "GQA")
+    fused = {module for module, roles in family.modules.items() if len(roles) > 1}
+    rows = [np.sort(np.concatenate([family.rows(role, dims) for role in family.modules[module]]))
+            for module in fused]  # fmt: skip
+    assert all(np.array_equal(each, np.arange(len(each))) for each in rows)
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_a_pair_has_layers_heads_and_a_plan(names):
+    (_, old_family, old), (_, new_family, new) = (describe(name) for name in names)
+    assert set(old_family.roles) == set(new_family.roles)
+    assert len(fixed_path(old.layers, new.layers, "last")) == min(old.layers, new.layers)
+    similarity = np.random.default_rng(0).normal(size=(old.heads, new.heads))
+    assert len(assign(similarity)) == min(old.heads, new.heads)
+    largest = max(
+        rows * columns * 8
+        for dims in (old, new)
+        for rows, columns in [*map(dims.shape, ROLES), (dims.vocabulary, dims.hidden)]
+    )
+    for rule in RULES:
+        memory, minutes = needs.need(rule, *((new,) if rule == "spec" else (old, new)))
+        assert memory >= needs.BASE_MIB
+        assert 5 <= minutes < (72 if "70b" in names[1] else 24) * 60  # on a small CPU job
+        if rule in ("embedding", "heads", "maps", "transferred"):  # a few tensors, not the model
+            assert memory - needs.BASE_MIB < 30 * largest / needs.MIB
+    whole = sum(needs.parameters(dims) * 4 / needs.MIB for dims in (old, new))
+    assert needs.need("activations", old, new)[0] > whole
+
+
+def test_the_plan_grows_with_the_models():
+    sizes = [[describe(name)[2] for name in PAIRS[place]] for place in (4, 6)]
+    for rule in ("embedding", "cka", "heads", "maps", "transferred"):
+        small, large = (needs.need(rule, *pair) for pair in sizes)
+        assert small[0] < large[0]
+        assert small[1] <= large[1]
+
+
+def test_the_published_hub_ids_are_of_families_that_exist():
+    assert {kind.model_type for kind, *_ in PRINTED.values()} <= {
+        model_type for family in families().values() for model_type in family.model_types
+    }

@@ -1,0 +1,57 @@
+"""What rules ask for follows the models' sizes."""
+
+import pytest
+
+from loraport.models.families import Dimensions
+from loraport.planning import needs
+
+SMALL = Dimensions(
+    vocabulary=32_000,
+    hidden=2048,
+    intermediate=5504,
+    layers=24,
+    heads=16,
+    kv_heads=16,
+    head_dim=128,
+)
+LARGE = Dimensions(
+    vocabulary=128_256, hidden=8192, intermediate=28_672, layers=80, heads=64, kv_heads=8,
+    head_dim=128,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", sorted(set(needs.RULES) - {"layers"}))
+def test_a_larger_model_asks_for_more_memory_and_no_less_time(rule):
+    count = 1 if rule in needs.SIDES else 2
+    small, large = (needs.need(rule, *[dims] * count) for dims in (SMALL, LARGE))
+    assert large[0] > small[0] or rule == "model_merged"  # by blocks of one size
+    assert large[1] >= small[1]
+
+
+def test_running_a_model_leaves_room_for_its_weights_and_its_reading():
+    weights = needs.parameters(LARGE)
+    assert weights == pytest.approx(70e9, rel=0.15)
+    memory, minutes = needs.need("activations", LARGE)
+    assert memory * 2**20 > 4 * weights  # float32
+    assert minutes * 60 > 2 * weights * 512 * 256 / 1e12  # 512 texts of 256 tokens at 1 TFLOP/s
+
+
+def test_maps_of_an_adapter_leave_room_for_four_models_and_their_walk():
+    old, new = (needs.parameters(dims) for dims in (SMALL, LARGE))
+    memory, minutes = needs.need("adapter_maps", SMALL, LARGE)
+    kept = 4 * 512 * 256 * sum(needs.walk_widths(SMALL, LARGE))
+    assert memory * 2**20 > 2 * 4 * (old + new) + kept
+    passes = 2 * old + 4 * new  # of 512 texts of 256 tokens at 1 TFLOP/s
+    assert minutes * 60 > 2 * passes * 512 * 256 / 1e12
+
+
+def test_maps_that_are_fitted_run_side_by_side_as_far_as_threads_and_memory_reach():
+    asked, _ = needs.need("fitted_maps", SMALL, SMALL)
+    assert needs.layers_at_once(asked, 8, SMALL, SMALL) == 3
+    assert needs.layers_at_once(asked, 2, SMALL, SMALL) == 2
+    one = needs.fit_bytes(SMALL, SMALL) / needs.MIB
+    assert needs.layers_at_once(needs.BASE_MIB + 3.5 * one, 8, SMALL, SMALL) == 3
+    assert needs.layers_at_once(0, 8, SMALL, SMALL) == 1
+    assert (
+        needs.layers_at_once(needs.need("fitted_maps", LARGE, LARGE)[0], 8, LARGE, LARGE) == 2
+    )  # by the margin

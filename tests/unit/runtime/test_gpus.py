@@ -1,0 +1,135 @@
+"""Each job takes GPUs of its own: tried with pretended ones, by processes that run at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+from loraport.errors import LoraportError
+from loraport.runtime import gpus
+
+HOLDER = """
+import sys, time
+from loraport.runtime import gpus
+with gpus.held(int(sys.argv[1])) as mine:
+    print(",".join(mine), __import__("os").environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv(gpus.SHARED_BY, raising=False)
+
+
+@pytest.fixture
+def holder():
+    """Start processes that hold GPUs until their input is closed; all are ended afterwards."""
+    started = []
+
+    def start(count: int, names: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(count)],
+            env={**os.environ, gpus.VISIBLE: names},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_jobs_that_run_at_once_hold_different_gpus(holder):
+    told = [holder(1, "0,1,2").stdout.readline().split() for _ in range(3)]
+    assert sorted(mine for mine, _ in told) == ["0", "1", "2"]
+    assert all(mine == shown for mine, shown in told)
+
+
+def test_small_jobs_share_a_gpu_when_each_has_one(holder, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, "2")
+    jobs, held = [], []
+    for _ in range(4):
+        jobs.append(holder(1, "0,1"))
+        held.append(jobs[-1].stdout.readline().split()[0])
+    assert held == ["0", "1", "0", "1"]
+    waits = holder(1, "0,1")
+    time.sleep(1.5)
+    assert waits.poll() is None
+    jobs[1].kill()
+    assert waits.stdout.readline().split()[0] == "1"
+
+
+def test_a_job_of_two_gpus_takes_two_different_ones(holder, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, "2")
+    told = [holder(2, "0,1,2").stdout.readline().split()[0] for _ in range(3)]
+    assert told == ["0,1", "2,0", "1,2"]
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "two", "", "1.5"])
+def test_a_wrong_number_of_jobs_per_gpu_is_refused(wrong, monkeypatch):
+    monkeypatch.setenv(gpus.SHARED_BY, wrong)
+    with pytest.raises(LoraportError, match=gpus.SHARED_BY):
+        gpus.shared_by()
+
+
+def test_a_job_waits_for_a_gpu_and_gets_it_when_its_holder_is_killed(holder):
+    first, second = holder(2, "0,1,2"), None
+    assert first.stdout.readline().split()[0] == "0,1"
+    second = holder(2, "0,1,2")
+    time.sleep(1.5)
+    assert second.poll() is None
+    first.send_signal(signal.SIGKILL)
+    assert second.stdout.readline().split()[0] == "0,1"
+
+
+def test_two_that_each_want_most_of_them_do_not_block_each_other(holder):
+    processes = [holder(2, "0,1,2") for _ in range(3)]
+    done = set()
+    end = time.monotonic() + 60
+    while len(done) < 3 and time.monotonic() < end:
+        for process in processes:
+            os.set_blocking(process.stdout.fileno(), False)
+            if process not in done and process.stdout.readline():
+                done.add(process)
+                process.stdin.close()
+        time.sleep(0.05)
+    assert len(done) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "mine"),
+    [(0, "0,1", ["0", "1"]), (1, "3", ["3"]), (2, "0,1", ["0", "1"]), (1, "-1", []), (1, "", [])],
+)
+def test_nothing_is_chosen_where_there_is_no_choice(monkeypatch, tmp_path, count, names, mine):
+    monkeypatch.setenv(gpus.VISIBLE, names)
+    with gpus.held(count) as found:
+        assert found == mine
+        assert os.environ[gpus.VISIBLE] == names
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_names_need_not_be_numbers_and_the_environment_is_restored(monkeypatch, tmp_path):
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-5a/1,GPU-6b/2")
+    with gpus.held(1) as mine:
+        assert mine == ["GPU-5a/1"]
+        assert os.environ[gpus.VISIBLE] == "GPU-5a/1"
+        with gpus.held(1) as same:  # one is left to be seen, and it is this job's
+            assert same == mine
+    assert os.environ[gpus.VISIBLE] == "GPU-5a/1,GPU-6b/2"
+
+
+def test_a_process_without_torch_sees_no_gpu(monkeypatch):
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert gpus.visible() == []

@@ -1,0 +1,92 @@
+"""The frame around a rule's script, and the hash of the code that it runs."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from tqdm import tqdm
+
+from loraport.errors import LoraportError
+from loraport.models.families import Dimensions
+from loraport.planning import needs
+from loraport.provenance import PACKAGE, code_hash
+from loraport.runtime.job import counted, job, last_record, layers_at_once
+
+
+def fake(path):
+    """What Snakemake gives a script, as far as the frame reads it."""
+    return SimpleNamespace(log=[str(path)], rule="test", wildcards={"pair": "p"}, threads=1)
+
+
+def test_log_ends_in_time_and_memory(tmp_path):
+    path = tmp_path / "a.log"
+    with job(fake(path)) as log:
+        log.info("hello")
+    record = last_record(path)
+    assert record["status"] == "done"
+    assert record["wildcards"] == {"pair": "p"}
+    assert 0 < record["seconds"] < 1000
+    assert record["peak_mib"] > 10
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[0])["status"] == "began"
+    assert lines[1] == "hello"
+
+
+def test_a_users_error_is_one_paragraph_without_traceback(tmp_path, capsys):
+    path = tmp_path / "a.log"
+    with pytest.raises(SystemExit) as status, job(fake(path)):
+        raise LoraportError("bad thing", got=1, expected=2, todo="mend it")
+    assert status.value.code == 1
+    told = "bad thing. Got: 1. Expected: 2. What to do: mend it."
+    assert f"[test] {told}" in capsys.readouterr().err
+    assert "Traceback" not in path.read_text()
+    assert last_record(path)["status"] == "failed"
+
+
+def test_of_any_other_error_the_log_keeps_the_traceback(tmp_path, capsys):
+    path = tmp_path / "a.log"
+    with pytest.raises(SystemExit), job(fake(path)):
+        raise ZeroDivisionError("oops")
+    assert "Traceback" not in capsys.readouterr().err
+    assert "Traceback" in path.read_text()
+
+
+def test_last_record_of_no_log_is_empty(tmp_path):
+    assert last_record(tmp_path / "none.log") == {}
+
+
+def test_a_job_takes_as_many_layers_at_once_as_its_memory_holds(tmp_path, monkeypatch):
+    models = [Dimensions(1000, 1024, 4096, 4, 8, 8, 128)] * 2
+    one = needs.fit_bytes(*models) / needs.MIB
+    left = SimpleNamespace(available=(needs.BASE_MIB + 5.5 * one) * 2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: left)
+    asked = fake(tmp_path / "a.log")
+    asked.threads = 8
+    assert layers_at_once(asked, "cpu", *models) == 5  # what the machine has left
+    asked.resources = SimpleNamespace(mem_mb=needs.BASE_MIB + 2.5 * one)
+    assert layers_at_once(asked, "cpu", *models) == 2
+    assert layers_at_once(asked, "cuda", *models) == 1
+
+
+def test_code_hash_follows_imports_and_nothing_else(tmp_path):
+    script = tmp_path / "heads.py"
+    script.write_text("from loraport.mapping.layers import best_path\n")
+    first = code_hash(script)
+    assert first == code_hash(script)
+    assert first != code_hash(PACKAGE / "mapping/layers.py")
+    assert first != code_hash(script, "mapping.cka")
+    assert json.dumps(first).strip('"').isalnum()
+
+
+def test_code_hash_tells_a_script_from_the_module_of_its_name(tmp_path):
+    script = tmp_path / "layers.py"
+    script.write_text("")
+    assert code_hash(script) != code_hash(script, "mapping.layers")
+
+
+def test_items_are_counted_and_pass_unchanged(monkeypatch):
+    """A bar's `update` returns True whenever it draws itself."""
+    drawn = tqdm(total=3, mininterval=0, miniters=1)
+    monkeypatch.setattr("loraport.runtime.job.progress", lambda total, what: drawn)
+    assert list(counted(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert drawn.n == 3
