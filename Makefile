@@ -1,4 +1,9 @@
-# make setup · demo · report · compare · test · test-cluster · test-all · lint: each sets up what it needs.
+# make setup · demo · report · compare · test · test-cluster · test-all · lint · format · docs · # the documentation, as a site in site/; a broken link or a page that is not listed is an error
+docs: setup
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+clean:
+# each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +13,7 @@ APP ?= math
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo report compare test test-cluster test-all lint format clean
+.PHONY: setup demo report compare test test-cluster test-all lint format docs clean
 
 setup: $(READY)
 
@@ -61,11 +66,16 @@ lint: setup
 	snakefmt --check Snakefile rules
 	mypy
 	snakemake --lint
+	codespell
 
 format: setup
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile rules
 
+# the documentation, as a site in site/; a broken link or a page that is not listed is an error
+docs: setup
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 clean:
-	rm -rf artifacts .snakemake
+	rm -rf artifacts .snakemake site
