@@ -12,7 +12,7 @@ from snakemake.sourcecache import LocalSourceFile
 from loraport.runtime import faults
 from loraport import methods
 from loraport.planning import needs, preflight
-from loraport.planning import config as configuration
+from loraport.planning import checks
 from loraport.artifacts import atomic
 from loraport.errors import LoraportError
 from loraport.planning.places import Places
@@ -69,7 +69,7 @@ def source(path):
 
 told(preflight.check_writable)([".snakemake/locks"])
 SCHEMAS = {source(f"workflow/schemas/{name}.schema.json").parent for name in ("config", "adapters")}
-CONFIG = told(configuration.load)(config, SCHEMAS.pop())
+CONFIG = told(checks.load)(config, SCHEMAS.pop())
 
 
 wildcard_constraints:

@@ -10,7 +10,9 @@ import yaml
 from loraport.artifacts import identities, identity
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.models.spec import Model, load_spec
-from loraport.planning import config, stages
+from loraport.planning import stages
+from loraport.planning.checks import load
+from loraport.planning.queries import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (ROOT / "config" / "config.yaml", Path(__file__).with_name("config.yaml"))
@@ -26,25 +28,25 @@ def merged(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return into
 
 
-def settings() -> config.Config:
+def settings() -> Config:
     """The benchmark's configuration, with the file that the variable EXTRA names over it."""
     content: dict[str, Any] = {}
     for path in (*FILES, *filter(None, [os.environ.get("EXTRA")])):
         content = merged(content, yaml.safe_load(Path(path).read_text()))
-    return config.load(content, ROOT / "workflow" / "schemas")
+    return load(content, ROOT / "workflow" / "schemas")
 
 
-def a_third(asked: config.Config) -> int:
+def a_third(asked: Config) -> int:
     """Of the examples of a light fine-tuning."""
     return int(asked.content["finetune"]["examples"]) // 3
 
 
-def few_folder(asked: config.Config, pair: str, app: str) -> Path:
+def few_folder(asked: Config, pair: str, app: str) -> Path:
     """Where what was trained on a third of the examples lies, with its scores."""
     return BUILT / "few" / pair / app / str(a_third(asked))
 
 
-def adapters(asked: config.Config, pair: str, app: str, methods: Sequence[str]) -> dict[str, str]:
+def adapters(asked: Config, pair: str, app: str, methods: Sequence[str]) -> dict[str, str]:
     """What an app's table compares -> its adapter, an empty one for the bare model.
 
     Names are paths: `baselines/new`, `aligned/transferred`, `aligned/finetuned_seed0`, and
@@ -61,7 +63,7 @@ def adapters(asked: config.Config, pair: str, app: str, methods: Sequence[str]) 
 
 
 def score(
-    asked: config.Config,
+    asked: Config,
     pair: str,
     app: str,
     each: Mapping[str, Path],
@@ -98,12 +100,12 @@ def score(
     )
 
 
-def new_model(asked: config.Config, pair: str) -> tuple[Model, Path]:
+def new_model(asked: Config, pair: str) -> tuple[Model, Path]:
     """A pair's new model, and the file that describes it."""
     return opened(asked, asked.pair(pair)[1])
 
 
-def opened(asked: config.Config, name: str) -> tuple[Model, Path]:
+def opened(asked: Config, name: str) -> tuple[Model, Path]:
     """A model of the configuration, and the file that describes it."""
     spec = MODELS / name / "spec.json"
     return load_spec(spec, asked.model(name)["source"]), spec

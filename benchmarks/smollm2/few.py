@@ -13,7 +13,8 @@ from pathlib import Path
 
 from asked import a_third, few_folder, new_model, score, settings
 
-from loraport.planning import config, stages
+from loraport.planning import stages
+from loraport.planning.queries import Config
 from loraport.training.data import read
 from loraport.training.starts import Fresh, fresh_like
 from loraport.training.train import Settings, train_lora
@@ -30,7 +31,7 @@ def begun(pair: str, app: str, start: str) -> Fresh | Path:
     return home / start / "lora_transferred"
 
 
-def train(asked: config.Config, pair: str, app: str, start: str, seed: int) -> Path:
+def train(asked: Config, pair: str, app: str, start: str, seed: int) -> Path:
     """The adapter that one start and seed give."""
     out = few_folder(asked, pair, app) / start / f"seed{seed}"
     if out.exists():

@@ -20,16 +20,15 @@ from asked import BUILT, ROOT, settings
 
 from loraport.artifacts import read_json
 from loraport.evaluation.statistics import bootstrap, difference
-from loraport.planning import config, contenders
+from loraport.planning import contenders
+from loraport.planning.queries import Config
 from loraport.report import compare
 from loraport.runtime.measure import versions
 
 Row = dict[str, Any]
 
 
-def table(
-    asked: config.Config, pair: str, app: str, worked: Mapping[str, list[float]]
-) -> list[Row]:
+def table(asked: Config, pair: str, app: str, worked: Mapping[str, list[float]]) -> list[Row]:
     """Rows of an app over all seeds that were run."""
     every = contenders.entries(asked, pair, app)
     for entry in every:
@@ -59,7 +58,7 @@ def likelihoods(folder: Path, pair: str, app: str) -> dict[str, list[float]]:
     return {name: nats for file in files for name, nats in json.loads(file.read_text()).items()}
 
 
-def diagnostics(asked: config.Config, pair: str) -> Row:
+def diagnostics(asked: Config, pair: str) -> Row:
     """How far apart a pair's models are, how large its adapters' updates, and what was advised."""
     old, home = asked.pair(pair)[0], Path("artifacts") / pair
     files = {"distance": home / "distance.json"}
@@ -77,7 +76,7 @@ def rates(file: Path) -> dict[str, float]:
     return {name: float(np.mean(items)) for name, items in held.items()}
 
 
-def of_models(asked: config.Config) -> list[Row]:
+def of_models(asked: Config) -> list[Row]:
     """What training on all data and scoring took, and gave, for each model by itself."""
     found = []
     for app, model in asked.adapters:

@@ -29,7 +29,8 @@ from loraport.artifacts import atomic
 from loraport.calibration.texts import read_texts
 from loraport.mapping.pair import open_pair
 from loraport.models.loading import attach, load_base
-from loraport.planning import config, stages
+from loraport.planning import stages
+from loraport.planning.queries import Config
 from loraport.runtime.device import pick_device
 from loraport.training.data import encode, read
 
@@ -45,7 +46,7 @@ FITTED = ("layers", "embedding", "heads", "moments")
 BARE, FULL = "bare new model", "LoRA(full)"
 
 
-def view(asked: config.Config, pair: str) -> Path:
+def view(asked: Config, pair: str) -> Path:
     """The pair as benchmarks/aligned.py reads one: models and adapters by links, training data."""
     folder = BUILT / "view" / pair
     if folder.exists():
@@ -74,7 +75,7 @@ def _link(place: Path, to: Path) -> None:
     place.symlink_to(to.resolve())
 
 
-def open_artifacts(asked: config.Config, pair: str, device: str) -> Any:
+def open_artifacts(asked: Config, pair: str, device: str) -> Any:
     """The pair as the workflow's own rules made it."""
     files = {
         name: f"artifacts/{pair}/{name}.{'json' if name == 'layers' else 'h5'}" for name in FITTED

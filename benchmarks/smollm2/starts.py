@@ -11,7 +11,7 @@ from whole import METHODS
 
 from loraport.artifacts import read_json
 from loraport.evaluation.statistics import Interval, bootstrap, difference
-from loraport.planning import config
+from loraport.planning.queries import Config
 from loraport.report.tables import weighted_items
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ Groups = dict[str, dict[str, Items]]  # label -> seed (empty: none) -> items
 NOTHING = "LoRA from nothing"
 
 
-def label(asked: config.Config, name: str) -> tuple[str, str]:
+def label(asked: Config, name: str) -> tuple[str, str]:
     """The row and the seed of a name of `asked.adapters`."""
     many, few = asked.content["finetune"]["examples"], a_third(asked)
     start, _, rest = name.partition("/")
@@ -34,7 +34,7 @@ def label(asked: config.Config, name: str) -> tuple[str, str]:
     return (f"{start}, {many} examples" if seed else f"{start}, no LFT"), seed
 
 
-def limited_file(asked: config.Config, pair: str, app: str, name: str) -> Path:
+def limited_file(asked: Config, pair: str, app: str, name: str) -> Path:
     """Where a name's scores on the configured items are."""
     start, _, rest = name.partition("/")
     if start == "few":
@@ -42,13 +42,13 @@ def limited_file(asked: config.Config, pair: str, app: str, name: str) -> Path:
     return Path("artifacts") / pair / app / start / "eval" / f"{rest}.json"
 
 
-def whole_file(asked: config.Config, pair: str, app: str, name: str) -> Path:
+def whole_file(asked: Config, pair: str, app: str, name: str) -> Path:
     """Where a name's scores on all items are."""
     return BUILT / "whole" / pair / app / f"{name.replace('/', '.')}.json"
 
 
 def groups(
-    asked: config.Config, pair: str, app: str, file: Any, worked: Mapping[str, list[float]]
+    asked: Config, pair: str, app: str, file: Any, worked: Mapping[str, list[float]]
 ) -> Groups:
     """What is scored, by row and seed; `file` is one of the two above."""
     found: Groups = {}
@@ -67,7 +67,7 @@ def groups(
     return found
 
 
-def table(asked: config.Config, found: Groups) -> list[Row]:
+def table(asked: Config, found: Groups) -> list[Row]:
     """A row a label: means over seeds, intervals over items, and the paired differences from what
     was trained from nothing with the same seeds, on all the examples (`many`) and a third (`few`).
     """

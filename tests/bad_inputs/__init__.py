@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from workdir import CONFIG, PROJECT
 
 from loraport.planning import preflight
-from loraport.planning.config import load
+from loraport.planning.checks import load
 
 SCHEMAS = PROJECT / "workflow" / "schemas"
 MARK = "MARK"  # the file that anything which runs what it should not would make

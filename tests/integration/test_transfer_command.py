@@ -17,7 +17,7 @@ from workdir import PROJECT
 from loraport.cli import main
 from loraport.commands import _one_run
 from loraport.errors import LoraportError
-from loraport.planning import config as configuration
+from loraport.planning.checks import load
 
 SMALL = ["--set", "calibration.examples=40", "--set", "mapping.minibatch=8", "--cores", "2"]
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21]])
@@ -111,7 +111,7 @@ def test_the_configuration_is_one_that_the_workflow_takes(tmp_path):
     settings = ("mapping.wh=identity", "calibration.examples=9", "variants.n.method=lorasuite")
     request = _one_run.Request("a b", "o/n", (), (), known_as=("o/a",), settings=settings)
     content = _one_run.configuration(request, PROJECT, table)
-    loaded = configuration.load(content, PROJECT / "workflow" / "schemas")
+    loaded = load(content, PROJECT / "workflow" / "schemas")
     assert loaded.content["mapping"]["wh"] == "identity"
     assert loaded.content["calibration"]["examples"] == 9
     assert loaded.content["calibration"]["texts"]["dataset"]

@@ -4,8 +4,9 @@ from loraport.artifacts import identities
 from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps
 from loraport.models.spec import load_spec
+from loraport.planning.needs import workers
 from loraport.runtime.device import pick_device
-from loraport.runtime.job import counted, job, layers_at_once
+from loraport.runtime.job import counted, job
 from loraport.transfer.maps import write_maps
 
 with job(snakemake) as log:
@@ -16,8 +17,8 @@ with job(snakemake) as log:
         for side in ("old", "new")
     )
     device = pick_device(params.settings["device"])
-    workers = layers_at_once(snakemake, device, old.dims, new.dims)
-    pair = open_pair(old, new, inputs, dict(params.settings), device, workers=workers)
+    at_once = workers(snakemake, device, old.dims, new.dims)
+    pair = open_pair(old, new, inputs, dict(params.settings), device, workers=at_once)
     total = (len(pair.path) or new.dims.layers) * len(params.settings["modules"])
     made = counted(make_maps(params.method, pair), total, "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)

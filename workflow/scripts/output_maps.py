@@ -5,8 +5,9 @@ from loraport.mapping.pair import open_pair, write_outputs
 from loraport.methods import make_outputs
 from loraport.models.spec import load_spec
 from loraport.numerics.parallel import in_order
+from loraport.planning.needs import workers
 from loraport.runtime.device import pick_device
-from loraport.runtime.job import counted, job, layers_at_once
+from loraport.runtime.job import counted, job
 
 with job(snakemake) as log:
     params, inputs = snakemake.params, dict(snakemake.input.items())
@@ -14,8 +15,8 @@ with job(snakemake) as log:
     device = pick_device(params.settings["device"])
     pair = open_pair(old, new, inputs, dict(params.settings), device)
     layers = [layer for _, layer in pair.path]
-    workers = layers_at_once(snakemake, device, old.dims, new.dims)
-    made = in_order(make_outputs(params.method, pair), layers, workers)
+    at_once = workers(snakemake, device, old.dims, new.dims)
+    made = in_order(make_outputs(params.method, pair), layers, at_once)
     with write_h5(snakemake.output[0], "output maps", identities(inputs)) as file:
         file.attributes(method=params.method)
         for layer, found in zip(layers, counted(made, len(layers), "layers"), strict=True):

@@ -5,8 +5,8 @@ from pathlib import Path
 from loraport.artifacts import atomic, identities, identity
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.models.spec import load_spec
-from loraport.planning import sweeps
 from loraport.report import plots, render
+from loraport.report.sweeps import COLUMNS, sweep_table
 from loraport.runtime.job import job
 
 with job(snakemake) as log, atomic(snakemake.output.scores) as scores:
@@ -34,6 +34,6 @@ with job(snakemake) as log, atomic(snakemake.output.scores) as scores:
         model_identity=identity(spec)[0],
         inputs=identities({"spec": spec}),
     )
-    table = sweeps.sweep_table(snakemake.wildcards.name, points, params.skipped)
-    render.write_csv(outputs.table, table, sweeps.COLUMNS)
+    table = sweep_table(snakemake.wildcards.name, points, params.skipped)
+    render.write_csv(outputs.table, table, COLUMNS)
     plots.save(plots.sweep(table, snakemake.wildcards.name, params.order), outputs.plot)

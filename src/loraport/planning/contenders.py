@@ -10,7 +10,7 @@ from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.spec import is_local, open_model
 from . import rows, stages
-from .config import Config
+from .queries import Config
 
 Entry = dict[str, Any]
 OLD, BARE, FULL, MATCHED = "old_lora", "new", "lora_full", "lora_small_matched"

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ..models.families import Dimensions
 
 MIB = 1 << 20
@@ -72,6 +74,17 @@ def fit_bytes(old: Dimensions, new: Dimensions) -> float:
 def layers_at_once(mib: float, threads: int, old: Dimensions, new: Dimensions) -> int:
     """How many layers a job of so much memory fits side by side, a thread each."""
     return max(1, min(threads, int((mib - BASE_MIB) * MIB / fit_bytes(old, new))))
+
+
+def workers(snakemake: Any, device: str, old: Dimensions, new: Dimensions) -> int:
+    """How many layers' maps a rule's job makes side by side: one on a GPU, on a CPU one a thread,
+    as far as the memory reaches that it asked for and that the machine has left.
+    """
+    if device != "cpu":
+        return 1
+    left = psutil.virtual_memory().available / MIB
+    asked = getattr(getattr(snakemake, "resources", None), "mem_mb", left)
+    return layers_at_once(min(asked, left), snakemake.threads, old, new)
 
 
 def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:

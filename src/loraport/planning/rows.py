@@ -7,7 +7,7 @@ from typing import Any
 from .. import methods
 from ..runtime.job import last_record
 from . import stages
-from .config import Config
+from .queries import Config
 
 # stage -> what its row is called; {method} is the configured transfer method
 LABELS = {

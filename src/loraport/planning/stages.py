@@ -9,7 +9,7 @@ from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..training.data import FILES
 from . import needs
-from .config import Config
+from .queries import Config
 
 # stage -> the base model that it is scored on
 SIDES = {

@@ -19,10 +19,9 @@ from ..artifacts import write_json
 from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.spec import Model, is_local, open_model
-from ..report.tables import SCORE, Row, scored, training_of
 from ..transfer.carry import balance
 from . import stages
-from .config import Config
+from .queries import Config
 
 NAMES = ("rank", "learning_rate", "examples", "modules")
 CUTS = ("rank", "modules")  # sweeps that cut the source adapter
@@ -31,18 +30,6 @@ STAGES = {
     "lora_small_matched": "LoRA(small), matched",
 }
 REFERENCES = {"new": "new, bare", "lora_full": "LoRA(full)"}
-COLUMNS = (
-    "value",
-    "row",
-    "average",
-    "low",
-    "high",
-    "nll",
-    "steps",
-    "train_s",
-    "energy_kept",
-    "note",
-)
 
 
 def values(config: Config, name: str) -> list[str]:
@@ -195,41 +182,3 @@ def truncate(weights: LoraWeights, rank: int) -> LoraWeights:
         return weights
     b, a, _ = balance(weights.b.astype(np.float64), weights.a.astype(np.float64), rank)
     return replace(weights.replaced(b, a), magnitude=weights.magnitude, bias=weights.bias)
-
-
-def sweep_table(
-    name: str, points: Sequence[Mapping[str, Any]], skipped_values: Mapping[str, str]
-) -> list[Row]:
-    """Rows of a sweep's table.
-
-    Parameters
-    ----------
-    points : of each scored stage `value`, `stage`, `adapter` and `scores` (its JSON file)
-    """
-    table = []
-    for point in points:
-        row = scored(point["scores"])
-        cut = Path(point["adapter"]).parent / "lora_source" / "cut.json"
-        training = training_of(point["adapter"])
-        note = energy = None
-        if point["stage"] == "lora_finetuned" and cut.is_file():
-            energy = json.loads(cut.read_text())["energy_kept"]
-            way = "truncated" if name == "rank" else "cut to these modules"
-            note = f"source adapter {way}: {100 * energy:.1f} % of ‖ΔW‖² kept"
-        table.append(
-            {
-                "value": point["value"],
-                "row": {**STAGES, **REFERENCES}[point["stage"]],
-                **{key: row.get(key) for key in ("average", "low", "high", "nll", "metric")},
-                **{key: value for key, value in row.items() if key.startswith(SCORE)},
-                "steps": training.get("steps"),
-                "train_s": training.get("run", {}).get("seconds"),
-                "energy_kept": energy,
-                "note": note,
-            }
-        )
-    left_out = [
-        {"value": value, "row": "not run", "note": reason}
-        for value, reason in skipped_values.items()
-    ]
-    return [*table, *left_out]

@@ -17,8 +17,6 @@ from tqdm import tqdm
 
 from ..artifacts import first_reads_kept
 from ..errors import LoraportError
-from ..models.families import Dimensions
-from ..planning import needs
 from . import gpus
 from .faults import BEGAN, beginning, explained
 from .memory import peak_mib
@@ -77,16 +75,6 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
 def _asked(snakemake: Any) -> int:
     """GPUs that the rule asks for."""
     return getattr(snakemake, "resources", {}).get("gpu", 0)
-
-
-def layers_at_once(snakemake: Any, device: str, *models: Dimensions) -> int:
-    """How many layers' maps a job makes side by side: one on a GPU, on a CPU one a thread, as far
-    as the memory reaches that it asked for and that the machine has left.
-    """
-    left = psutil.virtual_memory().available / 2**20
-    asked = getattr(getattr(snakemake, "resources", None), "mem_mb", left)
-    mib = min(asked, left)
-    return needs.layers_at_once(mib, snakemake.threads, *models) if device == "cpu" else 1
 
 
 def _age() -> float:

@@ -13,8 +13,7 @@ from loraport.adapters.files import LoraWeights, read_adapter
 from loraport.adapters.ties import merge, merge_files
 from loraport.errors import LoraportError
 from loraport.models.spec import open_model
-from loraport.planning import config as configuration
-from loraport.planning import rows, stages
+from loraport.planning import checks, rows, stages
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
 SIZES = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
@@ -136,7 +135,7 @@ def load(tmp_path, monkeypatch):
             "tasks": tasks,
             "merges": {"both": {"apps": ["a", "b"], **merge}},
         }
-        return configuration.load(content, SCHEMAS)
+        return checks.load(content, SCHEMAS)
 
     return made
 

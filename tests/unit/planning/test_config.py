@@ -9,7 +9,8 @@ import yaml
 
 from loraport import methods
 from loraport.errors import LoraportError
-from loraport.planning.config import DEPENDS_ON, load
+from loraport.planning.checks import load
+from loraport.planning.queries import DEPENDS_ON
 
 PROJECT = Path(__file__).parents[3]
 SCHEMAS = PROJECT / "workflow" / "schemas"

@@ -1,5 +1,7 @@
 """What rules ask for follows the models' sizes."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from loraport.models.families import Dimensions
@@ -55,3 +57,15 @@ def test_maps_that_are_fitted_run_side_by_side_as_far_as_threads_and_memory_reac
     assert (
         needs.layers_at_once(needs.need("fitted_maps", LARGE, LARGE)[0], 8, LARGE, LARGE) == 2
     )  # by the margin
+
+
+def test_a_job_takes_as_many_layers_at_once_as_its_memory_holds(monkeypatch):
+    models = [Dimensions(1000, 1024, 4096, 4, 8, 8, 128)] * 2
+    one = needs.fit_bytes(*models) / needs.MIB
+    left = SimpleNamespace(available=(needs.BASE_MIB + 5.5 * one) * 2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: left)
+    asked = SimpleNamespace(threads=8)
+    assert needs.workers(asked, "cpu", *models) == 5  # what the machine has left
+    asked.resources = SimpleNamespace(mem_mb=needs.BASE_MIB + 2.5 * one)
+    assert needs.workers(asked, "cpu", *models) == 2
+    assert needs.workers(asked, "cuda", *models) == 1

@@ -8,7 +8,7 @@ import yaml
 from loraport.errors import LoraportError
 from loraport.evaluation.evaluate import Settings as Evaluation
 from loraport.models.families import Dimensions
-from loraport.planning import config, stages
+from loraport.planning import checks, stages
 from loraport.training.train import Settings as Training
 
 PROJECT = Path(__file__).parents[3]
@@ -33,7 +33,7 @@ def load(tmp_path, monkeypatch):
     (tmp_path / "adapters.tsv").write_text("\n".join(["app\tmodel\tsource\ttask", *ROWS]) + "\n")
 
     def made(**sections):
-        return config.load({**CONTENT, **sections}, PROJECT / "workflow" / "schemas")
+        return checks.load({**CONTENT, **sections}, PROJECT / "workflow" / "schemas")
 
     return made
 

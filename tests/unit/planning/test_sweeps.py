@@ -10,8 +10,8 @@ import pytest
 from loraport.adapters.files import LoraWeights, audit, read_adapter
 from loraport.errors import LoraportError
 from loraport.models.spec import open_model
-from loraport.planning import config as configuration
 from loraport.planning import sweeps
+from loraport.planning.checks import load
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
 
@@ -34,7 +34,7 @@ def config(pico_pair, tmp_path, monkeypatch):
         "tasks": {"t": {"train": "data.jsonl", "template": "plain", "eval": ["t"]}},
         "sweeps": {"rank": [2, 512]},
     }
-    return configuration.load(content, SCHEMAS)
+    return load(content, SCHEMAS)
 
 
 def cut(pico_pair, out, **what):

@@ -9,8 +9,8 @@ from test_tables import RUN, SCHEMAS
 
 from loraport import methods
 from loraport.artifacts import write_json
-from loraport.planning import config as configuration
 from loraport.planning import contenders
+from loraport.planning.checks import load
 from loraport.report import compare, plots, plots_compared, render
 
 N = 40
@@ -58,7 +58,7 @@ def config(tmp_path, monkeypatch):
         "finetune": {"seeds": [0, 1]},
         "variants": {"left_out": {"method": "lorasuite", "mapping": {"wh": "identity"}}},
     }
-    return configuration.load(content, SCHEMAS)
+    return load(content, SCHEMAS)
 
 
 @pytest.fixture

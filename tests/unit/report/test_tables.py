@@ -7,8 +7,8 @@ import pytest
 
 from loraport.artifacts import write_json
 from loraport.errors import LoraportError
-from loraport.planning import config as configuration
 from loraport.planning import rows
+from loraport.planning.checks import load
 from loraport.report import render, tables
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
@@ -66,7 +66,7 @@ def config(tmp_path, monkeypatch):
         "report": {"methods": ["aligned"]},
         "finetune": {"seeds": [0, 1]},
     }
-    return configuration.load(content, SCHEMAS)
+    return load(content, SCHEMAS)
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ import pytest
 from tqdm import tqdm
 
 from loraport.errors import LoraportError
-from loraport.models.families import Dimensions
-from loraport.planning import needs
 from loraport.provenance import PACKAGE, code_hash
-from loraport.runtime.job import counted, job, last_record, layers_at_once
+from loraport.runtime.job import counted, job, last_record
 
 
 def fake(path):
@@ -53,19 +51,6 @@ def test_of_any_other_error_the_log_keeps_the_traceback(tmp_path, capsys):
 
 def test_last_record_of_no_log_is_empty(tmp_path):
     assert last_record(tmp_path / "none.log") == {}
-
-
-def test_a_job_takes_as_many_layers_at_once_as_its_memory_holds(tmp_path, monkeypatch):
-    models = [Dimensions(1000, 1024, 4096, 4, 8, 8, 128)] * 2
-    one = needs.fit_bytes(*models) / needs.MIB
-    left = SimpleNamespace(available=(needs.BASE_MIB + 5.5 * one) * 2**20)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: left)
-    asked = fake(tmp_path / "a.log")
-    asked.threads = 8
-    assert layers_at_once(asked, "cpu", *models) == 5  # what the machine has left
-    asked.resources = SimpleNamespace(mem_mb=needs.BASE_MIB + 2.5 * one)
-    assert layers_at_once(asked, "cpu", *models) == 2
-    assert layers_at_once(asked, "cuda", *models) == 1
 
 
 def test_code_hash_follows_imports_and_nothing_else(tmp_path):
