@@ -204,7 +204,7 @@ def test_likelihood_of_padded_rows_is_that_of_each_by_itself(base):
 
 
 def test_starts_are_paired_with_what_had_the_same_seeds_and_items():
-    asked = starts.config.Config({"finetune": {"examples": 100}}, {})
+    asked = starts.Config({"finetune": {"examples": 100}}, {})
     names = ["baselines/new", "baselines/lora_small_matched_seed2", "few/scratch/seed1"]
     assert [starts.label(asked, name) for name in names] == [
         ("new, bare", ""),
