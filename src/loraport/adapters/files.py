@@ -242,11 +242,13 @@ def write_adapter(
     places |= vocabulary
     modules = {module for _, module in weights}
     full = len(weights) == layers * len(modules) and not family.beside
+    of_the_kind = kind.fields(places)
+    written = kind_of({**source, **of_the_kind}, directory)  # a kind may be written as another
     config = {
-        **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(kind.FIELDS)},
+        **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(written.FIELDS)},
         "base_model_name_or_path": base,
         "revision": revision or None,
-        **kind.fields(places),
+        **of_the_kind,
         "target_modules": sorted(
             {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
         ),
