@@ -89,3 +89,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
     page = (tmp_path / "site/reference/numerics/index.html").read_text()
     assert "Moore–Penrose inverse" in page
     assert "fonts.googleapis" not in page
+
+
+def test_the_architecture_lists_the_rooms_in_their_order():
+    spec = spec_from_file_location("rooms", ROOT / "tests" / "unit" / "test_rooms.py")
+    spec.loader.exec_module(rooms := module_from_spec(spec))
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^\| `(\w+)/` ", text, re.M) == list(rooms.ROOMS)
+    index = (ROOT / "docs" / "reference" / "index.md").read_text()
+    assert re.findall(r"^\| \[(\w+)\]\(\w+\.md\)", index, re.M) == list(rooms.ROOMS)
