@@ -1,0 +1,271 @@
+"""Cells of the benchmark: what one worker does between loading a model and writing a line.
+
+A cell is a dict that names itself (`stage` and what the stage varies); `Worker.run` gives what is
+to be stored beside it. Nats and scores of all starts of a cell's app come from the same items.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from loraport.artifacts import atomic
+from loraport.models.loading import save_adapter
+from loraport.training.data import Example, subset
+
+from . import gauge
+from .extract import right_fields
+from .learn import Learner, Row, Schedule
+from .scoring import RULES
+
+Cell = dict[str, Any]
+SMALL = 100  # records of the small set on which gains are told
+KEPT_ADAPTERS = 8  # carried ones whose SVDs stay in memory
+
+
+def read_bench(path: str | Path) -> dict[str, Any]:
+    """The settings of a run (bench.yaml)."""
+    return yaml.safe_load(Path(path).read_text())
+
+
+def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
+    """All cells of a stage, the most wanted first.
+
+    Parameters
+    ----------
+    given : `pairs`, `apps`, `models`, `starts`, `examples` (each a list; empty: all)
+    """
+    apps = given.apps or list(bench["apps"])
+    pairs = given.pairs or list(bench["pairs"])
+    if stage == "full":
+        models = given.models or list(bench["models"])
+        return [{"stage": stage, "model": m, "app": a} for a in apps for m in models]
+    varied = [(pair, app, start) for pair in pairs for app in apps for start in given.starts]
+    named = [{"stage": stage, "pair": p, "app": a, "start": s} for p, a, s in varied]
+    if stage == "gain":
+        return [cell for cell in named if gauge.parse(cell["start"]).carried]
+    return [{**cell, "examples": count} for count in given.examples for cell in named]
+
+
+def model_of(bench: Mapping[str, Any], cell: Cell) -> str:
+    """The model that a cell loads."""
+    return cell["model"] if "model" in cell else bench["pairs"][cell["pair"]][1]
+
+
+class Worker:
+    """Runs cells one after another; keeps the last model, its encoded sets and carried adapters."""
+
+    def __init__(self, bench: Mapping[str, Any]):
+        self.bench = bench
+        self.built = Path(bench["built"])
+        self.name = ""
+        self.learner: Any = None
+        self._sets: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._rows: dict[tuple[str, str], list[Row]] = {}
+        self._updates: dict[str, dict[str, gauge.Thin]] = {}
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """What a cell gives."""
+        begun = time.monotonic()
+        self._load(model_of(self.bench, cell))
+        loaded = time.monotonic()
+        result = {"full": self._full, "starts": self._starts, "gain": self._gain}[cell["stage"]](
+            cell
+        )
+        seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
+        return result | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+
+    def _load(self, name: str) -> None:
+        if name == self.name:
+            return
+        self.learner, self.name = None, ""
+        self._rows.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.learner = Learner(self.bench["models"][name], self.bench["rank"])
+        self.name = name
+
+    def records(self, app: str, part: str) -> list[dict[str, Any]]:
+        """Records of an app: `train`, `held`, `test` (as many as are scored) or `worked`."""
+        if (app, part) not in self._sets:
+            text = (self.built / "sets" / f"{app}.{part}.jsonl").read_text(encoding="utf-8")
+            rows = [json.loads(line) for line in text.split("\n") if line]
+            items = self.bench["items"] if part in ("test", "worked") else 0
+            self._sets[app, part] = rows[:items] if items else rows
+        return self._sets[app, part]
+
+    def rows(self, app: str, part: str) -> list[Row]:
+        """The same, as tokens of the model at hand."""
+        if (app, part) not in self._rows:
+            self._rows[app, part] = self.learner.encoded(self.records(app, part))
+        return self._rows[app, part]
+
+    def drawn(self, app: str, count: int, seed: int) -> list[Row]:
+        """The small set of a seed."""
+        pairs = [Example(r["prompt"], r["completion"]) for r in self.records(app, "train")]
+        return self.learner.encoded([each._asdict() for each in subset(pairs, count, seed)])
+
+    def updates(self, cell: Cell, carried: str) -> dict[str, gauge.Thin]:
+        """Thin SVDs of the update that a method carried to the cell's pair and app."""
+        if not carried:
+            return {}
+        place = Path(self.bench["carried"]) / cell["pair"] / cell["app"] / carried
+        folder = str(place / "lora_transferred")
+        if folder not in self._updates:
+            while len(self._updates) >= KEPT_ADAPTERS:
+                self._updates.pop(next(iter(self._updates)))
+            self._updates[folder] = {
+                path: gauge.thin(each) for path, each in gauge.read(folder).items()
+            }
+        return self._updates[folder]
+
+    def place(self, cell: Cell, start: gauge.Start, seed: int) -> None:
+        """Let the model wear a start."""
+        updates = self.updates(cell, start.carried)
+        gauge.place(self.learner.model, updates, start, self.bench["rank"], seed)
+
+    def held(self, app: str) -> float:
+        """Mean nats of a held-out answer."""
+        return float(np.mean(self.learner.nats(self.rows(app, "held"))))
+
+    def scored(self, app: str) -> dict[str, Any]:
+        """What the model at hand writes to the test items, and its nats of worked answers."""
+        kind, items = self.bench["apps"][app], self.records(app, "test")
+        written = self.learner.answers([item["prompt"] for item in items], kind["tokens"])
+        right = [RULES[kind["score"]](text, i) for text, i in zip(written, items, strict=True)]
+        nats = self.learner.nats(self.rows(app, "worked"))
+        result = {
+            "score": float(np.mean(right)),
+            "right": "".join(map(str, right)),
+            "nats": [round(value, 3) for value in nats],
+            "sample": written[:2],
+        }
+        if kind["score"] == "json":
+            parts = [right_fields(t, i["answer"]) for t, i in zip(written, items, strict=True)]
+            result["fields"] = np.mean(parts, axis=0).round(4).tolist()
+        return result
+
+    def _schedule(self, part: str, rate: float, **more: Any) -> Schedule:
+        asked = self.bench[part]
+        return Schedule(
+            rate,
+            batch_size=asked["batch_size"],
+            warmup=asked.get("warmup", 0.0),
+            steps=self.bench["steps"],
+            **more,
+        )
+
+    def _full(self, cell: Cell) -> dict[str, Any]:
+        """The bare model; and LoRA on all records at its best rate, written as a PEFT directory."""
+        app, nothing = cell["app"], gauge.parse("nothing")
+        self.place(cell, nothing, 0)
+        result: dict[str, Any] = {"bare": {"held": self.held(app), **self.scored(app)}, "rates": {}}
+        rows, best = self.rows(app, "train"), (float("inf"), None)
+        for rate in self.bench["full"]["rates"]:
+            self.place(cell, nothing, 0)
+            schedule = self._schedule("full", rate, epochs=self.bench["apps"][app]["epochs"])
+            told = self._trained(app, rows, schedule, 0)
+            result["rates"][str(rate)] = told
+            if told["held"] is not None and told["held"] < best[0]:
+                best = told["held"], self.learner.worn()
+                result["rate"] = rate
+        if best[1] is None:
+            raise FloatingPointError("no rate gave a finite loss")
+        self.learner.wear(best[1])
+        with atomic(self.built / "adapters" / cell["model"] / app) as temporary:
+            temporary.mkdir()
+            save_adapter(self.learner.model, temporary, self.bench["models"][cell["model"]])
+        return result | {"examples": len(rows), "full": self.scored(app)}
+
+    def _trained(
+        self, app: str, rows: Sequence[Row], schedule: Schedule, seed: int
+    ) -> dict[str, Any]:
+        """A training of what is worn: first and last losses, held-out nats (None: not finite)."""
+        try:
+            losses = self.learner.train(rows, schedule, seed)
+        except FloatingPointError as error:
+            return {"held": None, "error": str(error)}
+        held = self.held(app)
+        ends = [round(loss, 4) for loss in (losses[0], losses[-1])]
+        return {"held": held if np.isfinite(held) else None, "steps": len(losses), "losses": ends}
+
+    def _starts(self, cell: Cell) -> dict[str, Any]:
+        """Light fine-tuning at the rate that is best on held-out records with the first seed."""
+        app, start, count = cell["app"], gauge.parse(cell["start"]), cell["examples"]
+        seeds = self.bench["light"]["seeds"]
+        if not count:
+            rows = self.drawn(app, min(SMALL, len(self.records(app, "train"))), seeds[0])
+            start = self._chosen_gain(cell, start, rows, seeds[0])
+            self.place(cell, start, seeds[0])
+            return {"held": self.held(app), "seeds": {"": self.scored(app)}}
+        result: dict[str, Any] = {"rates": {}, "seeds": {}}
+        best: tuple[float, Any] = (float("inf"), None)
+        rows = self.drawn(app, count, seeds[0])
+        chosen = self._chosen_gain(cell, start, rows, seeds[0])
+        for rate in self.bench["light"]["rates"]:
+            told = self._light(cell, chosen, rows, rate, seeds[0])
+            result["rates"][str(rate)] = told
+            if told["held"] is not None and told["held"] < best[0]:
+                best = told["held"], self.learner.worn()
+                result["rate"] = rate
+        if best[1] is None:
+            raise FloatingPointError("no rate gave a finite loss")
+        self.learner.wear(best[1])
+        gains = {seeds[0]: chosen.keys.get("g")}
+        result["seeds"][str(seeds[0])] = {"held": best[0], **self.scored(app)}
+        for seed in seeds[1:]:
+            rows = self.drawn(app, count, seed)
+            chosen = self._chosen_gain(cell, start, rows, seed)
+            gains[seed] = chosen.keys.get("g")
+            told = self._light(cell, chosen, rows, result["rate"], seed)
+            result["seeds"][str(seed)] = {"held": told["held"], **self.scored(app)}
+        return result | ({"gains": gains} if "g" in start.keys else {})
+
+    def _light(
+        self, cell: Cell, start: gauge.Start, rows: Sequence[Row], rate: float, seed: int
+    ) -> dict[str, Any]:
+        self.place(cell, start, seed)
+        schedule = self._schedule(
+            "light", rate, epochs=self.bench["light"]["epochs"], plus=start.number("plus")
+        )
+        return self._trained(cell["app"], rows, schedule, seed)
+
+    def _chosen_gain(
+        self, cell: Cell, start: gauge.Start, rows: Sequence[Row], seed: int
+    ) -> gauge.Start:
+        """A start whose gain `auto` is replaced by the one with the least nats on the small set."""
+        if start.keys.get("g") != "auto":
+            return start
+        nats = {gain: self._told(cell, start, gain, rows, seed) for gain in self.bench["gains"]}
+        return _with_gain(start, min(nats, key=nats.__getitem__))
+
+    def _told(
+        self, cell: Cell, start: gauge.Start, gain: float, rows: Sequence[Row], seed: int
+    ) -> float:
+        """Mean nats of `rows` with a start at a gain; infinite where they are not finite."""
+        self.place(cell, _with_gain(start, gain), seed)
+        nats = float(np.mean(self.learner.nats(rows)))
+        return nats if np.isfinite(nats) else float("inf")
+
+    def _gain(self, cell: Cell) -> dict[str, Any]:
+        """Nats of the small set and of held-out records by the update's gain."""
+        app, start, seed = cell["app"], gauge.parse(cell["start"]), self.bench["light"]["seeds"][0]
+        train = self.records(app, "train")
+        rows = {
+            "small": self.drawn(app, min(SMALL, len(train)), seed),
+            "held": self.rows(app, "held"),
+        }
+        curve = {
+            str(gain): {part: self._told(cell, start, gain, r, seed) for part, r in rows.items()}
+            for gain in self.bench["gains"]
+        }
+        return {"gains": curve}
+
+
+def _with_gain(start: gauge.Start, gain: float) -> gauge.Start:
+    return gauge.Start(start.carried, start.transform, {**start.keys, "g": gain})

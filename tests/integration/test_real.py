@@ -1,0 +1,221 @@
+"""The benchmark of real pairs: its sets, scores and starts, and the harness on pico models."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pico
+import pytest
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.real import extract, gauge, run, scoring, sets
+from benchmarks.real.learn import Learner, Schedule, _drawn
+
+from loraport.training.data import Example
+from loraport.training.train import Settings, train_lora
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DATA = os.environ.get("LORAPORT_DATA", "")
+STARTS = ("m:balanced", "m:fresh", "m:fresh,c=4", "m:fresh,rs=5", "m:fresh,plus=4")
+
+
+# ---- sets and scores
+
+
+def check_disjoint(parts):
+    prompts = {part: {row["prompt"] for row in rows} for part, rows in parts.items()}
+    for part in ("train", "held"):
+        assert len(prompts[part]) == len(parts[part])
+        assert not prompts[part] & (prompts["test"] | prompts["worked"])
+    assert not prompts["train"] & prompts["held"]
+    assert len(parts["held"]) == sets.HELD and len(parts["test"]) >= sets.TESTED
+
+
+@pytest.mark.parametrize("app", ["command", "extract"])
+def test_sets_made_here_share_no_prompt(app):
+    check_disjoint(sets.APPS[app](Path()))
+
+
+@pytest.mark.skipif(not DATA, reason="LORAPORT_DATA names no published sets")
+@pytest.mark.parametrize("app", ["arc", "math"])
+def test_published_sets_share_no_prompt(app):
+    check_disjoint(sets.APPS[app](Path(DATA)))
+
+
+def test_records_of_extract_are_the_same_at_every_call_and_say_what_is_in_the_text():
+    rows = extract.records(300)
+    assert rows == extract.records(300) and rows[:20] == extract.records(20)
+    for row in rows:
+        answer = json.loads(row["answer"])
+        assert tuple(answer) == extract.KEYS
+        last, first = answer["who"].split()
+        assert last.title() in row["prompt"] and f"{first}" in row["prompt"]
+        assert answer["where"].title() in row["prompt"]
+        assert answer["when"][:4] in row["prompt"]
+
+
+def test_answers_are_scored_by_their_app():
+    answer = '{"who": "PORTER A", "sum": "EUR 1.00"}'
+    same = 'Sure: {"sum":"EUR 1.00","who":"PORTER A"} and so on'
+    assert scoring.json_object(same, {"answer": answer}) == 1
+    assert scoring.json_object(same.replace("1.00", "1"), {"answer": answer}) == 0
+    more = '{"who": "PORTER A", "sum": "EUR 1.00", "x": 1}'
+    assert scoring.json_object(more, {"answer": answer}) == 0
+    assert extract.right_fields('{"who": "PORTER A"', answer) == [0, 0]
+    assert extract.right_fields('{"who": "PORTER A"}', answer) == [1, 0]
+    assert scoring.number("so 3 and\nThe answer is 1,200.\nQuestion: 7", {"answer": "1200.0"}) == 1
+    assert scoring.number("none", {"answer": "0"}) == 0
+    assert scoring.choice("gas: answer2 not answer1", {"answer": "answer2"}) == 1
+    assert scoring.line(" go(x)\nmore", {"answer": "go(x)"}) == 1
+    assert scoring.line(" go(x) more", {"answer": "go(x)"}) == 0
+
+
+# ---- starts
+
+
+@pytest.fixture
+def factors():
+    rng = np.random.default_rng(0)
+    return gauge.Factors(rng.normal(size=(12, 4)), rng.normal(size=(4, 10)))
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_transforms_keep_the_update(factors, name):
+    start = gauge.parse(name)
+    made = gauge.transformed(gauge.thin(factors), start, 6, (12, 10), 0, "x")
+    assert made.a.shape == (6, 10)
+    assert np.allclose(start.number("rs") * made.b @ made.a, factors.b @ factors.a, atol=1e-6)
+    half = gauge.parse(f"{name},g=0.5")
+    made = gauge.transformed(gauge.thin(factors), half, 6, (12, 10), 0, "x")
+    assert np.allclose(half.number("rs") * made.b @ made.a, factors.b @ factors.a / 2, atol=1e-6)
+
+
+def test_fresh_rows_have_the_length_of_a_fresh_loras(factors):
+    made = gauge.transformed(gauge.thin(factors), gauge.parse("m:fresh,c=2"), 6, (12, 10), 0, "x")
+    assert np.allclose(np.linalg.norm(made.a[:4], axis=1), 2 / np.sqrt(3))
+    assert not made.b[:, 4:].any() and (np.abs(made.a[4:]) <= 1 / np.sqrt(10)).all()
+    alone = gauge.transformed(gauge.thin(factors), gauge.parse("m:a_only"), 6, (12, 10), 0, "x")
+    assert not alone.b.any() and np.allclose(alone.a[:4], made.a[:4] / 2)
+
+
+def test_a_name_that_is_no_start_is_refused():
+    for name in ("m", "m:other", "m:fresh,q=1"):
+        with pytest.raises(ValueError, match="no start"):
+            gauge.parse(name)
+    assert gauge.parse("nothing:plus=4").number("plus") == 4
+
+
+# ---- training, and the whole on pico models
+
+
+def records(count):
+    texts = pico.texts(count, seed=3)
+    return [{"prompt": f"{n} {text}", "completion": " ba 3"} for n, text in enumerate(texts)]
+
+
+def test_training_is_that_of_the_package(pico_pair, tmp_path):
+    """Same order, schedule, loss and optimiser: the same losses from the same start."""
+    rows = records(21)
+    learner = Learner(str(pico_pair.new), rank=4, device="cpu")
+    nothing = gauge.parse("nothing")
+    gauge.place(learner.model, {}, nothing, 4, seed=0)
+    learner.model.save_pretrained(str(tmp_path / "start"))
+    losses = learner.train(learner.encoded(rows), Schedule(1e-2, epochs=3, batch_size=8), seed=1)
+    told = train_lora(
+        pico_pair.new,
+        [Example(row["prompt"], row["completion"]) for row in rows],
+        tmp_path / "trained",
+        start=tmp_path / "start",
+        settings=Settings(
+            seed=1, learning_rate=1e-2, batch_size=8, epochs=3, device="cpu", dtype="float32"
+        ),
+    )
+    lines = (tmp_path / "trained" / "loss.csv").read_text().split("\n")[1:-1]
+    theirs = [float(line.split(",")[2]) for line in lines]
+    assert told["steps"] == len(losses) == 9
+    assert losses == pytest.approx(theirs, abs=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_batches_are_one_permutation_an_epoch():
+    rows = [{"input_ids": [n], "labels": [n]} for n in range(5)]
+    drawn = [[row["labels"][0] for row in batch] for batch in _drawn(rows, 2, 6, seed=3)]
+    assert [len(batch) for batch in drawn] == [2, 2, 1] * 2
+    epochs = [sorted(n for batch in part for n in batch) for part in (drawn[:3], drawn[3:])]
+    assert epochs == [list(range(5))] * 2
+    assert drawn[:3] != drawn[3:]
+
+
+def test_nats_and_answers_do_not_depend_on_the_batch(pico_pair):
+    learner = Learner(str(pico_pair.new), rank=4, device="cpu")
+    rows = learner.encoded(records(5))
+    together = learner.nats(rows)
+    assert together == pytest.approx([learner.nats([row])[0] for row in rows], rel=1e-4)
+    core = learner.model.get_base_model()
+    ids, labels = (torch.tensor([rows[0][key]]) for key in ("input_ids", "labels"))
+    count = int((labels[:, 1:] != -100).sum())
+    with torch.no_grad():
+        whole = core(input_ids=ids, labels=labels).loss.item() * count
+    assert together[0] == pytest.approx(whole, rel=1e-4)
+    prompts = [row["prompt"] for row in records(4)]
+    assert learner.answers(prompts, 5) == [learner.answers([p], 5)[0] for p in prompts]
+
+
+@pytest.fixture
+def bench(pico_pair, tmp_path):
+    """One pair, one app, two steps a training; `m` is carried: an adapter of the new model."""
+    (tmp_path / "sets").mkdir()
+    rows = records(40)
+    tests = [row | {"answer": "ba 3"} for row in rows[30:]]
+    parts = {"train": rows[:20], "held": rows[20:30], "test": tests, "worked": tests}
+    for part, each in parts.items():
+        sets.write(tmp_path / "sets" / f"a.{part}.jsonl", each)
+    pico.make_adapter(
+        tmp_path / "artifacts" / "p" / "a" / "m" / "lora_transferred",
+        pico_pair.new, seed=3, targets=pico.ATTENTION,
+    )  # fmt: skip
+    content = yaml.safe_load(run.BENCH.read_text()) | {
+        "built": str(tmp_path), "carried": str(tmp_path / "artifacts"), "rank": 4, "steps": 2,
+        "models": {"old": str(pico_pair.old), "new": str(pico_pair.new)},
+        "pairs": {"p": ["old", "new"]}, "gains": [0, 1],
+        "apps": {"a": {"score": "line", "tokens": 4, "epochs": 1}},
+    }  # fmt: skip
+    path = tmp_path / "bench.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
+    common = ["--bench", str(bench)]
+    assert run.main(["full", *common, "--per-gpu", "2"]) == 0
+    assert (tmp_path / "adapters" / "old" / "a" / "adapter_model.safetensors").exists()
+    starts = ["--starts", "nothing", "m:fresh", "m:fresh,g=auto"]
+    assert run.main(["starts", *common, *starts, "--examples", "6", "0"]) == 0
+    assert run.main(["gain", *common, *starts]) == 0
+    rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
+    assert len(rows) == 2 + 6 + 2 and not any("error" in row for row in rows.values())
+    asked = {"stage": "starts", "pair": "p", "app": "a", "start": "m:fresh", "examples": 6}
+    light = rows[json.dumps(asked, sort_keys=True)]
+    assert set(light["rates"]) == {"0.0003", "0.001", "0.003"}
+    assert str(light["rate"]) in light["rates"]
+    assert {len(seed["right"]) for seed in light["seeds"].values()} == {10}
+    # what is done is not done again
+    before = sum(1 for _ in run.lines(tmp_path / "cells"))
+    assert run.main(["gain", *common, *starts]) == 0
+    assert sum(1 for _ in run.lines(tmp_path / "cells")) == before
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
+    given = ["--bench", str(bench), "--starts", "missing:fresh", "nothing", "--examples", "0"]
+    assert run.main(["starts", *given]) == 1
+    told = {row["start"]: row for row in run.lines(tmp_path / "cells")}
+    assert "FileNotFoundError" in told["missing:fresh"]["error"]
+    assert len(told["nothing"]["seeds"][""]["right"]) == 10
