@@ -45,11 +45,24 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
     if stage == "full":
         models = given.models or list(bench["models"])
         return [{"stage": stage, "model": m, "app": a} for a in apps for m in models]
-    varied = [(pair, app, start) for pair in pairs for app in apps for start in given.starts]
-    named = [{"stage": stage, "pair": p, "app": a, "start": s} for p, a, s in varied]
+    named: list[Cell] = []
+    for pair in pairs:
+        for app in apps:
+            for start in given.starts:
+                # nothing is carried: one cell for all pairs with the same new model
+                carried = gauge.parse(start).carried
+                whose = {"pair": pair} if carried else {"model": bench["pairs"][pair][1]}
+                cell = {"stage": stage, **whose, "app": app, "start": start}
+                if cell not in named and (carried or stage != "gain"):
+                    named.append(cell)
     if stage == "gain":
-        return [cell for cell in named if gauge.parse(cell["start"]).carried]
-    return [{**cell, "examples": count} for count in given.examples for cell in named]
+        return named
+    return [
+        {**cell, "examples": count}
+        for count in given.examples
+        for cell in named
+        if count or "pair" in cell  # nothing without fine-tuning is the bare model, of `full`
+    ]
 
 
 def model_of(bench: Mapping[str, Any], cell: Cell) -> str:

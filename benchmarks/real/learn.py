@@ -24,6 +24,7 @@ ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBack
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 CUTOFF = 512
 TOKENS_AT_ONCE = 32768  # of a forward pass without gradients
+LOGITS_AT_ONCE = 2**29
 Row = dict[str, list[int]]
 
 
@@ -115,10 +116,11 @@ class Learner:
         with self._autocast():
             seen = core.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             states = seen.last_hidden_state[told_there[:, 0], told_there[:, 1]]
-            logits = core.lm_head(states).float()
-        if cap := getattr(core.config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
-        return functional.cross_entropy(logits, wanted, reduction="none"), told_there[:, 0]
+            # a large vocabulary at a few thousand tokens would be many GB at once
+            size = max(256, LOGITS_AT_ONCE // core.config.vocab_size)
+            parts = zip(states.split(size), wanted.split(size), strict=True)
+            nats = torch.cat([_surprise(core, part, right) for part, right in parts])
+        return nats, told_there[:, 0]
 
     @torch.inference_mode()
     def nats(self, rows: Sequence[Row]) -> list[float]:
@@ -194,6 +196,14 @@ class Learner:
     def wear(self, numbers: Sequence[torch.Tensor]) -> None:
         for weight, value in zip(self.weights, numbers, strict=True):
             weight.copy_(value)
+
+
+def _surprise(core: Any, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Nats of the tokens `wanted (n,)` after the last states `(n, hidden)`."""
+    logits = core.lm_head(states).float()
+    if cap := getattr(core.config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return functional.cross_entropy(logits, wanted, reduction="none")
 
 
 def _finite(value: float) -> bool:

@@ -4,7 +4,7 @@
     python -m benchmarks.real.run starts --starts nothing aligned:fresh --examples 100 33 400
     python -m benchmarks.real.run gain --starts aligned:fresh
 
-Each worker writes a line for each cell to built/cells/{stage}.{number}.jsonl as soon as it is done;
+Each worker writes a line for each cell to built/cells/{stage}.{tag}.{number}.jsonl when it is done;
 cells that stand there without an error are not run again. Without a GPU (`--gpus 0`) they run on
 the CPU.
 """
@@ -61,8 +61,9 @@ def watch(command: Sequence[str], folder: Path, stage: str, given: Any) -> int:
     count = max(1, given.gpus) * given.per_gpu
 
     def begin(number: int) -> subprocess.Popen:
-        files = ["--out", str(folder / f"{stage}.{number}.jsonl")]
-        return start([*command, *files], number, given.gpus, folder / f"{stage}.{number}.log")
+        file = folder / f"{stage}.{given.tag}.{number}.jsonl"
+        called = [*command, "--out", str(file)]
+        return start(called, number, given.gpus, file.with_suffix(".log"))
 
     running = {number: begin(number) for number in range(count)}
     restarts = dict.fromkeys(running, 0)
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--per-gpu", type=int, default=1, help="workers on each")
     parser.add_argument("--examples", type=int, nargs="*", default=[100, 33, 400, 0])
     parser.add_argument("--minutes", type=float, default=0, help="no cell begins after them")
+    parser.add_argument("--tag", default="0", help="of files, where two runs go side by side")
     parser.add_argument(
         "--items", type=int, default=-1, help="test items, in place of bench.yaml's"
     )

@@ -70,7 +70,7 @@ def main() -> None:
             file.write(json.dumps(row | {"cell": named(cell)}) + "\n")
         if "CUDA" in row.get("error", "") and "out of memory" not in row["error"]:
             raise SystemExit(1)  # the device's state is lost: run.py starts another worker
-        if "error" in row and torch.cuda.is_available():
+        if torch.cuda.is_available():  # the others on this GPU need what this cell held
             torch.cuda.empty_cache()
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real import extract, gauge, run, scoring, sets
+from benchmarks.real import extract, gauge, results, run, scoring, sets
 from benchmarks.real.learn import Learner, Schedule, _drawn
 
 from loraport.training.data import Example
@@ -199,23 +199,50 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     assert run.main(["starts", *common, *starts, "--examples", "6", "0"]) == 0
     assert run.main(["gain", *common, *starts]) == 0
     rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
-    assert len(rows) == 2 + 6 + 2 and not any("error" in row for row in rows.values())
+    assert len(rows) == 2 + 5 + 2 and not any("error" in row for row in rows.values())
     asked = {"stage": "starts", "pair": "p", "app": "a", "start": "m:fresh", "examples": 6}
     light = rows[json.dumps(asked, sort_keys=True)]
     assert set(light["rates"]) == {"0.0003", "0.001", "0.003"}
     assert str(light["rate"]) in light["rates"]
     assert {len(seed["right"]) for seed in light["seeds"].values()} == {10}
+    out = tmp_path / "real"
+    monkeypatch.setattr("sys.argv", ["results", *common, "--out", str(out)])
+    results.main()
+    content = json.loads(out.with_suffix(".json").read_text())
+    assert set(content["models"]) == {"old", "new"} and not content["failed"]
+    assert {row["start"]: row["cells"] for row in content["verdicts"]} == {
+        "m:fresh": 1,
+        "m:fresh,g=auto": 1,
+    }
+    assert "| m:fresh | 6 |" in out.with_suffix(".md").read_text()
     # what is done is not done again
     before = sum(1 for _ in run.lines(tmp_path / "cells"))
     assert run.main(["gain", *common, *starts]) == 0
     assert sum(1 for _ in run.lines(tmp_path / "cells")) == before
 
 
+def test_differences_are_paired_by_item_and_seed():
+    rng = np.random.default_rng(0)
+    items = rng.random(200) < 0.5
+    better = items | (rng.random((3, 200)) < 0.2)
+    row = results.paired(better.astype(float) - items)
+    assert row["low"] < row["mean"] < row["high"] and row["low"] > 0 and row["p"] < 0.001
+    same = results.paired(np.zeros((3, 200)))
+    assert same == {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    # seeds that differ widen the interval
+    apart = results.paired(np.repeat([[-0.3], [0.0], [0.6]], 200, axis=1))
+    assert apart["low"] < 0 < apart["high"]
+
+
+def test_holm_corrects_in_the_order_given():
+    assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
 def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
-    given = ["--bench", str(bench), "--starts", "missing:fresh", "nothing", "--examples", "0"]
+    given = ["--bench", str(bench), "--starts", "missing:fresh", "m:fresh", "--examples", "0"]
     assert run.main(["starts", *given]) == 1
     told = {row["start"]: row for row in run.lines(tmp_path / "cells")}
     assert "FileNotFoundError" in told["missing:fresh"]["error"]
-    assert len(told["nothing"]["seeds"][""]["right"]) == 10
+    assert len(told["m:fresh"]["seeds"][""]["right"]) == 10

@@ -1,0 +1,233 @@
+"""What was measured, as benchmarks/results/real.json and real.md: of every cell that there is.
+
+    python -m benchmarks.real.results [--bench FILE] [--out benchmarks/results/real]
+
+A start is compared with `nothing` on the same examples, before fine-tuning with the bare model:
+paired by item and by seed, and items as well as seeds are drawn again (percentile bootstrap). p is
+two-sided; Holm's correction is over all (pair, app) cells of a start and number of examples.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loraport.artifacts import atomic
+
+from .harness import read_bench
+from .run import BENCH, lines
+
+LEVEL = 0.95
+RESAMPLES = 20000
+BATCH = 2000
+GAINED = 0.10  # of an old adapter over its bare model: then there is something to carry
+Row = dict[str, Any]
+Key = tuple[str, str, str, int]  # pair, app, start, examples
+
+
+def paired(gaps: np.ndarray) -> Row:
+    """Mean of `gaps (seeds, items)`, interval and two-sided p; items and seeds are drawn again."""
+    rng = np.random.default_rng(0)
+    seeds, items = gaps.shape
+    means = []
+    for _ in range(RESAMPLES // BATCH):
+        drawn = rng.multinomial(items, np.full(items, 1 / items), size=BATCH) @ gaps.T / items
+        picked = rng.integers(seeds, size=(BATCH, seeds))
+        means.append(np.take_along_axis(drawn, picked, axis=1).mean(axis=1))
+    every = np.concatenate(means)
+    low, high = np.percentile(every, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    tail = min((every <= 0).mean(), (every >= 0).mean())
+    p = float(np.clip(2 * tail, 2 / RESAMPLES, 1))
+    return {"mean": float(gaps.mean()), "low": float(low), "high": float(high), "p": p}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values, in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    count, largest = len(p_values), 0.0
+    corrected = [0.0] * count
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def vectors(seeds: Mapping[str, Row], names: Sequence[str], what: str) -> np.ndarray:
+    """Per-item numbers, (seeds, items): `right` or `nats`."""
+    rows = [seeds[name][what] for name in names]
+    return np.array([list(map(int, row)) if what == "right" else row for row in rows], float)
+
+
+def compared(mine: Mapping[str, Row], theirs: Mapping[str, Row]) -> Row:
+    """Differences in score and nats on the seeds that both have."""
+    names = sorted(set(mine) & set(theirs))
+    if not names:
+        return {}
+    return {
+        what: paired(vectors(mine, names, key) - vectors(theirs, names, key))
+        for what, key in (("score", "right"), ("nats", "nats"))
+    }
+
+
+def told(seeds: Mapping[str, Row]) -> Row:
+    """Means over seeds."""
+    row = {
+        "seeds": len(seeds),
+        "score": float(np.mean([each["score"] for each in seeds.values()])),
+        "nats": float(np.mean([np.mean(each["nats"]) for each in seeds.values()])),
+    }
+    if all("fields" in each for each in seeds.values()):
+        row["fields"] = float(np.mean([each["fields"] for each in seeds.values()]))
+    return row
+
+
+def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
+    """Everything as nested dicts: models -> app, then pairs -> app -> starts and gains."""
+    good = {row["cell"]: row for row in rows if "error" not in row}.values()
+    full = {(row["model"], row["app"]): row for row in good if row["stage"] == "full"}
+    models: Row = {}
+    for (model, app), row in sorted(full.items()):
+        models.setdefault(model, {})[app] = {
+            "bare": told({"": row["bare"]}),
+            "full": told({"": row["full"]}),
+            "gain": compared({"": row["full"]}, {"": row["bare"]}),
+            **{key: row[key] for key in ("rate", "rates", "examples")},
+        }
+    starts: dict[Key, Row] = {}
+    for row in good:
+        if row["stage"] == "starts":
+            names = [p for p, (_, new) in bench["pairs"].items() if new == row.get("model")]
+            for pair in names or [row["pair"]]:
+                starts[pair, row["app"], row["start"], row["examples"]] = row
+    pairs: Row = {}
+    order = list(bench["pairs"])
+    for key in sorted(starts, key=lambda each: (order.index(each[0]), *each[1:])):
+        (pair, app, start, examples), row = key, starts[key]
+        bare = full.get((bench["pairs"][pair][1], app))
+        other = starts.get((pair, app, "nothing", examples))
+        against = other["seeds"] if examples and other else {"": bare["bare"]} if bare else {}
+        entry = {"start": start, "examples": examples, **told(row["seeds"])}
+        entry |= {name: row[name] for name in ("rate", "gains") if name in row}
+        if against is not row["seeds"]:
+            entry["less"] = compared(row["seeds"], against)
+        pairs.setdefault(pair, {}).setdefault(app, {"starts": [], "gains": {}})
+        pairs[pair][app]["starts"].append(entry)
+    for row in good:
+        if row["stage"] == "gain":
+            pairs.setdefault(row["pair"], {}).setdefault(row["app"], {"starts": [], "gains": {}})
+            pairs[row["pair"]][row["app"]]["gains"][row["start"]] = row["gains"]
+    correct(pairs)
+    failed = [row["cell"] for row in rows if "error" in row]
+    return {"models": models, "pairs": pairs, "verdicts": verdicts(bench, models, pairs),
+            "failed": sorted(set(failed) - {row["cell"] for row in good})}  # fmt: skip
+
+
+def correct(pairs: Row) -> None:
+    """Add Holm's p to the score differences: over the cells of a start and number of examples."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for apps in pairs.values():
+        for content in apps.values():
+            for entry in content["starts"]:
+                if entry.get("less"):
+                    key = entry["start"], entry["examples"]
+                    groups.setdefault(key, []).append(entry["less"]["score"])
+    for gaps in groups.values():
+        for gap, p in zip(gaps, holm([gap["p"] for gap in gaps]), strict=True):
+            gap["holm"] = p
+
+
+def verdicts(bench: Mapping[str, Any], models: Row, pairs: Row) -> list[Row]:
+    """For each start and number of examples: how many cells are above and below `nothing`."""
+    counts: dict[tuple[str, int], Counter] = {}
+    for pair, apps in pairs.items():
+        old = models.get(bench["pairs"][pair][0], {})
+        for app, content in apps.items():
+            gained = app in old and old[app]["gain"]["score"]["mean"] >= GAINED
+            for entry in content["starts"]:
+                if not entry.get("less"):
+                    continue
+                count = counts.setdefault((entry["start"], entry["examples"]), Counter())
+                gap = entry["less"]["score"]
+                count["cells"] += 1
+                count["gained"] += gained
+                if gap["holm"] < 1 - LEVEL:
+                    count["above" if gap["mean"] > 0 else "below"] += 1
+                    count["above_gained"] += gap["mean"] > 0 and gained
+    names = ("cells", "above", "below", "gained", "above_gained")
+    return [
+        {"start": start, "examples": examples} | {name: count[name] for name in names}
+        for (start, examples), count in sorted(counts.items())
+    ]
+
+
+def percent(gap: Row | None, sign: bool = True) -> str:
+    """A difference in points with its interval, bold where Holm's p is below 0.05."""
+    if not gap:
+        return "–"
+    mean, low, high = (100 * gap[key] for key in ("mean", "low", "high"))
+    text = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if gap.get("holm", 1) < 1 - LEVEL else text
+
+
+def markdown(bench: Mapping[str, Any], content: Row) -> str:
+    """The tables."""
+    parts = ["# Real pairs\n\nMade by `python -m benchmarks.real.results`. Scores in %; nats an "
+             "answer; differences from `nothing` on the same examples (no LFT: from the bare new "
+             "model), 95 %; bold where Holm's p over the cells is below 0.05.\n"]  # fmt: skip
+    head = (
+        "| start | examples | cells | above | below | old adapter gains 10 points | of them above |"
+    )
+    parts.append(f"## Verdicts\n\n{head}\n|---|---|---|---|---|---|---|")
+    for row in content["verdicts"]:
+        parts.append("| " + " | ".join(str(value) for value in row.values()) + " |")
+    for pair, apps in content["pairs"].items():
+        for app, cell in apps.items():
+            parts.append(
+                f"\n## {pair}, {app}\n\n" + _table(bench, content["models"], pair, app, cell)
+            )
+    return "\n".join(parts) + "\n"
+
+
+def _table(bench: Mapping[str, Any], models: Row, pair: str, app: str, cell: Row) -> str:
+    rows = ["| row | examples | score | nats | less nothing | less nothing, nats | rate |",
+            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for side, model in zip(("old", "new"), bench["pairs"][pair], strict=True):
+        if app in models.get(model, {}):
+            for name, label in (("bare", "bare"), ("full", "LoRA(full)")):
+                row = models[model][app][name]
+                rate = models[model][app]["rate"] if name == "full" else ""
+                numbers = f"{100 * row['score']:.1f} | {row['nats']:.1f}"
+                rows.append(f"| {side}, {label} | | {numbers} | | | {rate} |")
+    for row in sorted(cell["starts"], key=lambda r: (r["examples"], r["start"] != "nothing")):
+        less = row.get("less") or {}
+        nats = less.get("nats")
+        gap = f"{nats['mean']:+.2f} ({nats['low']:+.2f} to {nats['high']:+.2f})" if nats else "–"
+        rows.append(
+            f"| {row['start']} | {row['examples'] or 'no LFT'} | {100 * row['score']:.1f} | "
+            f"{row['nats']:.2f} | {percent(less.get('score'))} | {gap} | {row.get('rate', '')} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--bench", type=Path, default=BENCH)
+    parser.add_argument("--cells", type=Path, help="folder of lines, where it is not the bench's")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real"))
+    given = parser.parse_args()
+    bench = read_bench(given.bench)
+    content = table(bench, lines(given.cells or Path(bench["built"]) / "cells"))
+    for suffix, text in (
+        (".json", json.dumps(content, indent=1) + "\n"),
+        (".md", markdown(bench, content)),
+    ):
+        with atomic(given.out.with_suffix(suffix)) as temporary:
+            temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
