@@ -15,9 +15,10 @@ configfile: "config/config.yaml"
 include: "rules/common.smk"
 include: "rules/models.smk"
 include: "rules/pairs.smk"
+include: "rules/variants.smk"
+include: "rules/maps.smk"
 include: "rules/adapters.smk"
 include: "rules/merged.smk"
-include: "rules/apps.smk"
 include: "rules/finetune.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
@@ -31,7 +32,7 @@ include: "rules/sweeps.smk"
 rule all:
     default_target: True
     input:
-        everything(),
+        look.everything(),
 
 
 onstart:
@@ -39,4 +40,5 @@ onstart:
 
 
 onerror:
-    tell_of_killed_jobs()
+    for error in faults.told_of_killed(Path(ROOT), STARTED):
+        logger.error(str(error))

@@ -3,53 +3,53 @@
 
 rule transferred:
     input:
-        unpack(transfer_inputs),
-        unpack(vocabulary_inputs),
+        unpack(look.transfer_inputs),
+        unpack(look.vocabulary_inputs),
     output:
-        directory(f"{APP}/lora_transferred"),
+        directory(f"{layout.APP}/{layout.TRANSFERRED}"),
     log:
-        f"{PAIR}/logs/{{app}}/transferred.log",
+        layout.LOGS["transferred"],
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("transferred"),
-        runtime=minutes("transferred"),
+        mem_mb=look.mem_mb("transferred"),
+        runtime=look.runtime("transferred"),
         batch=25,  # adapters that share a job (executors batched and slurm-batched)
     params:
-        transfer=transfer_params,
-        code=code("transferred"),
+        transfer=look.transfer_params,
+        code=look.code("transferred"),
     script:
         "../workflow/scripts/transferred.py"
 
 
 rule adapter_maps:  # for methods whose maps are one adapter's own: runs both models
     input:
-        unpack(adapter_maps_inputs),
+        unpack(look.adapter_maps_inputs),
     output:
-        f"{APP}/maps/{{method}}.h5",
+        layout.ADAPTER_MAPS,
     log:
-        f"{PAIR}/logs/{{app}}/maps/{{method}}.log",
+        layout.LOGS["adapter_maps"],
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("adapter_maps"),
-        runtime=minutes("adapter_maps"),
-        gpu=gpus("calibration"),
+        mem_mb=look.mem_mb("adapter_maps"),
+        runtime=look.runtime("adapter_maps"),
+        gpu=look.gpus("calibration"),
     params:
-        sources=sources,
-        reading=reading,
-        task=adapter_maps_task,
-        known_as=lambda wildcards: CONFIG.known_as(CONFIG.pair(wildcards.pair)[0]),
-        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
-        settings=method_settings,
-        code=lambda wildcards: code("adapter_maps", f"methods.{CONFIG.method(wildcards.method)}"),
+        sources=look.sources,
+        reading=look.reading,
+        task=look.adapter_maps_task,
+        known_as=look.known_as("old"),
+        method=look.method,
+        settings=look.method_settings,
+        code=look.code_with_method("adapter_maps"),
     script:
         "../workflow/scripts/adapter_maps.py"
 
 
 use rule transferred as transferred_by_method with:
     output:
-        directory(f"{APP}/{{method}}/lora_transferred"),
+        directory(f"{layout.BY_METHOD}/{layout.TRANSFERRED}"),
     log:
-        f"{PAIR}/logs/{{app}}/{{method}}/transferred.log",
+        layout.LOGS["transferred_by_method"],

@@ -1,5 +1,8 @@
 # What to expect of a transfer before it is run: how large the adapter's update is, how far apart the
 # models are, and what was measured on pairs like this one.
+from loraport.report.advice import MEASURED
+
+CASES = [str(path) for path in sorted(MEASURED.glob("*.json"))]  # they come with the package
 
 
 localrules:
@@ -10,97 +13,97 @@ localrules:
 
 rule magnitude:
     input:
-        own_adapter,
-        spec=spec_of("own"),
+        look.own_adapter,
+        spec=look.spec_of("own"),
     output:
-        "artifacts/models/{model}/{app}/magnitude.json",
+        layout.MAGNITUDE,
     log:
-        "artifacts/models/{model}/logs/{app}/magnitude.log",
+        layout.LOGS["magnitude"],
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("spec"),
-        runtime=minutes("spec"),
+        mem_mb=look.mem_mb("spec"),
+        runtime=look.runtime("spec"),
     params:
-        adapter=own_adapter_folder,
-        known_as=lambda wildcards: CONFIG.known_as(wildcards.model),
-        code=code("magnitude"),
+        adapter=look.own_adapter_folder,
+        known_as=look.known_as("own"),
+        code=look.code("magnitude"),
     script:
         "../workflow/scripts/magnitude.py"
 
 
 rule advice:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        distance=f"{PAIR}/distance.json",
-        magnitude=old_magnitude,
-        measured=measured_cases(),
+        unpack(look.pair_specs),
+        distance=layout.DISTANCE,
+        magnitude=look.old_magnitude,
+        measured=CASES,
     output:
-        f"{APP}/advice.json",
+        layout.ADVICE,
     log:
-        f"{PAIR}/logs/{{app}}/advice.log",
+        layout.LOGS["advice"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code("advice"),
+        code=look.code("advice"),
     script:
         "../workflow/scripts/advice.py"
 
 
 rule advice_page:
     input:
-        of_apps(f"{APP}/advice.json"),
+        look.of_apps(layout.ADVICE),
     output:
         report(
-            f"{PAIR}/advice.html",
+            layout.ADVICE_PAGE,
             caption="../workflow/report/advice.rst",
             category="1 Tables",
             labels={"app": "all", "view": "advice"},
         ),
     log:
-        f"{PAIR}/logs/advice_page.log",
+        layout.LOGS["advice_page"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        title=title,
-        code=code("advice_page"),
+        title=look.title,
+        code=look.code("advice_page"),
     script:
         "../workflow/scripts/advice_page.py"
 
 
 rule plots_distance:
     input:
-        magnitudes=lambda wildcards: list(magnitudes_of(wildcards).values()),
-        measured=measured_cases(),
+        magnitudes=look.magnitude_files,
+        measured=CASES,
     output:
         distance=report(
-            f"{PAIR}/plots/distance.svg",
+            look.pair_plot("distance"),
             caption="../workflow/report/distance.rst",
             category="2 Mapping",
             labels={"of": "models", "view": "distance against what is kept"},
         ),
         magnitude=report(
-            f"{PAIR}/plots/magnitude.svg",
+            look.pair_plot("magnitude"),
             caption="../workflow/report/magnitude.rst",
             category="2 Mapping",
             labels={"of": "adapters", "view": "update magnitude"},
         ),
     log:
-        f"{PAIR}/logs/plots_distance.log",
+        layout.LOGS["plots_distance"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        magnitudes=magnitudes_of,
+        magnitudes=look.magnitudes_of,
         pair=lambda wildcards: wildcards.pair,
-        code=code("plots_distance"),
+        code=look.code("plots_distance"),
     script:
         "../workflow/scripts/plots_distance.py"

@@ -10,81 +10,81 @@ localrules:
 
 rule compared:
     input:
-        scores=compared_scores,
+        scores=look.compared_scores,
     output:
-        csv=f"{PAIR}/tables/{{app}}.methods.csv",
-        md=f"{PAIR}/tables/{{app}}.methods.md",
+        csv=f"{layout.COMPARISON}.csv",
+        md=f"{layout.COMPARISON}.md",
         html=report(
-            f"{PAIR}/tables/{{app}}.methods.html",
+            f"{layout.COMPARISON}.html",
             caption="../workflow/report/methods.rst",
             category="1 Tables",
             labels={"app": "{app}", "view": "methods"},
         ),
     log:
-        f"{PAIR}/logs/{{app}}/compared.log",
+        layout.LOGS["compared"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        entries=compared_entries,
-        reference=compared_with,
-        missing=compared_missing,
-        title=title,
-        code=code("compared"),
+        entries=look.compared_entries,
+        reference=look.compared_with,
+        missing=look.compared_missing,
+        title=look.title,
+        code=look.code("compared"),
     script:
         "../workflow/scripts/compared.py"
 
 
 rule plots_methods:
     input:
-        table=f"{PAIR}/tables/{{app}}.methods.csv",
+        table=f"{layout.COMPARISON}.csv",
     output:
         bars=report(
-            f"{APP}/plots/methods.svg",
+            look.app_plot("methods"),
             caption="../workflow/report/methods_bars.rst",
             category="3 Plots",
             labels={"app": "{app}", "view": "methods"},
         ),
         cost=report(
-            f"{APP}/plots/methods_cost.svg",
+            look.app_plot("methods_cost"),
             caption="../workflow/report/methods_cost.rst",
             category="3 Plots",
             labels={"app": "{app}", "view": "methods, retention against cost"},
         ),
     log:
-        f"{PAIR}/logs/{{app}}/plots_methods.log",
+        layout.LOGS["plots_methods"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code("plots_methods"),
+        code=look.code("plots_methods"),
     script:
         "../workflow/scripts/plots_methods.py"
 
 
 rule plots_methods_of_apps:
     input:
-        of_apps(f"{PAIR}/tables/{{app}}.methods.csv"),
+        look.of_apps(f"{layout.COMPARISON}.csv"),
     output:
         report(
-            f"{PAIR}/plots/methods.svg",
+            look.pair_plot("methods"),
             caption="../workflow/report/methods_of_apps.rst",
             category="3 Plots",
             labels={"app": "all", "view": "methods"},
         ),
     log:
-        f"{PAIR}/logs/plots_methods_of_apps.log",
+        layout.LOGS["plots_methods_of_apps"],
     conda:
         "../environment.yml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        apps=reported_apps,
-        code=code("plots_methods_of_apps"),
+        apps=look.reported_apps,
+        code=look.code("plots_methods_of_apps"),
     script:
         "../workflow/scripts/plots_methods_of_apps.py"

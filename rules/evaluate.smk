@@ -4,104 +4,104 @@
 
 rule evaluated_model:
     input:
-        adapter_inputs(model_adapters),
-        spec=spec_of("own"),
+        look.files_of(look.model_adapters),
+        spec=look.spec_of("own"),
     output:
-        expand("artifacts/models/{{model}}/{{app}}/eval/{stage}.json", stage=stages.MODEL_STAGES),
+        look.model_scores(),
     log:
-        "artifacts/models/{model}/logs/{app}/evaluated.log",
+        layout.LOGS["evaluated_model"],
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=size("evaluation", 0),
-        runtime=size("evaluation", 1),
-        gpu=gpus("evaluation"),
+        mem_mb=look.mem_mb("evaluation"),
+        runtime=look.runtime("evaluation"),
+        gpu=look.gpus("evaluation"),
     params:
-        base=base_of("own"),
-        task=task,
-        adapters=model_adapters,
-        settings=stages.scoring(CONFIG),
-        tasks_dir=TASKS,
-        tasks_version=stages.folder_version(TASKS),
-        code=code("evaluated"),
+        base=look.base_of("own"),
+        task=look.task,
+        adapters=look.model_adapters,
+        settings=look.scoring(),
+        tasks_dir=look.tasks_dir(),
+        tasks_version=look.tasks_version(),
+        code=look.code("evaluated_model"),
     script:
-        "../workflow/scripts/evaluated.py"
+        "../workflow/scripts/evaluated_model.py"
 
 
-if stages.wanted(CONFIG, "old"):
+if look.has_stages("old"):
 
     use rule evaluated_model as evaluated_old with:
         input:
-            adapter_inputs(pair_adapters("old")),
-            spec=spec_of("old"),
+            look.files_of(look.pair_adapters("old")),
+            spec=look.spec_of("old"),
         output:
-            score_files("old"),
+            look.score_files("old"),
         log:
-            f"{PAIR}/logs/{{app}}/evaluated_old.log",
+            layout.LOGS["evaluated_old"],
         params:
-            base=base_of("old"),
-            task=task,
-            adapters=pair_adapters("old"),
-            settings=stages.scoring(CONFIG),
-            tasks_dir=TASKS,
-            tasks_version=stages.folder_version(TASKS),
-            code=code("evaluated"),
+            base=look.base_of("old"),
+            task=look.task,
+            adapters=look.pair_adapters("old"),
+            settings=look.scoring(),
+            tasks_dir=look.tasks_dir(),
+            tasks_version=look.tasks_version(),
+            code=look.code("evaluated_model"),
 
 
-if stages.wanted(CONFIG, "new"):
+if look.has_stages("new"):
 
     use rule evaluated_model as evaluated_new with:
         input:
-            adapter_inputs(pair_adapters("new")),
-            spec=spec_of("new"),
+            look.files_of(look.pair_adapters("new")),
+            spec=look.spec_of("new"),
         output:
-            score_files("new"),
+            look.score_files("new"),
         log:
-            f"{PAIR}/logs/{{app}}/evaluated_new{'.{stage}' if SHOW_FAILURES else ''}.log",
+            look.scores_log("new"),
         wildcard_constraints:
-            stage="|".join(stages.wanted(CONFIG, "new")),
+            stage=look.stage_pattern("new"),
         params:
-            base=base_of("new"),
-            task=task,
-            adapters=pair_adapters("new"),
-            settings=stages.scoring(CONFIG),
-            tasks_dir=TASKS,
-            tasks_version=stages.folder_version(TASKS),
-            code=code("evaluated"),
+            base=look.base_of("new"),
+            task=look.task,
+            adapters=look.pair_adapters("new"),
+            settings=look.scoring(),
+            tasks_dir=look.tasks_dir(),
+            tasks_version=look.tasks_version(),
+            code=look.code("evaluated_model"),
 
 
 use rule evaluated_model as evaluated_method with:
     input:
-        adapter_inputs(method_adapters),
-        spec=spec_of("new"),
+        look.files_of(look.method_adapters),
+        spec=look.spec_of("new"),
     output:
-        [f"{APP}/{{method}}/eval/{stage}.json" for stage in stages.method_stages(CONFIG)],
+        look.method_score_files(),
     log:
-        f"{PAIR}/logs/{{app}}/{{method}}/evaluated.log",
+        layout.LOGS["evaluated_method"],
     params:
-        base=base_of("new"),
-        task=task,
-        adapters=method_adapters,
-        settings=stages.scoring(CONFIG),
-        tasks_dir=TASKS,
-        tasks_version=stages.folder_version(TASKS),
-        code=code("evaluated"),
+        base=look.base_of("new"),
+        task=look.task,
+        adapters=look.method_adapters,
+        settings=look.scoring(),
+        tasks_dir=look.tasks_dir(),
+        tasks_version=look.tasks_version(),
+        code=look.code("evaluated_model"),
 
 
 use rule evaluated_model as evaluated_baselines with:
     input:
-        adapter_inputs(baseline_adapters),
-        spec=spec_of("new"),
+        look.files_of(look.baseline_adapters),
+        spec=look.spec_of("new"),
     output:
-        [f"{APP}/baselines/eval/{stage}.json" for stage in stages.baseline_stages(CONFIG)],
+        look.baseline_score_files(),
     log:
-        f"{PAIR}/logs/{{app}}/evaluated_baselines.log",
+        layout.LOGS["evaluated_baselines"],
     params:
-        base=base_of("new"),
-        task=task,
-        adapters=baseline_adapters,
-        settings=stages.scoring(CONFIG),
-        tasks_dir=TASKS,
-        tasks_version=stages.folder_version(TASKS),
-        code=code("evaluated"),
+        base=look.base_of("new"),
+        task=look.task,
+        adapters=look.baseline_adapters,
+        settings=look.scoring(),
+        tasks_dir=look.tasks_dir(),
+        tasks_version=look.tasks_version(),
+        code=look.code("evaluated_model"),

@@ -5,149 +5,140 @@
 
 rule lora_trained:
     input:
-        spec=spec_of("own"),
-        data=task_file,
+        spec=look.spec_of("own"),
+        data=look.task_file,
     output:
-        directory("artifacts/models/{model}/{app}/lora_trained"),
+        directory(layout.LORA_TRAINED),
     log:
-        "artifacts/models/{model}/logs/{app}/lora_trained.log",
+        layout.LOGS["lora_trained"],
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=size("finetune", 0),
-        runtime=size("finetune", 1),
-        gpu=gpus("finetune"),
+        mem_mb=look.mem_mb("finetune"),
+        runtime=look.runtime("finetune"),
+        gpu=look.gpus("finetune"),
     params:
-        base=base_of("own"),
-        data=task_data,
-        lora=CONFIG.content["finetune"]["lora"],
-        settings=training("full"),
-        code=code("lora_trained"),
+        base=look.base_of("own"),
+        data=look.task_data,
+        lora=look.lora(),
+        settings=look.training("full"),
+        code=look.code("lora_trained"),
     script:
         "../workflow/scripts/lora_trained.py"
 
 
 rule own_answers:
     input:
-        spec=spec_of("old"),
-        data=task_file,
-        adapter=old_adapter,
+        spec=look.spec_of("old"),
+        data=look.task_file,
+        adapter=look.old_adapter,
     output:
-        data=f"{APP}/own_answers/{{examples}}.jsonl",
-        about=f"{APP}/own_answers/{{examples}}.json",
+        data=layout.OWN_ANSWERS,
+        about=layout.ABOUT_OWN_ANSWERS,
     log:
-        f"{PAIR}/logs/{{app}}/own_answers/{{examples}}.log",
+        layout.LOGS["own_answers"],
     wildcard_constraints:
         examples="[0-9]+",
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=size("finetune", 0),
-        runtime=size("finetune", 1),
-        gpu=gpus("finetune"),
+        mem_mb=look.mem_mb("finetune"),
+        runtime=look.runtime("finetune"),
+        gpu=look.gpus("finetune"),
     params:
-        base=base_of("old"),
-        data=task_data,
-        settings=stages.answering(CONFIG),
-        code=code("own_answers"),
+        base=look.base_of("old"),
+        data=look.task_data,
+        settings=look.answering(),
+        code=look.code("own_answers"),
     script:
         "../workflow/scripts/own_answers.py"
 
 
-rule lora_small:
+rule lora_finetuned:
     input:
-        spec=spec_of("new"),
-        data=small("files", training("small")),
-        like=f"{APP}/lora_transferred",
+        spec=look.spec_of("new"),
+        data=look.small_files("lft"),
+        transferred=f"{layout.APP}/{layout.TRANSFERRED}",
     output:
-        directory(f"{APP}/lora_small"),
+        directory(f"{layout.APP}/{layout.FINETUNED}"),
     log:
-        f"{PAIR}/logs/{{app}}/lora_small.log",
+        layout.LOGS["lora_finetuned"],
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=size("finetune", 0),
-        runtime=size("finetune", 1),
-        gpu=gpus("finetune"),
+        mem_mb=look.mem_mb("finetune"),
+        runtime=look.runtime("finetune"),
+        gpu=look.gpus("finetune"),
     params:
-        base=base_of("new"),
-        data=small("data", training("small")),
-        settings=small("settings", training("small")),
-        code=code("lora_finetuned"),
+        base=look.base_of("new"),
+        data=look.small_data("lft"),
+        settings=look.small_settings("lft"),
+        code=look.code("lora_finetuned"),
     script:
         "../workflow/scripts/lora_finetuned.py"
 
 
+use rule lora_finetuned as lora_small with:
+    input:
+        spec=look.spec_of("new"),
+        data=look.small_files("small"),
+        like=f"{layout.APP}/{layout.TRANSFERRED}",
+    output:
+        directory(f"{layout.APP}/{layout.SMALL}"),
+    log:
+        layout.LOGS["lora_small"],
+    params:
+        base=look.base_of("new"),
+        data=look.small_data("small"),
+        settings=look.small_settings("small"),
+        code=look.code("lora_finetuned"),
+
+
 use rule lora_small as lora_small_matched with:
     input:
-        spec=spec_of("new"),
-        data=small("files", training("lft")),
-        like=f"{APP}/lora_transferred",
+        spec=look.spec_of("new"),
+        data=look.small_files("lft"),
+        like=f"{layout.APP}/{layout.TRANSFERRED}",
     output:
-        directory(f"{APP}/lora_small_matched"),
+        directory(f"{layout.APP}/{layout.SMALL_MATCHED}"),
     log:
-        f"{PAIR}/logs/{{app}}/lora_small_matched.log",
+        layout.LOGS["lora_small_matched"],
     params:
-        base=base_of("new"),
-        data=small("data", training("lft")),
-        settings=small("settings", training("lft")),
-        code=code("lora_finetuned"),
+        base=look.base_of("new"),
+        data=look.small_data("lft"),
+        settings=look.small_settings("lft"),
+        code=look.code("lora_finetuned"),
 
 
 use rule lora_small as lora_small_by_seed with:
     output:
-        directory(f"{APP}/seed{{seed}}/lora_small"),
+        directory(f"{layout.BY_SEED}/{layout.SMALL}"),
     log:
-        f"{PAIR}/logs/{{app}}/seed{{seed}}/lora_small.log",
+        layout.LOGS["lora_small_by_seed"],
     wildcard_constraints:
         seed="[0-9]+",
 
 
 use rule lora_small_matched as lora_small_matched_by_seed with:
     output:
-        directory(f"{APP}/seed{{seed}}/lora_small_matched"),
+        directory(f"{layout.BY_SEED}/{layout.SMALL_MATCHED}"),
     log:
-        f"{PAIR}/logs/{{app}}/seed{{seed}}/lora_small_matched.log",
+        layout.LOGS["lora_small_matched_by_seed"],
     wildcard_constraints:
         seed="[0-9]+",
 
 
-rule lora_finetuned:
-    input:
-        spec=spec_of("new"),
-        data=small("files", training("lft")),
-        transferred=f"{APP}/lora_transferred",
-    output:
-        directory(f"{APP}/lora_finetuned"),
-    log:
-        f"{PAIR}/logs/{{app}}/lora_finetuned.log",
-    conda:
-        "../environment.yml"
-    threads: 8
-    resources:
-        mem_mb=size("finetune", 0),
-        runtime=size("finetune", 1),
-        gpu=gpus("finetune"),
-    params:
-        base=base_of("new"),
-        data=small("data", training("lft")),
-        settings=small("settings", training("lft")),
-        code=code("lora_finetuned"),
-    script:
-        "../workflow/scripts/lora_finetuned.py"
-
-
 use rule lora_finetuned as lora_finetuned_by_method with:
     input:
-        spec=spec_of("new"),
-        data=small("files", training("lft")),
-        transferred=f"{APP}/{{method}}/lora_transferred",
+        spec=look.spec_of("new"),
+        data=look.small_files("lft"),
+        transferred=f"{layout.BY_METHOD}/{layout.TRANSFERRED}",
     output:
-        directory(f"{APP}/{{method}}/seed{{seed}}/lora_finetuned"),
+        directory(f"{layout.BY_METHOD}/seed{{seed}}/{layout.FINETUNED}"),
     log:
-        f"{PAIR}/logs/{{app}}/{{method}}/seed{{seed}}/lora_finetuned.log",
+        layout.LOGS["lora_finetuned_by_method"],
     wildcard_constraints:
         seed="[0-9]+",

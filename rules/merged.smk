@@ -4,30 +4,30 @@
 
 rule model_merged:
     input:
-        spec=lambda wildcards: pair_specs(wildcards.pair)["new_spec"],
-        adapter=f"{APP}/lora_transferred",
+        spec=look.spec_of("new"),
+        adapter=f"{layout.APP}/{layout.TRANSFERRED}",
     output:
-        directory(f"{APP}/model_merged"),
+        directory(f"{layout.APP}/{layout.MODEL_MERGED}"),
     log:
-        f"{PAIR}/logs/{{app}}/model_merged.log",
+        layout.LOGS["model_merged"],
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("model_merged"),
-        runtime=minutes("model_merged"),
+        mem_mb=look.mem_mb("model_merged"),
+        runtime=look.runtime("model_merged"),
     params:
-        source=lambda wildcards: sources(wildcards)["new"],
-        dtype=merged_dtype,
-        code=code("model_merged"),
+        source=look.source_of("new"),
+        dtype=look.merged_dtype(),
+        code=look.code("model_merged"),
     script:
         "../workflow/scripts/model_merged.py"
 
 
 use rule model_merged as model_merged_by_method with:
     input:
-        spec=lambda wildcards: pair_specs(wildcards.pair)["new_spec"],
-        adapter=f"{APP}/{{method}}/lora_transferred",
+        spec=look.spec_of("new"),
+        adapter=f"{layout.BY_METHOD}/{layout.TRANSFERRED}",
     output:
-        directory(f"{APP}/{{method}}/model_merged"),
+        directory(f"{layout.BY_METHOD}/{layout.MODEL_MERGED}"),
     log:
-        f"{PAIR}/logs/{{app}}/{{method}}/model_merged.log",
+        layout.LOGS["model_merged_by_method"],

@@ -1,90 +1,89 @@
 # Merges of several apps' adapters, by TIES: before transfer, artifacts/{pair}/{merge}/lora_transferred,
 # and after it, artifacts/{pair}/{merge}/after/lora_transferred. A merge's name is used like an app's.
-MERGES = "|".join(map(re.escape, CONFIG.content["merges"])) or "(?!)"
 
 
 rule lora_merged:
     input:
-        merged_adapters,
-        spec=spec_of("own"),
+        look.merged_adapters,
+        spec=look.spec_of("own"),
     output:
-        directory("artifacts/models/{model}/{app}/lora_merged"),
+        directory(layout.LORA_MERGED),
     log:
-        "artifacts/models/{model}/logs/{app}/lora_merged.log",
+        layout.LOGS["lora_merged"],
     wildcard_constraints:
-        app=MERGES,
+        app=look.merges(),
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("spec"),
-        runtime=minutes("spec"),
+        mem_mb=look.mem_mb("spec"),
+        runtime=look.runtime("spec"),
     params:
-        adapters=merged_folders,
-        settings=merge_settings,
-        base=merge_base,
-        code=code("lora_merged"),
+        adapters=look.merged_folders,
+        settings=look.merge_settings,
+        base=look.merge_base,
+        code=look.code("lora_merged"),
     script:
         "../workflow/scripts/lora_merged.py"
 
 
 use rule lora_merged as merged_after with:
     input:
-        merged_adapters,
-        spec=spec_of("new"),
+        look.merged_adapters,
+        spec=look.spec_of("new"),
     output:
-        directory(f"{APP}/after/lora_transferred"),
+        directory(f"{layout.APP}/{layout.AFTER}/{layout.TRANSFERRED}"),
     log:
-        f"{PAIR}/logs/{{app}}/after/lora_merged.log",
+        layout.LOGS["merged_after"],
 
 
 use rule lora_merged as merged_after_by_method with:
     input:
-        merged_adapters,
-        spec=spec_of("new"),
+        look.merged_adapters,
+        spec=look.spec_of("new"),
     output:
-        directory(f"{APP}/{{method}}/after/lora_transferred"),
+        directory(f"{layout.BY_METHOD}/{layout.AFTER}/{layout.TRANSFERRED}"),
     log:
-        f"{PAIR}/logs/{{app}}/{{method}}/after/lora_merged.log",
+        layout.LOGS["merged_after_by_method"],
 
 
 use rule evaluated_model as evaluated_merge with:
     input:
-        adapter_inputs(merge_stages),
-        spec=spec_of("new"),
+        look.files_of(look.merge_stages),
+        spec=look.spec_of("new"),
     output:
-        [f"{APP}/merged/eval/{stage}.json" for stage in rows.MERGED],
+        look.merge_score_files(),
     log:
-        f"{PAIR}/logs/{{app}}/evaluated_merge.log",
+        layout.LOGS["evaluated_merge"],
     wildcard_constraints:
-        app=MERGES,
+        app=look.merges(),
     params:
-        base=base_of("new"),
-        task=task,
-        adapters=merge_stages,
-        settings=stages.scoring(CONFIG),
-        tasks_dir=TASKS,
-        tasks_version=stages.folder_version(TASKS),
-        code=code("evaluated"),
+        base=look.base_of("new"),
+        task=look.task,
+        adapters=look.merge_stages,
+        settings=look.scoring(),
+        tasks_dir=look.tasks_dir(),
+        tasks_version=look.tasks_version(),
+        code=look.code("evaluated_model"),
 
 
 use rule table as table_of_merge with:
     input:
-        scores=merge_scores,
+        scores=look.merge_scores,
     output:
-        csv=f"{PAIR}/tables/{{app}}.merged.csv",
-        md=f"{PAIR}/tables/{{app}}.merged.md",
+        csv=f"{layout.TABLE_OF_MERGE}.csv",
+        md=f"{layout.TABLE_OF_MERGE}.md",
         html=report(
-            f"{PAIR}/tables/{{app}}.merged.html",
+            f"{layout.TABLE_OF_MERGE}.html",
             caption="../workflow/report/merged.rst",
             category="1 Tables",
             labels={"app": "{app}", "view": "merged"},
         ),
     log:
-        f"{PAIR}/logs/{{app}}/table_of_merge.log",
+        layout.LOGS["table_of_merge"],
     wildcard_constraints:
-        app=MERGES,
+        app=look.merges(),
     params:
-        rows=merge_rows,
+        rows=look.merge_rows,
         missing={},
-        title=title,
-        code=code("tables"),
+        title=look.title,
+        code=look.code("table"),

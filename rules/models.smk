@@ -1,55 +1,55 @@
 # One model: what it is, and how its layers see the calibration texts.
 
 
+wildcard_constraints:
+    **look.constraints(),
+
+
 rule spec:
     input:
-        model_files,
+        look.model_files,
     output:
-        "artifacts/models/{model}/spec.json",
+        layout.SPEC,
     log:
-        "artifacts/models/{model}/logs/spec.log",
+        layout.LOGS["spec"],
     wildcard_constraints:
-        model=reachable_models(),
+        model=look.reachable_models(),
     cache: SHARED
     priority: 100
     conda:
         "../environment.yml"
     resources:
-        mem_mb=spec_need(0),
-        runtime=spec_need(1),
+        mem_mb=look.mem_mb("spec"),
+        runtime=look.runtime("spec"),
     params:
-        hub_id=hub_id,
-        revision=lambda wildcards: CONFIG.model(wildcards.model)["revision"],
-        sources=model_sources,
-        code=code("spec"),
+        hub_id=look.hub_id,
+        revision=look.revision,
+        sources=look.model_sources,
+        code=look.code("spec"),
     script:
         "../workflow/scripts/spec.py"
 
 
 rule activations:
     input:
-        spec=lambda wildcards: model_spec(wildcards.model),
+        spec=look.spec_of("own"),
     output:
-        "artifacts/models/{model}/activations.h5",
+        layout.ACTIVATIONS,
     log:
-        "artifacts/models/{model}/logs/activations.log",
+        layout.LOGS["activations"],
     cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("activations"),
-        runtime=minutes("activations"),
-        gpu=gpus("calibration"),
+        mem_mb=look.mem_mb("activations"),
+        runtime=look.runtime("activations"),
+        gpu=look.gpus("calibration"),
     params:
-        sources=model_sources,
-        texts_version=texts_version,
-        remote_code=lambda wildcards: CONFIG.model(wildcards.model)["remote_code"],
-        calibration={
-            key: value
-            for key, value in CONFIG.content["calibration"].items()
-            if key not in ("texts", "gpus")
-        },
-        code=code("activations"),
+        sources=look.model_sources,
+        texts_version=look.texts_version,
+        remote_code=look.remote_code,
+        calibration=look.calibration(),
+        code=look.code("activations"),
     script:
         "../workflow/scripts/activations.py"

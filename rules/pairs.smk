@@ -1,64 +1,62 @@
-# One model pair: how the old model maps onto the new one. A variant that changes mapping settings
-# has twins of the rules that they concern, below artifacts/{pair}/variants/; the rest is the pair's.
+# One model pair: how the old model's embedding, layers and heads correspond to the new one's.
 
 
 localrules:
     layers,
-    variant_layers,
 
 
 rule embedding:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
+        unpack(look.pair_specs),
     output:
-        f"{PAIR}/embedding.h5",
+        look.pair_artifact("embedding"),
     log:
-        f"{PAIR}/logs/embedding.log",
+        layout.LOGS["embedding"],
     cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("embedding"),
-        runtime=minutes("embedding"),
-        gpu=gpus("mapping"),
+        mem_mb=look.mem_mb("embedding"),
+        runtime=look.runtime("embedding"),
+        gpu=look.gpus("mapping"),
     params:
-        sources=sources,
-        settings=mapping("wh", "tokens", "underdetermined", "device"),
-        code=code("embedding"),
+        sources=look.sources,
+        settings=look.mapping("wh", "tokens", "underdetermined", "device"),
+        code=look.code("embedding"),
     script:
         "../workflow/scripts/embedding.py"
 
 
 rule cka:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        unpack(activations_of),
+        unpack(look.pair_specs),
+        unpack(look.activations_of),
     output:
-        f"{PAIR}/cka.h5",
+        look.pair_artifact("cka"),
     log:
-        f"{PAIR}/logs/cka.log",
+        layout.LOGS["cka"],
     cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("cka"),
-        runtime=minutes("cka"),
+        mem_mb=look.mem_mb("cka"),
+        runtime=look.runtime("cka"),
     params:
-        settings=mapping("minibatch", "similarity"),
-        code=code("cka"),
+        settings=look.mapping("minibatch", "similarity"),
+        code=look.code("cka"),
     script:
         "../workflow/scripts/cka.py"
 
 
 rule layers:
     input:
-        cka=f"{PAIR}/cka.h5",
+        cka=look.pair_artifact("cka"),
     output:
-        f"{PAIR}/layers.json",
+        look.pair_artifact("layers"),
     log:
-        f"{PAIR}/logs/layers.log",
+        layout.LOGS["layers"],
     cache: SHARED
     conda:
         "../environment.yml"
@@ -66,170 +64,79 @@ rule layers:
         mem_mb=1000,
         runtime=5,
     params:
-        settings=mapping("layers", "max_offset", "unmatched"),
-        code=code("layers"),
+        settings=look.mapping("layers", "max_offset", "unmatched"),
+        code=look.code("layers"),
     script:
         "../workflow/scripts/layers.py"
 
 
 rule heads:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        embedding=f"{PAIR}/embedding.h5",
-        layers=f"{PAIR}/layers.json",
+        unpack(look.pair_specs),
+        embedding=look.pair_artifact("embedding"),
+        layers=look.pair_artifact("layers"),
     output:
-        f"{PAIR}/heads.h5",
+        look.pair_artifact("heads"),
     log:
-        f"{PAIR}/logs/heads.log",
+        layout.LOGS["heads"],
     cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("heads"),
-        runtime=minutes("heads"),
-        gpu=gpus("mapping"),
+        mem_mb=look.mem_mb("heads"),
+        runtime=look.runtime("heads"),
+        gpu=look.gpus("mapping"),
     params:
-        sources=sources,
-        settings=mapping("heads", "device"),
-        code=code("heads"),
+        sources=look.sources,
+        settings=look.mapping("heads", "device"),
+        code=look.code("heads"),
     script:
         "../workflow/scripts/heads.py"
 
 
 rule moments:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        layers=f"{PAIR}/layers.json",
+        unpack(look.pair_specs),
+        layers=look.pair_artifact("layers"),
     output:
-        f"{PAIR}/moments.h5",
+        look.pair_artifact("moments"),
     log:
-        f"{PAIR}/logs/moments.log",
+        layout.LOGS["moments"],
     cache: SHARED
     conda:
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=memory("moments"),
-        runtime=minutes("moments"),
-        gpu=gpus("calibration"),
+        mem_mb=look.mem_mb("moments"),
+        runtime=look.runtime("moments"),
+        gpu=look.gpus("calibration"),
     params:
-        sources=sources,
-        reading=reading,
-        settings=moments_settings,
-        code=code("moments"),
+        sources=look.sources,
+        reading=look.reading,
+        settings=look.moments_settings,
+        code=look.code("moments"),
     script:
         "../workflow/scripts/moments.py"
 
 
 rule distance:
     input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        embedding=f"{PAIR}/embedding.h5",
-        layers=f"{PAIR}/layers.json",
-        heads=f"{PAIR}/heads.h5",
+        unpack(look.pair_specs),
+        embedding=look.pair_artifact("embedding"),
+        layers=look.pair_artifact("layers"),
+        heads=look.pair_artifact("heads"),
     output:
-        f"{PAIR}/distance.json",
+        layout.DISTANCE,
     log:
-        f"{PAIR}/logs/distance.log",
+        layout.LOGS["distance"],
     conda:
         "../environment.yml"
     resources:
-        mem_mb=memory("spec"),
-        runtime=minutes("spec"),
+        mem_mb=look.mem_mb("spec"),
+        runtime=look.runtime("spec"),
     params:
-        sources=sources,
-        code=code("distance"),
+        sources=look.sources,
+        code=look.code("distance"),
     script:
         "../workflow/scripts/distance.py"
-
-
-rule maps:
-    input:
-        unpack(maps_inputs),
-    output:
-        f"{PAIR}/maps/{{method}}.h5",
-    log:
-        f"{PAIR}/logs/maps/{{method}}.log",
-    cache: SHARED
-    conda:
-        "../environment.yml"
-    threads: 8
-    resources:
-        mem_mb=maps_need(0),
-        runtime=maps_need(1),
-        gpu=gpus("mapping"),
-    params:
-        sources=sources,
-        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
-        settings=method_settings,
-        code=lambda wildcards: code("maps", f"methods.{CONFIG.method(wildcards.method)}"),
-    script:
-        "../workflow/scripts/maps.py"
-
-
-rule output_maps:  # for methods whose maps are one adapter's own: what all adapters share
-    input:
-        unpack(output_maps_inputs),
-    output:
-        f"{PAIR}/output_maps/{{method}}.h5",
-    log:
-        f"{PAIR}/logs/output_maps/{{method}}.log",
-    cache: SHARED
-    conda:
-        "../environment.yml"
-    threads: 8
-    resources:
-        mem_mb=memory("output_maps"),
-        runtime=minutes("output_maps"),
-        gpu=gpus("mapping"),
-    params:
-        method=lambda wildcards: told(CONFIG.method)(wildcards.method),
-        settings=output_settings,
-        code=lambda wildcards: code("output_maps", f"methods.{CONFIG.method(wildcards.method)}"),
-    script:
-        "../workflow/scripts/output_maps.py"
-
-
-use rule embedding as variant_embedding with:
-    output:
-        f"{VARIANT}/embedding.h5",
-    log:
-        f"{VARIANT}/logs/embedding.log",
-
-
-use rule cka as variant_cka with:
-    output:
-        f"{VARIANT}/cka.h5",
-    log:
-        f"{VARIANT}/logs/cka.log",
-
-
-use rule layers as variant_layers with:
-    input:
-        cka=made_in_home("cka"),
-    output:
-        f"{VARIANT}/layers.json",
-    log:
-        f"{VARIANT}/logs/layers.log",
-
-
-use rule heads as variant_heads with:
-    input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        embedding=made_in_home("embedding"),
-        layers=made_in_home("layers"),
-    output:
-        f"{VARIANT}/heads.h5",
-    log:
-        f"{VARIANT}/logs/heads.log",
-
-
-use rule moments as variant_moments with:
-    input:
-        unpack(lambda wildcards: pair_specs(wildcards.pair)),
-        layers=made_in_home("layers"),
-    output:
-        f"{VARIANT}/moments.h5",
-    log:
-        f"{VARIANT}/logs/moments.log",

@@ -30,7 +30,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
 SUMS = "SHA256SUMS"
 # checksums of given adapters' files, as rules first read them
-GIVEN = Path("artifacts/.resume/given")
+ROOT = "artifacts"  # folder of all that the workflow makes, in the working directory
+GIVEN = Path(ROOT, ".resume", "given")
 _recording: Path | None = None  # where a rule that runs keeps them
 
 

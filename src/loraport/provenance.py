@@ -13,7 +13,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # no number passes through: edits redo nothing
-FRAME = ("errors.py", "runtime/job.py", "runtime/memory.py", "planning/needs.py")
+FRAME = (
+    "errors.py",
+    "runtime/job.py",
+    "runtime/memory.py",
+    "planning/needs.py",
+    "planning/layout.py",
+)
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "safetensors", "h5py", "tokenizers")
 
 

@@ -29,11 +29,11 @@ from bad_inputs import (
 )
 from workdir import PROJECT, Workdir
 
-from loraport import methods
 from loraport.errors import LoraportError
 from loraport.models.loading import attach, load_base
 from loraport.models.spec import describe
 from loraport.models.tokens import read_vocabulary
+from loraport.planning import preflight
 from loraport.training.data import read
 
 ADAPTER = "artifacts/p/a/lora_transferred"
@@ -167,9 +167,9 @@ def test_refused_by_the_users_command(template, tmp_path, name):
 
 @pytest.mark.parametrize(("method", "own"), [("lorasuite", True), ("aligned_sequential", False)])
 def test_maps_are_asked_for_where_a_method_has_them(method, own):
-    methods.check_place(method, own=not own)
+    preflight.check_place(method, own=not own)
     with pytest.raises(LoraportError, match=r"have another place\. Got: artifacts/.*What to do: "):
-        methods.check_place(method, own=own)
+        preflight.check_place(method, own=own)
 
 
 def test_only_verbose_shows_where_an_error_was_raised(template, tmp_path):

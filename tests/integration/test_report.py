@@ -6,7 +6,7 @@ import pico
 import pytest
 from workdir import PROJECT, Workdir
 
-from loraport.planning.sweeps import STAGES
+from loraport.planning.sweeps import POINTS
 from loraport.report.render import read_csv
 
 pytestmark = pytest.mark.slow
@@ -77,9 +77,9 @@ def test_sweeps_run_what_can_be_run(reported):
     reported.run(*tables)
     rank, examples = (read_csv(reported.root / path) for path in tables)
     kept = {row["row"]: row["energy_kept"] for row in rank if row["value"] == 2}
-    assert set(kept) == set(STAGES.values())
-    assert 0 < kept[STAGES["lora_finetuned"]] < 1
-    assert kept[STAGES["lora_small_matched"]] is None  # a fresh LoRA is not cut from anything
+    assert set(kept) == set(POINTS.values())
+    assert 0 < kept[POINTS["lora_finetuned"]] < 1
+    assert kept[POINTS["lora_small_matched"]] is None  # a fresh LoRA is not cut from anything
     assert rank[-1]["note"].startswith("the source adapter has rank")
     assert examples[-1]["note"] == "the task has 24 training examples"
     assert (reported.root / "artifacts/p/a/sweeps/rank.svg").is_file()

@@ -3,6 +3,7 @@ where there is one to be `like`, from a fresh adapter of its shape."""
 
 from loraport.artifacts import identities
 from loraport.models.spec import load_spec
+from loraport.planning import layout
 from loraport.runtime.job import job
 from loraport.training.data import read
 from loraport.training.starts import fresh_like
@@ -17,7 +18,7 @@ with job(snakemake) as log:
         snakemake.output[0],
         start=fresh_like(inputs["like"]) if "like" in inputs else inputs["transferred"],
         settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
-        resume_root="artifacts/.resume/training",
+        resume_root=layout.TRAINING_KEPT,
         inputs=identities({"spec": inputs["spec"]}),
         base_name=params.base["source"],
     )

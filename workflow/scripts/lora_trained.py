@@ -2,6 +2,7 @@
 
 from loraport.artifacts import identities
 from loraport.models.spec import load_spec
+from loraport.planning import layout
 from loraport.runtime.job import job
 from loraport.training.data import read
 from loraport.training.starts import Fresh, target_modules
@@ -18,7 +19,7 @@ with job(snakemake) as log:
         snakemake.output[0],
         start=Fresh(target_modules=targets, **lora),
         settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
-        resume_root="artifacts/.resume/training",
+        resume_root=layout.TRAINING_KEPT,
         inputs=identities({"spec": snakemake.input.spec}),
         base_name=params.base["source"],
     )

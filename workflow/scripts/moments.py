@@ -7,6 +7,7 @@ from loraport.calibration.resume import Kept, digest
 from loraport.mapping.layers import read_path
 from loraport.models.loading import load_base
 from loraport.models.spec import load_spec
+from loraport.planning import layout
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
 
@@ -24,7 +25,7 @@ with job(snakemake) as log:
     batches = make_batches(tokenizers, texts, settings["max_tokens"], settings["batch_size"])
     passes = split_path(read_path(inputs["layers"]), sides, params.settings["moments_gib"], roles)
     made_from, how = identities(inputs), (reading, params.settings, params.get("code"), device)
-    kept = Kept("artifacts/.resume/moments", output, {**made_from, "how": digest(batches, *how)})
+    kept = Kept(layout.MOMENTS_KEPT, output, {**made_from, "how": digest(batches, *how)})
     with write_h5(output, "moments", made_from) as file:
         file.attributes(texts=reading["texts_version"], count=len(texts))
         with progress(len(texts) * len(passes), "texts read by both models") as bar:

@@ -5,6 +5,7 @@ from pathlib import Path
 from loraport.artifacts import atomic, identities, identity
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.models.spec import load_spec
+from loraport.planning import layout
 from loraport.report import plots, render
 from loraport.report.sweeps import COLUMNS, sweep_table
 from loraport.runtime.job import job
@@ -30,7 +31,7 @@ with job(snakemake) as log, atomic(snakemake.output.scores) as scores:
         ],
         params.tasks_dir,
         Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
-        cache="artifacts/.resume/scores",
+        cache=layout.SCORES_KEPT,
         model_identity=identity(spec)[0],
         inputs=identities({"spec": spec}),
     )

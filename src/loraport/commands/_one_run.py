@@ -20,11 +20,11 @@ import yaml
 from ..artifacts import atomic
 from ..errors import LoraportError
 from ..models.spec import is_local, resolve
+from ..planning import layout
 from ..runtime.job import progress
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
-RESERVED = ("models", "maps", "variants", "tables", "logs", "all")
 STEPS = re.compile(r"(\d+) of (\d+) steps")
 TOTAL = re.compile(r"^total\s+(\d+)")
 NOISE = re.compile(r"\s*(Using |Building DAG|Assuming |host: |Provided |Job stats|Select jobs)")
@@ -79,15 +79,16 @@ class Request:
         names: list[str] = []
         for adapter in self.adapters:
             name = plain_name(str(adapter.resolve()))
-            taken = [*RESERVED, *names]
+            taken = [*layout.RESERVED_APPS, *names]
             numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
             names.append(next(each for each in (name, *numbered) if each not in taken))
         return names
 
     def results(self) -> list[Path]:
         """What the workflow makes for each adapter, below the folder."""
-        home = Path("artifacts") / self.pair
-        return [home / app / self.method / "lora_transferred" for app in self.apps]
+        names = {"pair": self.pair, "method": self.method}
+        folders = (Path(layout.path(layout.BY_METHOD, app=app, **names)) for app in self.apps)
+        return [folder / layout.TRANSFERRED for folder in folders]
 
 
 def plain_name(source: str) -> str:
@@ -201,7 +202,7 @@ def run(request: Request) -> list[Path]:
     config.write_text(yaml.safe_dump(configuration(request, root, table), sort_keys=False))
     targets = [str(result) for result in request.results()]
     if request.merged:
-        targets += [str(result.with_name("model_merged")) for result in request.results()]
+        targets += [str(result.with_name(layout.MODEL_MERGED)) for result in request.results()]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(work), "--configfile", str(config)]
     command += ["--cores", str(request.cores), "--nocolor", "--", *targets]

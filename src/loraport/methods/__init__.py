@@ -132,18 +132,6 @@ def per_adapter(name: str) -> bool:
     return "adapter" in needs(name)
 
 
-def check_place(name: str, *, own: bool) -> None:
-    """Refuse maps that a method does not have: of one adapter (`own`), or of a whole pair."""
-    if per_adapter(name) != own:
-        places = {True: "artifacts/{pair}/{app}/maps", False: "artifacts/{pair}/maps"}
-        raise LoraportError(
-            f"maps of method {name!r} have another place",
-            got=places[own],
-            expected=f"{places[not own]}: they serve {'all adapters' if own else 'one adapter'}",
-            todo="ask for them there",
-        )
-
-
 def settings(name: str) -> tuple[str, ...]:
     """The mapping settings that a method reads: a change of any other does not concern its maps."""
     return ("modules", "device", *(_declared(name, "SETTINGS") or ()))

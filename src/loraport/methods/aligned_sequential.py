@@ -47,7 +47,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     if pair.adapter is None:
         raise LoraportError(
             "aligned_sequential makes maps of one adapter, and a pair's maps have none",
-            expected="artifacts/{pair}/{app}/maps/aligned_sequential.h5",
+            expected="maps of one adapter: {pair}/{app}/maps/aligned_sequential.h5",
             todo="ask for {app}/aligned_sequential/lora_transferred",
         )
     held = pair.adapter.weights

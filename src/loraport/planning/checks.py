@@ -7,12 +7,9 @@ from typing import Any
 from .. import methods
 from ..errors import LoraportError
 from .adapters_table import ERRORS_SHOWN, read_table
+from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
 from .queries import OF_ALL, Config, near_to
 from .schema import complete, not_finite, problem, read_schema, schema_errors
-
-RESERVED_PAIRS = ("models",)
-RESERVED_APPS = ("models", "maps", "output_maps", "variants", "tables", "logs", "all")
-RESERVED_VARIANTS = ("after", "baselines", "merged", "sweeps", "plots", "eval", "own_answers")
 
 
 def load(content: Mapping[str, Any], schemas: str | Path) -> Config:

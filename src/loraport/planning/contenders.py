@@ -9,13 +9,12 @@ from .. import methods
 from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.spec import is_local, open_model
-from . import rows, stages
+from . import layout, rows, stages
 from .queries import Config
 
 Entry = dict[str, Any]
 OLD, BARE, FULL, MATCHED = "old_lora", "new", "lora_full", "lora_small_matched"
-LABELS = {BARE: "new, bare", MATCHED: "LoRA(small), matched schedule", FULL: "LoRA(full)"}
-MADE_BY = {  # what a method declares to need -> the rules that make it
+RULES_OF = {  # what a method declares to need -> the rules that make it
     "embedding": ("embedding",),
     "layers": ("cka", "layers"),
     "heads": ("embedding", "cka", "layers", "heads"),
@@ -31,7 +30,7 @@ def names(config: Config) -> list[str]:
 
 def dimensions(config: Config, model: str) -> Dimensions | None:
     """A model's dimensions: from its spec or its local files; None while only the hub knows."""
-    spec = Path(f"artifacts/models/{model}/spec.json")
+    spec = Path(layout.path(layout.SPEC, model=model))
     if spec.is_file():
         return Dimensions(**json.loads(spec.read_text())["dimensions"])
     source = config.model(model)["source"]
@@ -59,20 +58,20 @@ def entries(config: Config, pair: str, app: str) -> list[Entry]:
     `refused` (why the method can't serve the pair, or empty), `runs` (one a seed, as `rows.rows`
     describes them) and `shared` (logs of what the method's maps take, once for the pair)
     """
-    found = _baselines(config, pair, app)
+    every = _baselines(config, pair, app)
     for name in names(config):
         base = config.method(name)
         about: Entry = {"method": name, "variant_of": "" if base == name else base}
         if reason := refusal(config, pair, name):
-            found.append(_entry(name, "transferred", refused=reason, **about))
+            every.append(_entry(name, "transferred", refused=reason, **about))
             continue
         about["shared"] = shared_logs(config, pair, name)
         runs = rows.method_rows(config, pair, app, name)
         for stage in dict.fromkeys(run["stage"] for run in runs):
             own = [run for run in runs if run["stage"] == stage]
             label = own[0]["label"].partition(", seed")[0]
-            found.append(_entry(label, stage, runs=own, **about))
-    return found
+            every.append(_entry(label, stage, runs=own, **about))
+    return every
 
 
 def _entry(label: str, stage: str, **more: Any) -> Entry:
@@ -82,37 +81,58 @@ def _entry(label: str, stage: str, **more: Any) -> Entry:
 
 def _baselines(config: Config, pair: str, app: str) -> list[Entry]:
     """The bare new model, the matched LoRA(small) with every seed, and LoRA(full)."""
-    found = {stage: _entry(label, stage, runs=[]) for stage, label in LABELS.items()}
+    beside = {
+        stage: _entry(stages.STAGES[stage].label, stage, runs=[]) for stage in (BARE, MATCHED, FULL)
+    }
     logs = rows.baseline_logs(config, pair, app)
     for stage, adapter in stages.baseline_adapters(config, pair, app).items():
         kind, _, seed = stage.partition("_seed")
-        found[kind]["runs"].append(
+        beside[kind]["runs"].append(
             {
                 "seed": int(seed) if seed else "",
-                "scores": f"artifacts/{pair}/{app}/baselines/eval/{stage}.json",
+                "scores": layout.path(layout.BASELINE_SCORES, pair=pair, app=app, stage=stage),
                 "adapter": adapter,
                 "transfer_log": "",
                 "logs": logs,
             }
         )
-    return list(found.values())
+    return list(beside.values())
 
 
 def reference(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
     """The old model with its adapter, which flips are counted against, where it is to be scored."""
     if OLD not in config.content["evaluation"]["stages"]:
         return []
-    scores = f"artifacts/{pair}/{app}/eval/{OLD}.json"
+    scores = layout.path(layout.SCORES, pair=pair, app=app, stage=OLD)
     return [{"scores": scores, "logs": rows.stage_logs(config, pair, app, OLD)}]
 
 
 def shared_logs(config: Config, pair: str, name: str) -> list[str]:
     """Logs of what a method's maps take, once for a pair."""
-    made = [rule for need in methods.needs(config.method(name)) for rule in MADE_BY.get(need, ())]
+    method = config.method(name)
+    rules = [rule for need in methods.needs(method) for rule in RULES_OF.get(need, ())]
+    own = [] if methods.per_adapter(method) else [layout.log("maps", pair=pair, method=name)]
     return [
-        *(f"{config.home(pair, name, rule)}/logs/{rule}.log" for rule in dict.fromkeys(made)),
+        *(rows.mapping_log(config, pair, name, rule) for rule in dict.fromkeys(rules)),
         *rows.outputs_logs(config, pair, name),
-        f"artifacts/{pair}/logs/maps/{name}.log",
+        *own,
+    ]
+
+
+def pair_logs(config: Config, pair: str) -> list[str]:
+    """Logs of what the report of a pair needs once, for any number of adapters: of the configured
+    method and of `report.methods`, and of the mapping that it draws.
+    """
+    chosen = [config.content["transfer"]["method"], *config.content["report"]["methods"]]
+    needed = {log for name in chosen for log in shared_logs(config, pair, name)}
+    drawn = layout.logs(("embedding", "cka", "layers", "heads"), pair=pair)
+    maps = [layout.log("maps", pair=pair, method=name) for name in dict.fromkeys(chosen)]
+    outputs = [log for name in chosen for log in rows.outputs_logs(config, pair, name)]
+    optional = [layout.log("moments", pair=pair), *dict.fromkeys(outputs), *maps]
+    return [
+        *rows.model_logs(config, pair),
+        *drawn,
+        *(log for log in optional if log in needed),
     ]
 
 

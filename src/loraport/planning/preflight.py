@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .. import methods
 from ..adapters.files import CONFIG, WEIGHTS, audit, read_adapter
 from ..artifacts import sha256
 from ..calibration.texts import read_texts
@@ -14,6 +15,10 @@ from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.spec import check_shapes, is_local, open_model, resolve
 from ..models.weights import weight_files
+from . import layout
+
+# wildcards that stand in words
+AS_WRITTEN = {"pair": "{pair}", "app": "{app}", "method": "{method}"}
 
 
 def check_writable(paths: Iterable[str | Path]) -> None:
@@ -39,6 +44,19 @@ def check_writable(paths: Iterable[str | Path]) -> None:
 def is_reachable(entry: Mapping[str, Any]) -> bool:
     """Whether a model's source is on the hub or lies on this disk."""
     return not is_local(entry["source"]) or Path(entry["source"]).is_dir()
+
+
+def check_place(method: str, *, own: bool) -> None:
+    """Refuse maps that a method does not have: of one adapter (`own`), or of a whole pair."""
+    if methods.per_adapter(method) != own:
+        places = {True: layout.ADAPTER_MAPS, False: layout.MAPS}
+        asked, right = (layout.path(places[each], **AS_WRITTEN) for each in (own, not own))
+        raise LoraportError(
+            f"maps of method {method!r} have another place",
+            got=asked,
+            expected=f"{right}: they serve {'all adapters' if own else 'one adapter'}",
+            todo="ask for them there",
+        )
 
 
 @cache

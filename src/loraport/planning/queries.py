@@ -9,6 +9,7 @@ from .. import methods
 from ..errors import LoraportError
 from ..models.families import ROLES
 from ..models.spec import adapter_directory
+from . import layout
 
 OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 
@@ -96,7 +97,7 @@ class Config:
             name
             for name in self.content["variants"]
             if {"moments", "outputs"} & set(methods.needs(self.method(name)))
-            and not self._has_own(name, "moments")
+            and not self.has_own(name, "moments")
         ]
         names = [variant] if variant else ["", *readers]
         asked = {role for name in names for role in self.mapping(name)["modules"]}
@@ -104,8 +105,7 @@ class Config:
 
     def home(self, pair: str, name: str, artifact: str) -> str:
         """Folder of an artifact of a pair's mapping: a variant's own where it makes another one."""
-        folder = f"artifacts/{pair}"
-        return f"{folder}/variants/{name}" if self._has_own(name, artifact) else folder
+        return layout.home(pair, name if self.has_own(name, artifact) else "")
 
     def outputs_of(self, name: str) -> str:
         """Whose output maps a method or variant reads: its own where it makes others; or empty."""
@@ -115,7 +115,7 @@ class Config:
         read = DEPENDS_ON["moments"] | set(methods.output_settings(base))
         return name if self._changed(name) & read else base
 
-    def _has_own(self, name: str, artifact: str) -> bool:
+    def has_own(self, name: str, artifact: str) -> bool:
         """Whether a variant makes an artifact of the mapping that is not the pair's.
 
         Settings that only a method reads (methods.settings) lead to other maps, not to another

@@ -6,35 +6,15 @@ from typing import Any
 
 from .. import methods
 from ..runtime.job import last_record
-from . import stages
+from . import layout, stages
 from .queries import Config
 
-# stage -> what its row is called; {method} is the configured transfer method
-LABELS = {
-    "old": "old, bare",
-    "old_lora": "old + LoRA",
-    "new": "new, bare",
-    "transferred": "transferred ({method}), no LFT",
-    "lora_small": "LoRA(small), as published",
-    "lora_small_matched": "LoRA(small), matched schedule",
-    "finetuned": "transferred ({method}) + LFT(small)",
-    "lora_full": "LoRA(full)",
-}
-MERGED = {  # stages of a merge's table on the new model
-    "new": "new, bare",
-    "before": "merged, then transferred ({method})",
-    "after": "transferred ({method}), then merged",
-}
-PAIR_LOGS = ("embedding", "cka", "layers", "heads", "moments")
-MODEL_LOGS = ("spec", "activations")
-MADE_BY = {  # stages that are trained here -> the rule that trains them
-    "lora_small": "lora_small",
-    "lora_small_matched": "lora_small_matched",
-    "finetuned": "lora_finetuned",
-}
+Row = dict[str, Any]
+MODEL_RULES = ("spec", "activations")
+PAIR_RULES = tuple(layout.MAPPING)
 
 
-def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
+def rows(config: Config, pair: str, app: str) -> list[Row]:
     """Rows of an app's table: the configured stages, then those of `report.methods`.
 
     Returns
@@ -44,125 +24,148 @@ def rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
     `maps_log` (of maps that are the adapter's own; where there are none, empty), and `logs` (of all
     that comes before the scores, in the order in which it runs)
     """
-    folder = f"artifacts/{pair}/{app}"
-    method = config.content["transfer"]["method"]
-    adapters = stages.adapters_of_pair(config, pair, app)
-    found = []
-    for stage in (stage for stage in LABELS if stage in config.content["evaluation"]["stages"]):
-        carried = stage in ("transferred", "finetuned")
-        found.append(
-            {
-                "label": LABELS[stage].format(method=method),
-                "stage": stage,
-                "method": method if carried else "",
-                "seed": stages.first_seed(config) if stage in MADE_BY else "",
-                "side": stages.SIDES[stage],
-                "scores": f"{folder}/eval/{stage}.json",
-                "adapter": adapters[stage],
-                "transfer_log": f"artifacts/{pair}/logs/{app}/transferred.log" if carried else "",
-                "maps_log": own_maps_log(config, pair, app, method) if carried else "",
-                "logs": stage_logs(config, pair, app, stage),
-            }
-        )
-    for name in config.content["report"]["methods"]:
-        found += method_rows(config, pair, app, name)
-    return found
-
-
-def method_rows(config: Config, pair: str, app: str, method: str) -> list[dict[str, Any]]:
-    """A named method's rows: as transferred, and after LFT with each seed."""
-    config.method(method)
-    seeds = config.content["finetune"]["seeds"]
-    home = f"artifacts/{pair}/logs/{app}/{method}"
-    own_maps = own_maps_log(config, pair, app, method)
-    logs = [
-        *_model_logs(config, pair),
-        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
-        *(f"artifacts/{pair}/variants/{method}/logs/{name}.log" for name in PAIR_LOGS),
-        *outputs_logs(config, pair, method),
-        own_maps or f"artifacts/{pair}/logs/maps/{method}.log",
-        f"{home}/transferred.log",
-        *_answers_logs(config, pair, app),
-        *(f"{home}/seed{seed}/lora_finetuned.log" for seed in seeds),
-        f"{home}/evaluated.log",
+    asked = config.content["evaluation"]["stages"]
+    return [
+        *(_stage_row(config, pair, app, stage) for stage in stages.STAGES if stage in asked),
+        *(
+            row
+            for method in config.content["report"]["methods"]
+            for row in method_rows(config, pair, app, method)
+        ),
     ]
-    found = []
+
+
+def _stage_row(config: Config, pair: str, app: str, name: str) -> Row:
+    """The row of a configured stage."""
+    stage, method = stages.STAGES[name], config.content["transfer"]["method"]
+    transfer_log = layout.log("transferred", pair=pair, app=app)
+    return {
+        "label": stage.label.format(method=method),
+        "stage": name,
+        "method": method if stage.carried else "",
+        "seed": stages.first_seed(config) if stage.rule else "",
+        "side": stage.side,
+        "scores": layout.path(layout.SCORES, pair=pair, app=app, stage=name),
+        "adapter": stages.adapters_of_pair(config, pair, app)[name],
+        "transfer_log": transfer_log if stage.carried else "",
+        "maps_log": own_maps_log(config, pair, app, method) if stage.carried else "",
+        "logs": stage_logs(config, pair, app, name),
+    }
+
+
+def method_rows(config: Config, pair: str, app: str, method: str) -> list[Row]:
+    """A named method's rows: as transferred, and after LFT with each seed."""
+    names = {"pair": pair, "app": app, "method": method}
+    several = len(config.content["finetune"]["seeds"]) > 1
+    about = {
+        "method": method,
+        "side": "new",
+        "transfer_log": layout.log("transferred_by_method", **names),
+        "maps_log": own_maps_log(config, pair, app, method),
+        "logs": _method_logs(config, pair, app, method),
+    }
+    table = []
     for stage, adapter in stages.method_adapters(config, pair, app, method).items():
         seed = stage.partition("_seed")[2]
-        suffix = f", seed {seed}" if len(seeds) > 1 else ""
-        found.append(
+        suffix = f", seed {seed}" if several else ""
+        table.append(
             {
                 "label": f"{method} + LFT(small){suffix}" if seed else f"{method}, no LFT",
                 "stage": "finetuned" if seed else "transferred",
-                "method": method,
                 "seed": int(seed) if seed else "",
-                "side": "new",
-                "scores": f"artifacts/{pair}/{app}/{method}/eval/{stage}.json",
+                "scores": layout.path(layout.METHOD_SCORES, stage=stage, **names),
                 "adapter": adapter,
-                "transfer_log": f"{home}/transferred.log",
-                "maps_log": own_maps,
-                "logs": logs,
+                **about,
             }
         )
-    return found
+    return table
 
 
-def merge_rows(config: Config, pair: str, app: str) -> list[dict[str, Any]]:
+def _method_logs(config: Config, pair: str, app: str, method: str) -> list[str]:
+    """Logs of what a named method's scores are made by; of a variant's mapping, as far as it has
+    its own."""
+    names = {"pair": pair, "app": app, "method": method}
+    config.method(method)
+    return [
+        *model_logs(config, pair),
+        *layout.logs(PAIR_RULES, pair=pair),
+        *layout.logs([f"variant_{rule}" for rule in PAIR_RULES], pair=pair, method=method),
+        *outputs_logs(config, pair, method),
+        own_maps_log(config, pair, app, method) or layout.log("maps", pair=pair, method=method),
+        layout.log("transferred_by_method", **names),
+        *_answers_logs(config, pair, app),
+        *(
+            layout.log("lora_finetuned_by_method", seed=seed, **names)
+            for seed in config.content["finetune"]["seeds"]
+        ),
+        layout.log("evaluated_method", **names),
+    ]
+
+
+def merge_rows(config: Config, pair: str, app: str) -> list[Row]:
     """Rows of a merge's table: the old model with it, the bare new one, merged before and after."""
-    folder, method = f"artifacts/{pair}/{app}", config.content["transfer"]["method"]
-    places = {
+    method = config.content["transfer"]["method"]
+    folder = layout.path(layout.APP, pair=pair, app=app)
+    adapters = {
         "old_lora": stages.adapter_of(config, app, config.pair(pair)[0]),
         "new": "",
-        "before": f"{folder}/lora_transferred",
-        "after": f"{folder}/after/lora_transferred",
+        "before": f"{folder}/{layout.TRANSFERRED}",
+        "after": f"{folder}/{layout.AFTER}/{layout.TRANSFERRED}",
     }
-    return [
-        {
-            "label": {**MERGED, "old_lora": "old + merged LoRA"}[stage].format(method=method),
-            "stage": stage,
-            "method": method if stage in ("before", "after") else "",
-            "seed": "",
-            "side": "old" if stage == "old_lora" else "new",
-            "scores": f"{folder}/{'eval' if stage == 'old_lora' else 'merged/eval'}/{stage}.json",
-            "adapter": adapter,
-            "transfer_log": "",
-            "logs": [],
-        }
-        for stage, adapter in places.items()
-    ]
+    table: list[Row] = []
+    for name, stage in stages.MERGE_STAGES.items():
+        scores = layout.SCORES if stage.side == "old" else layout.MERGE_SCORES
+        table.append(
+            {
+                "label": stage.label.format(method=method),
+                "stage": name,
+                "method": method if stage.carried else "",
+                "seed": "",
+                "side": stage.side,
+                "scores": layout.path(scores, pair=pair, app=app, stage=name),
+                "adapter": adapters[name],
+                "transfer_log": "",
+                "logs": [],
+            }
+        )
+    return table
 
 
 def baseline_logs(config: Config, pair: str, app: str) -> list[str]:
     """Logs of what all methods of an app are compared with."""
-    home = f"artifacts/{pair}/logs/{app}"
-    seeds = config.content["finetune"]["seeds"]
     return [
         *_transfer_logs(config, pair, app),
         *_answers_logs(config, pair, app),
-        f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log",
-        *(f"{home}/seed{seed}/lora_small_matched.log" for seed in seeds),
-        f"{home}/evaluated_baselines.log",
+        layout.log("lora_trained", model=config.pair(pair)[1], app=app),
+        *(
+            layout.log("lora_small_matched_by_seed", pair=pair, app=app, seed=seed)
+            for seed in config.content["finetune"]["seeds"]
+        ),
+        layout.log("evaluated_baselines", pair=pair, app=app),
     ]
 
 
-def _model_logs(config: Config, pair: str) -> list[str]:
-    return [
-        f"artifacts/models/{model}/logs/{name}.log"
-        for model in config.pair(pair)
-        for name in MODEL_LOGS
-    ]
+def model_logs(config: Config, pair: str) -> list[str]:
+    """Logs of what is made once for each of a pair's models."""
+    return [log for model in config.pair(pair) for log in layout.logs(MODEL_RULES, model=model)]
+
+
+def mapping_log(config: Config, pair: str, name: str, artifact: str) -> str:
+    """Log of an artifact of a mapping: of a variant's own where it makes another, or the pair's."""
+    rule = f"variant_{artifact}" if config.has_own(name, artifact) else artifact
+    return layout.log(rule, pair=pair, method=name)
 
 
 def outputs_logs(config: Config, pair: str, method: str) -> list[str]:
     """Log of the output maps that a method or variant reads; of most methods none."""
     owner = config.outputs_of(method)
-    return [f"artifacts/{pair}/logs/output_maps/{owner}.log"] if owner else []
+    return [layout.log("output_maps", pair=pair, method=owner)] if owner else []
 
 
 def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
     """Log of the maps of one adapter, where a method or variant makes some; else empty."""
     own = methods.per_adapter(config.method(method))
-    return f"artifacts/{pair}/logs/{app}/maps/{method}.log" if own else ""
+    return layout.log("adapter_maps", pair=pair, app=app, method=method) if own else ""
 
 
 def _answers_logs(config: Config, pair: str, app: str, kind: str = "lft") -> list[str]:
@@ -170,42 +173,42 @@ def _answers_logs(config: Config, pair: str, app: str, kind: str = "lft") -> lis
     if config.content["finetune"]["answers"] == "given":
         return []
     examples = stages.training(config, kind)["examples"]
-    return [f"artifacts/{pair}/logs/{app}/own_answers/{examples}.log"]
+    return [layout.log("own_answers", pair=pair, app=app, examples=examples)]
 
 
 def _transfer_logs(config: Config, pair: str, app: str) -> list[str]:
     """Logs of what the adapter carried by the configured method is made by."""
     method = config.content["transfer"]["method"]
     return [
-        *_model_logs(config, pair),
-        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
+        *model_logs(config, pair),
+        *layout.logs(PAIR_RULES, pair=pair),
         *outputs_logs(config, pair, method),
-        f"artifacts/models/{config.pair(pair)[0]}/logs/{app}/lora_trained.log",
-        own_maps_log(config, pair, app, method) or f"artifacts/{pair}/logs/maps/{method}.log",
-        f"artifacts/{pair}/logs/{app}/transferred.log",
+        layout.log("lora_trained", model=config.pair(pair)[0], app=app),
+        own_maps_log(config, pair, app, method) or layout.log("maps", pair=pair, method=method),
+        layout.log("transferred", pair=pair, app=app),
     ]
 
 
-def stage_logs(config: Config, pair: str, app: str, stage: str) -> list[str]:
+def stage_logs(config: Config, pair: str, app: str, name: str) -> list[str]:
     """Logs of what a stage's scores are made by.
 
     Where failures are shown, stages of the new model are scored one by one: each has a log.
     """
-    home = f"artifacts/{pair}/logs/{app}"
-    side = stages.SIDES[stage]
-    if side == "old":
-        model = config.pair(pair)[0]
-        trained = [f"artifacts/models/{model}/logs/{app}/lora_trained.log"]
-        return [*_model_logs(config, pair), *trained, f"{home}/evaluated_old.log"]
-    own = f"{home}/evaluated_new.{stage}.log"
-    if stage in ("new", "lora_full"):
-        trained = [f"artifacts/models/{config.pair(pair)[1]}/logs/{app}/lora_trained.log"]
-        return [*_model_logs(config, pair), *(trained if stage == "lora_full" else []), own]
+    stage, (old, new) = stages.STAGES[name], config.pair(pair)
+    if stage.side == "old":
+        trained = layout.log("lora_trained", model=old, app=app)
+        scored = layout.log("evaluated_old", pair=pair, app=app)
+        return [*model_logs(config, pair), trained, scored]
+    scored = layout.path(layout.STAGE_LOG, pair=pair, app=app, stage=name)
+    if name in ("new", "lora_full"):
+        full = [layout.log("lora_trained", model=new, app=app)] if name == "lora_full" else []
+        return [*model_logs(config, pair), *full, scored]
     before = _transfer_logs(config, pair, app)
-    if stage in MADE_BY:
-        kind = "small" if stage == "lora_small" else "lft"
-        before += [*_answers_logs(config, pair, app, kind), f"{home}/{MADE_BY[stage]}.log"]
-    return [*before, own]
+    if stage.rule:
+        kind = "small" if name == "lora_small" else "lft"
+        before += _answers_logs(config, pair, app, kind)
+        before.append(layout.log(stage.rule, pair=pair, app=app))
+    return [*before, scored]
 
 
 def failure(logs: Iterable[str]) -> str:
@@ -220,28 +223,16 @@ def failure(logs: Iterable[str]) -> str:
     return ""
 
 
-def split(found: list[dict[str, Any]], show: bool) -> tuple[list[str], dict[str, str]]:
+def split(every: list[dict[str, Any]], show: bool) -> tuple[list[str], dict[str, str]]:
     """Score files to wait for, and of the others why they are missing.
 
     Parameters
     ----------
-    found : from `rows`
+    every : from `rows`, or from `contenders.runs_of`
     show : whether what has failed is left out and told of; otherwise everything is waited for
     """
     missing = {}
-    for row in found:
+    for row in every:
         if show and not Path(row["scores"]).exists() and (reason := failure(row["logs"])):
             missing[row["scores"]] = reason
-    return [row["scores"] for row in found if row["scores"] not in missing], missing
-
-
-def shared_logs(config: Config, pair: str) -> list[str]:
-    """Logs of what a pair needs once, for any number of adapters."""
-    methods = [config.content["transfer"]["method"], *config.content["report"]["methods"]]
-    outputs = [log for method in methods for log in outputs_logs(config, pair, method)]
-    return [
-        *_model_logs(config, pair),
-        *(f"artifacts/{pair}/logs/{name}.log" for name in PAIR_LOGS),
-        *dict.fromkeys(outputs),
-        *(f"artifacts/{pair}/logs/maps/{method}.log" for method in dict.fromkeys(methods)),
-    ]
+    return [row["scores"] for row in every if row["scores"] not in missing], missing

@@ -2,29 +2,67 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..training.data import FILES
-from . import needs
+from . import layout, needs
 from .queries import Config
 
-# stage -> the base model that it is scored on
-SIDES = {
-    "old": "old",
-    "old_lora": "old",
-    "new": "new",
-    "transferred": "new",
-    "lora_small": "new",
-    "lora_small_matched": "new",
-    "finetuned": "new",
-    "lora_full": "new",
+
+@dataclass(frozen=True)
+class Stage:
+    """What is scored for an app, a row of its table.
+
+    Attributes
+    ----------
+    side : the base model that it is scored on, `old` or `new`
+    label : what its row is called; `{method}` is the transfer method
+    carried : whether it is, or starts from, the carried adapter
+    rule : the rule that trains it on the small set; empty where it is not trained on that
+    point_label : what its rows in a sweep are called; empty where sweeps have none
+    """
+
+    side: str
+    label: str
+    carried: bool = False
+    rule: str = ""
+    point_label: str = ""
+
+
+STAGES = {  # in the order of a table's rows
+    "old": Stage("old", "old, bare"),
+    "old_lora": Stage("old", "old + LoRA"),
+    "new": Stage("new", "new, bare"),
+    "transferred": Stage("new", "transferred ({method}), no LFT", carried=True),
+    "lora_small": Stage("new", "LoRA(small), as published", rule="lora_small"),
+    "lora_small_matched": Stage(
+        "new",
+        "LoRA(small), matched schedule",
+        rule="lora_small_matched",
+        point_label="LoRA(small), matched",
+    ),
+    "finetuned": Stage(
+        "new",
+        "transferred ({method}) + LFT(small)",
+        carried=True,
+        rule="lora_finetuned",
+        point_label="transferred + LFT(small)",
+    ),
+    "lora_full": Stage("new", "LoRA(full)"),
+}
+MERGE_STAGES = {  # of a merge's table
+    "old_lora": Stage("old", "old + merged LoRA"),
+    "new": STAGES["new"],
+    "before": Stage("new", "merged, then transferred ({method})", carried=True),
+    "after": Stage("new", "transferred ({method}), then merged", carried=True),
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
 # keys of `finetune` that are no training settings
-OWN_KEYS = ("seeds", "answers", "small", "full", "lora", "gpus")
+NO_TRAINING_KEYS = ("seeds", "answers", "small", "full", "lora", "gpus")
 
 
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
@@ -99,7 +137,7 @@ def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, A
     kind : `lft` (and the matched baseline), `small` or `full`
     """
     section = config.content["finetune"]
-    settings = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    settings = {key: value for key, value in section.items() if key not in NO_TRAINING_KEYS}
     return {
         **settings,
         **section.get(kind, {}),
@@ -119,7 +157,7 @@ def small_set(
     """
     if config.content["finetune"]["answers"] == "given":
         return {"files": local_data(task), "data": train_data(task), "settings": dict(settings)}
-    file = f"artifacts/{pair}/{app}/own_answers/{settings['examples']}.jsonl"
+    file = layout.path(layout.OWN_ANSWERS, pair=pair, app=app, examples=settings["examples"])
     data = {"source": file, "template": "plain"}
     return {"files": [file], "data": data, "settings": {**settings, "examples": 0}}
 
@@ -140,32 +178,32 @@ def first_seed(config: Config) -> int:
 def adapter_of(config: Config, app: str, model: str) -> str:
     """Directory of a model's adapter for an app: as given, or to be trained or merged here."""
     if config.merge(app):
-        return f"artifacts/models/{model}/{app}/lora_merged"
+        return layout.path(layout.LORA_MERGED, model=model, app=app)
     row = config.adapters.get((app, model))
     if row and row["source"]:
         return config.given_adapter(app, model)
-    return f"artifacts/models/{model}/{app}/lora_trained"
+    return layout.path(layout.LORA_TRAINED, model=model, app=app)
 
 
 def adapters_of_pair(config: Config, pair: str, app: str) -> dict[str, str]:
     """Stage -> the adapter that it scores; an empty path for a bare model."""
     old, new = config.pair(pair)
-    folder = f"artifacts/{pair}/{app}"
+    folder = layout.path(layout.APP, pair=pair, app=app)
     return {
         "old": "",
         "old_lora": adapter_of(config, app, old),
         "new": "",
-        "transferred": f"{folder}/lora_transferred",
-        "lora_small": f"{folder}/lora_small",
-        "lora_small_matched": f"{folder}/lora_small_matched",
-        "finetuned": f"{folder}/lora_finetuned",
+        "transferred": f"{folder}/{layout.TRANSFERRED}",
+        "lora_small": f"{folder}/{layout.SMALL}",
+        "lora_small_matched": f"{folder}/{layout.SMALL_MATCHED}",
+        "finetuned": f"{folder}/{layout.FINETUNED}",
         "lora_full": adapter_of(config, app, new),
     }
 
 
 def wanted(config: Config, side: str) -> list[str]:
     """The configured stages that are scored on the old, or on the new model."""
-    return [stage for stage in config.content["evaluation"]["stages"] if SIDES[stage] == side]
+    return [stage for stage in config.content["evaluation"]["stages"] if STAGES[stage].side == side]
 
 
 def method_stages(config: Config) -> list[str]:
@@ -186,9 +224,9 @@ def baseline_stages(config: Config) -> list[str]:
 
 def baseline_adapters(config: Config, pair: str, app: str) -> dict[str, str]:
     """Stage -> adapter, for `baseline_stages`; an empty path for the bare model."""
-    folder = f"artifacts/{pair}/{app}"
+    by_seed = f"{layout.BY_SEED}/{layout.SMALL_MATCHED}"
     trained = {
-        f"lora_small_matched_seed{seed}": f"{folder}/seed{seed}/lora_small_matched"
+        f"lora_small_matched_seed{seed}": layout.path(by_seed, pair=pair, app=app, seed=seed)
         for seed in config.content["finetune"]["seeds"]
     }
     return {"new": "", "lora_full": adapter_of(config, app, config.pair(pair)[1]), **trained}
@@ -196,11 +234,11 @@ def baseline_adapters(config: Config, pair: str, app: str) -> dict[str, str]:
 
 def method_adapters(config: Config, pair: str, app: str, method: str) -> dict[str, str]:
     """Stage -> adapter, for `method_stages`."""
-    folder = f"artifacts/{pair}/{app}/{method}"
+    folder = layout.path(layout.BY_METHOD, pair=pair, app=app, method=method)
     every = {
-        "transferred": f"{folder}/lora_transferred",
+        "transferred": f"{folder}/{layout.TRANSFERRED}",
         **{
-            f"finetuned_seed{seed}": f"{folder}/seed{seed}/lora_finetuned"
+            f"finetuned_seed{seed}": f"{folder}/seed{seed}/{layout.FINETUNED}"
             for seed in config.content["finetune"]["seeds"]
         },
     }
@@ -230,7 +268,7 @@ def folder_version(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
+def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
     """Memory in MiB and minutes to ask for, where a base model is trained on or scored.
 
     The weights in float32, and what a batch of `cutoff` tokens (or 512) keeps of every layer.

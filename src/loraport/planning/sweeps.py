@@ -25,11 +25,12 @@ from .queries import Config
 
 NAMES = ("rank", "learning_rate", "examples", "modules")
 CUTS = ("rank", "modules")  # sweeps that cut the source adapter
-STAGES = {
-    "lora_finetuned": "transferred + LFT(small)",
-    "lora_small_matched": "LoRA(small), matched",
+# folder of what a point trains -> what its row is called, and the same of what it is beside
+POINTS = {
+    stages.STAGES[name].rule: stages.STAGES[name].point_label
+    for name in ("finetuned", "lora_small_matched")
 }
-REFERENCES = {"new": "new, bare", "lora_full": "LoRA(full)"}
+REFERENCES = {name: stages.STAGES[name].label for name in ("new", "lora_full")}
 
 
 def values(config: Config, name: str) -> list[str]:

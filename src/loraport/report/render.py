@@ -10,6 +10,7 @@ from typing import Any
 
 from ..artifacts import atomic
 from ..errors import LoraportError
+from ..planning import layout
 from .summary import table as text_table
 
 Row = Mapping[str, Any]
@@ -64,7 +65,7 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
         raise LoraportError(
             f"table {path} cannot be read",
             got=error,
-            expected="a .csv file under artifacts/<pair>/tables/",
+            expected=f"a table such as {layout.path(layout.TABLE, pair='<pair>', app='<app>')}.csv",
             todo=f"build it: snakemake --cores 2 {path}",
         ) from error
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..planning import sweeps
+from ..planning import layout, sweeps
 from .tables import SCORE, Row, scored, training_of
 
 COLUMNS = (
@@ -34,7 +34,7 @@ def sweep_table(
     table = []
     for point in points:
         row = scored(point["scores"])
-        cut = Path(point["adapter"]).parent / "lora_source" / "cut.json"
+        cut = Path(point["adapter"]).parent / layout.SOURCE / "cut.json"
         training = training_of(point["adapter"])
         note = energy = None
         if point["stage"] == "lora_finetuned" and cut.is_file():
@@ -44,7 +44,7 @@ def sweep_table(
         table.append(
             {
                 "value": point["value"],
-                "row": {**sweeps.STAGES, **sweeps.REFERENCES}[point["stage"]],
+                "row": {**sweeps.POINTS, **sweeps.REFERENCES}[point["stage"]],
                 **{key: row.get(key) for key in ("average", "low", "high", "nll", "metric")},
                 **{key: value for key, value in row.items() if key.startswith(SCORE)},
                 "steps": training.get("steps"),

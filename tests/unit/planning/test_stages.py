@@ -96,7 +96,7 @@ def test_a_small_set_with_own_answers_is_a_file_that_is_the_draw(load, tmp_path)
 def test_stages_and_their_adapters(load):
     made = load(evaluation={"stages": ["new", "finetuned", "old"]})
     adapters = stages.adapters_of_pair(made, "p", "a")
-    assert list(adapters) == list(stages.SIDES)
+    assert list(adapters) == list(stages.STAGES)
     assert adapters["old_lora"] == "adapter" and adapters["lora_full"] == "given"
     assert adapters["new"] == "" and adapters["finetuned"] == "artifacts/p/a/lora_finetuned"
     trained = stages.adapters_of_pair(made, "p", "c")
@@ -125,13 +125,14 @@ def test_bad_sections_are_told(load, sections, message):
 
 
 def test_larger_models_and_batches_ask_for_more():
+    def asked(dims, **settings):
+        return stages.base_need(dims, settings)[0]
+
     small = Dimensions(**dict.fromkeys(Dimensions.__dataclass_fields__, 64))
     large = Dimensions(**dict.fromkeys(Dimensions.__dataclass_fields__, 1024))
-    assert stages.need(large, {"batch_size": 16})[0] > stages.need(small, {"batch_size": 16})[0]
-    assert (
-        stages.need(small, {"batch_size": 64, "cutoff": 256})[0]
-        > stages.need(small, {"batch_size": 64, "micro_batch": 1, "cutoff": 256})[0]
-    )
+    assert asked(large, batch_size=16) > asked(small, batch_size=16)
+    batch = {"batch_size": 64, "cutoff": 256}
+    assert asked(small, **batch) > asked(small, **batch, micro_batch=1)
 
 
 def test_a_change_of_a_task_file_is_seen(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from loraport.artifacts import identities, identity
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.models.spec import load_spec
+from loraport.planning import layout
 from loraport.runtime.job import job
 
 with job(snakemake) as log:
@@ -20,7 +21,7 @@ with job(snakemake) as log:
         stages,
         params.tasks_dir,
         Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
-        cache="artifacts/.resume/scores",
+        cache=layout.SCORES_KEPT,
         model_identity=identity(snakemake.input.spec)[0],
         inputs=identities({"spec": snakemake.input.spec}),
     )

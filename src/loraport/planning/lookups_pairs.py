@@ -1,0 +1,291 @@
+"""Look-ups of the rules that map a pair's models and carry adapters."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..models.spec import is_local
+from ..provenance import code_hash, versions
+from . import layout, preflight
+from .places import Places
+from .queries import Config
+from .resources import Resources
+
+Wildcards = Any  # Snakemake's: an attribute for each wildcard of a rule
+Inputs = dict[str, Any]
+Lookup = Callable[[Wildcards], Any]
+
+
+class PairLookups(Resources):
+    """Inputs and params of rules, from their wildcards.
+
+    Parameters
+    ----------
+    config : of the workflow
+    given : marks a file as the user's own, on this disk also where artifacts are kept elsewhere
+    source : finds a file of the workflow by its path below the workflow's root
+    """
+
+    def __init__(self, config: Config, given: Callable[[str], Any], source: Callable[[str], Path]):
+        super().__init__(config)
+        self._given, self._source = given, source
+
+    def code(self, script: str, *modules: str) -> Inputs:
+        """Hash of a rule's script, of what it imports, and the versions of what computes."""
+        entry = self._source(f"workflow/scripts/{script}.py")
+        return {"code": code_hash(entry, *modules), "versions": versions()}
+
+    def code_with_method(self, script: str) -> Lookup:
+        """Function of wildcards: the same with the code of the method that they name."""
+        return lambda wildcards: self.code(
+            script, f"methods.{self.config.method(wildcards.method)}"
+        )
+
+    def given_files(self, files: Iterable[str]) -> list[Any]:
+        """Files that are the user's own."""
+        return [self._given(file) for file in files]
+
+    def everything(self) -> list[str]:
+        """What a bare `snakemake` builds: every adapter of every pair in `run`."""
+        config, ends = self.config, [layout.TRANSFERRED]
+        if config.content["transfer"]["merged_model"] != "none":
+            ends.append(layout.MODEL_MERGED)
+        return [
+            f"{layout.path(layout.APP, pair=pair, app=app)}/{end}"
+            for pair in config.content["run"]
+            for app in config.apps(config.pair(pair)[0])
+            for end in ends
+        ]
+
+    # models
+
+    def spec(self, model: str) -> str:
+        """spec.json of a model; its weights need not be there once it is."""
+        spec = layout.path(layout.SPEC, model=model)
+        if not Path(spec).exists():
+            preflight.check_model(self.config.model(model)["source"])
+        return spec
+
+    def reachable_models(self) -> str:
+        """Pattern of the models whose specs can be made here: their source is on the hub or on
+        disk.
+        """
+        names = self.config.content["models"]
+        reachable = (n for n in names if preflight.is_reachable(self.config.model(n)))
+        return "|".join(map(re.escape, reachable)) or "(?!)"
+
+    def model_files(self, wildcards: Wildcards) -> list[Any]:
+        """Files of a local model, so that a change is noticed; none for a model of the hub."""
+        source = self.config.model(wildcards.model)["source"]
+        return self.given_files(preflight.local_files(source))
+
+    def hub_id(self, wildcards: Wildcards) -> str:
+        """The hub's name of a model; none for a local one, which its files stand for."""
+        source = self.config.model(wildcards.model)["source"]
+        return "" if is_local(source) else source
+
+    def revision(self, wildcards: Wildcards) -> str:
+        """The revision of a model that is asked for."""
+        return self.config.model(wildcards.model)["revision"]
+
+    def remote_code(self, wildcards: Wildcards) -> bool:
+        """Whether a model's own code may run."""
+        return self.config.model(wildcards.model)["remote_code"]
+
+    def model_sources(self, wildcards: Wildcards) -> Places:
+        """Where a model's weights and its calibration texts are."""
+        name = wildcards.model
+        return Places(model=self.config.model(name)["source"], texts=self.config.texts(name))
+
+    def calibration(self) -> Inputs:
+        """Settings of the reading of the calibration texts."""
+        section = self.config.content["calibration"]
+        return {key: section[key] for key in section if key not in ("texts", "gpus")}
+
+    def name_of(self, wildcards: Wildcards, side: str) -> str:
+        """A base model: the rule's `own`, or the pair's `old` or `new` one."""
+        if side == "own":
+            return wildcards.model
+        return self.config.pair(wildcards.pair)[side == "new"]
+
+    def spec_of(self, side: str) -> Lookup:
+        """Function of wildcards: spec.json of a base model (`own`, `old` or `new`)."""
+        return lambda wildcards: self.spec(self.name_of(wildcards, side))
+
+    def source_of(self, side: str) -> Lookup:
+        """Function of wildcards: where a base model is."""
+        return lambda wildcards: self.config.model(self.name_of(wildcards, side))["source"]
+
+    def known_as(self, side: str) -> Lookup:
+        """Function of wildcards: names under which an adapter may record its base model."""
+        return lambda wildcards: self.config.known_as(self.name_of(wildcards, side))
+
+    # pairs
+
+    def pair_models(self, wildcards: Wildcards) -> tuple[str, str]:
+        """Names of a pair's old and new model."""
+        return self.config.pair(wildcards.pair)
+
+    def pair_specs(self, wildcards: Wildcards) -> Inputs:
+        """Specs of a pair's models as named inputs."""
+        old, new = self.pair_models(wildcards)
+        return {"old_spec": self.spec(old), "new_spec": self.spec(new)}
+
+    def activations_of(self, wildcards: Wildcards) -> Inputs:
+        """Features of both models of a pair as named inputs."""
+        return {
+            f"{side}_activations": layout.path(layout.ACTIVATIONS, model=name)
+            for side, name in zip(("old", "new"), self.pair_models(wildcards), strict=True)
+        }
+
+    def sources(self, wildcards: Wildcards) -> Places:
+        """Where the weights of a pair's models are, and the texts that both read."""
+        old, new = self.pair_models(wildcards)
+        return Places(
+            old=self.config.model(old)["source"],
+            new=self.config.model(new)["source"],
+            texts=self.config.texts(old),
+        )
+
+    def texts_version(self, wildcards: Wildcards) -> str:
+        """What names the calibration texts of a model, or of both models of a pair.
+
+        Empty where the file is gone but the model is described already: its activations may be
+        there too, or never be needed, and the rule that reads the texts will tell.
+        """
+        name = self.name_of(wildcards, "own" if hasattr(wildcards, "model") else "old")
+        texts = self.config.texts(name)
+        gone = isinstance(texts, str) and not Path(texts).exists()
+        if gone and Path(layout.path(layout.SPEC, model=name)).exists():
+            return ""
+        preflight.check_texts(texts, self.config.content["calibration"]["examples"])
+        return preflight.texts_version(texts)
+
+    def reading(self, wildcards: Wildcards) -> Inputs:
+        """How both models of a pair read the calibration texts."""
+        config = self.config
+        return {
+            "texts_version": self.texts_version(wildcards),
+            "remote_code": [config.model(n)["remote_code"] for n in self.pair_models(wildcards)],
+            "calibration": {
+                key: config.content["calibration"][key]
+                for key in ("examples", "max_tokens", "batch_size", "device")
+            },
+        }
+
+    # mapping
+
+    def method(self, wildcards: Wildcards) -> str:
+        """The method behind the name in a target."""
+        return self.config.method(wildcards.method)
+
+    def mapping(self, *keys: str) -> Lookup:
+        """Function of wildcards: some mapping settings of their method or variant."""
+        return lambda wildcards: {
+            key: self.config.mapping(getattr(wildcards, "method", ""))[key] for key in keys
+        }
+
+    def method_settings(self, wildcards: Wildcards) -> Inputs:
+        """The mapping settings that a method reads."""
+        return self.mapping(*methods.settings(self.method(wildcards)))(wildcards)
+
+    def output_settings(self, wildcards: Wildcards) -> Inputs:
+        """The mapping settings that a method's output maps depend on."""
+        return self.mapping(*methods.output_settings(self.method(wildcards)))(wildcards)
+
+    def moments_settings(self, wildcards: Wildcards) -> Inputs:
+        """How many layers' moments are summed at a time, and for which modules."""
+        modules = self.config.summed_modules(getattr(wildcards, "method", ""))
+        return {**self.mapping("moments_gib")(wildcards), "modules": modules}
+
+    @staticmethod
+    def pair_artifact(artifact: str) -> str:
+        """An artifact of a pair's mapping, as a pattern."""
+        return f"{layout.PAIR}/{layout.MAPPING[artifact]}"
+
+    @staticmethod
+    def variant_artifact(artifact: str) -> str:
+        """An artifact of a variant's own mapping, as a pattern."""
+        return f"{layout.VARIANT}/{layout.MAPPING[artifact]}"
+
+    def made_in_home(self, artifact: str) -> Lookup:
+        """Function of wildcards: an artifact of a variant's mapping, its own or the pair's."""
+        return lambda wildcards: (
+            f"{self.config.home(wildcards.pair, wildcards.method, artifact)}"
+            f"/{layout.MAPPING[artifact]}"
+        )
+
+    def maps_inputs(self, wildcards: Wildcards) -> Inputs:
+        """What the maps of a method are made from, by its declaration."""
+        method = self.method(wildcards)
+        preflight.check_place(method, own=hasattr(wildcards, "app"))
+        needed = methods.needs(method)
+        names = [each for each in ("layers", "embedding", "heads", "moments") if each in needed]
+        made: Inputs = {name: self.made_in_home(name)(wildcards) for name in names}
+        if owner := self.config.outputs_of(wildcards.method):
+            made["outputs"] = layout.path(layout.OUTPUT_MAPS, pair=wildcards.pair, method=owner)
+        return {**self.pair_specs(wildcards), **made}
+
+    def output_maps_inputs(self, wildcards: Wildcards) -> Inputs:
+        """What the output maps of a method are made from, if it has any."""
+        methods.output_settings(self.method(wildcards))
+        made = {name: self.made_in_home(name)(wildcards) for name in ("layers", "moments")}
+        return {**self.pair_specs(wildcards), **made}
+
+    # transfer
+
+    def method_of(self, wildcards: Wildcards) -> str:
+        """The method that a target names, or the configured one."""
+        return getattr(wildcards, "method", self.config.content["transfer"]["method"])
+
+    def transfer_inputs(self, wildcards: Wildcards) -> Inputs:
+        """Maps, of the pair or of the adapter itself, specs and the adapter."""
+        method = self.method_of(wildcards)
+        own = methods.per_adapter(self.config.method(method))
+        names = {"pair": wildcards.pair, "app": wildcards.app, "method": method}
+        maps = layout.path(layout.ADAPTER_MAPS if own else layout.MAPS, **names)
+        return {**self.pair_specs(wildcards), "maps": maps, "adapter": self.old_adapter(wildcards)}
+
+    def old_adapter(self, wildcards: Wildcards) -> Any:
+        """What is carried: files that are checked against the old model, or a folder made here."""
+        old, _ = self.pair_models(wildcards)
+        if self.config.given_adapter(wildcards.app, old):
+            return self.given_files(self.checked_adapter(wildcards.app, old))
+        merged = self.config.merge(wildcards.app)
+        made = layout.LORA_MERGED if merged else layout.LORA_TRAINED
+        return layout.path(made, model=old, app=wildcards.app)
+
+    def checked_adapter(self, app: str, model: str) -> list[str]:
+        """Files of a given adapter, which fits its base model as far as that is at hand."""
+        folder = self.config.given_adapter(app, model)
+        source, known_as = self.config.model(model)["source"], self.config.known_as(model)
+        preflight.check_adapter(folder, source, known_as)
+        return preflight.adapter_files(folder)
+
+    def transfer_params(self, wildcards: Wildcards) -> Inputs:
+        """Settings of a transfer, and how the models are named in what it writes."""
+        old, new = self.pair_models(wildcards)
+        method, entry = self.method_of(wildcards), self.config.model(new)
+        return {
+            "settings": self.config.transfer(method),
+            "of": {"old": old, "new": new, "app": wildcards.app, "method": method},
+            "known_as": self.config.known_as(old),
+            "base": entry["source"],
+            "revision": entry["revision"],
+        }
+
+    def vocabulary_inputs(self, wildcards: Wildcards) -> Inputs:
+        """W_h and the shared tokens, for an adapter of its model's embedding or head."""
+        old, _ = self.pair_models(wildcards)
+        folder = self.config.given_adapter(wildcards.app, old)
+        if not folder or not preflight.adapts_vocabulary(folder):
+            return {}
+        home = self.config.home(wildcards.pair, self.method_of(wildcards), "embedding")
+        return {"embedding": f"{home}/{layout.MAPPING['embedding']}"}
+
+    def merged_dtype(self) -> str:
+        """Of the weights of a merged model: as configured, or each as the base has it."""
+        wanted = self.config.content["transfer"]["merged_model"]
+        return "base" if wanted == "none" else wanted
