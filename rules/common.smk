@@ -1,4 +1,5 @@
 # The configuration with its look-ups, and what needs Snakemake itself; there are no rules here.
+# ruff: noqa: F401, F821  (other files use imports; Snakemake gives workflow, config and local)
 import shutil
 import sys
 import time

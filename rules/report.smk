@@ -112,6 +112,7 @@ rule account:
         scores=look.reported_scores,
         settings=look.account_settings,
         logs=look.account_logs,
+        some_failed=look.show_failures,
         code=look.code("account"),
     script:
         "../workflow/scripts/account.py"

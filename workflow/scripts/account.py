@@ -14,6 +14,7 @@ with job(snakemake) as log:
         "Versions": run_page.versions(done),
         "Machine": run_page.machines(done),
     }
-    page = run_page.page(f"What was run: {params.title}", facts, run_page.once(params.logs))
+    costs = run_page.once(params.logs, some_failed=params.some_failed)
+    page = run_page.page(f"What was run: {params.title}", facts, costs)
     write_text(snakemake.output[0], page)
     log.info("%d scored or trained artifacts", len(done))

@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from .. import __version__
-from ..artifacts import atomic, identities, identity, sha256
+from ..artifacts import ROOT, atomic, identities, identity, sha256
 from ..errors import LoraportError
+from ..planning import layout
 from ..provenance import versions
 
 FORMAT = 1
@@ -294,3 +295,7 @@ def _put_in_place(folder: Path, artifacts: Path, files: Mapping[str, Mapping]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         os.utime(folder / name, (now, now))
         (folder / name).replace(path)
+        log = artifacts / Path(layout.log_of(f"{ROOT}/{name}")).relative_to(ROOT)
+        if not log.exists():  # an empty one says that the file was made elsewhere
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()

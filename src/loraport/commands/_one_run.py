@@ -195,7 +195,7 @@ def run(request: Request) -> list[Path]:
             todo="pip install 'loraport[workflow]'",
         )
     work = request.work.resolve()
-    home = work / "artifacts" / request.pair / "logs"
+    home = work / layout.home(request.pair) / "logs"
     home.mkdir(parents=True, exist_ok=True)
     table, config = home / "adapters.tsv", home / "config.yaml"
     _write_table(table, request)

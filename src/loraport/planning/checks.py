@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import methods
 from ..errors import LoraportError
+from ..training.data import TEMPLATES
 from .adapters_table import ERRORS_SHOWN, read_table
 from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
 from .queries import OF_ALL, Config, near_to
@@ -86,6 +87,8 @@ def _cross_errors(config: Config) -> Iterator[str]:
                 yield problem(f"{where}.transfer.{key}: no variant has its own", todo=todo)
     yield from _merge_errors(config)
     yield from _adapter_errors(config)
+    yield from _training_errors(config)
+    yield from _task_errors(config)
 
 
 def _brace_errors(config: Config) -> Iterator[str]:
@@ -153,4 +156,32 @@ def _adapter_errors(config: Config) -> Iterator[str]:
                 f"{where}: neither source nor task",
                 expected="a PEFT directory to carry, or a task to train it on",
                 todo="fill in one of them",
+            )
+
+
+def _training_errors(config: Config) -> Iterator[str]:
+    """Trainings whose steps can't be made of whole micro-batches."""
+    for kind in ("lft", "small", "full"):
+        settings = {**config.content["finetune"], **config.content["finetune"].get(kind, {})}
+        batch, micro = settings["batch_size"], settings["micro_batch"]
+        if micro and batch % micro:
+            where = "config.finetune" if kind == "lft" else f"config.finetune.{kind}"
+            yield problem(
+                f"{where}: `batch_size` is not a multiple of `micro_batch`",
+                f"{batch} and {micro}",
+                "a whole number of micro-batches a step",
+                "correct one of them",
+            )
+
+
+def _task_errors(config: Config) -> Iterator[str]:
+    """Templates that no record could be put into."""
+    for name, task in config.content["tasks"].items():
+        template = task["template"]
+        if template != "plain" and template not in TEMPLATES and "{" not in template:
+            yield problem(
+                f"config.tasks.{name}.template: there is no such template",
+                near_to(template, ["plain", *TEMPLATES]),
+                f"plain, {', '.join(TEMPLATES)}, or text with fields in braces",
+                "correct it",
             )

@@ -51,6 +51,17 @@ MAPS = f"{PAIR}/maps/{{method}}.h5"
 OUTPUT_MAPS = f"{PAIR}/output_maps/{{method}}.h5"
 ADAPTER_MAPS = f"{APP}/maps/{{method}}.h5"
 
+# what workflows share, by Snakemake's cache or in an archive -> the rule that makes it
+SHARED = {
+    SPEC: "spec",
+    ACTIVATIONS: "activations",
+    **{f"{PAIR}/{file}": name for name, file in MAPPING.items()},
+    **{f"{VARIANT}/{file}": f"variant_{name}" for name, file in MAPPING.items()},
+    DISTANCE: "distance",
+    MAPS: "maps",
+    OUTPUT_MAPS: "output_maps",
+}
+
 # adapters of the new model, each in one of the folders above
 TRANSFERRED = "lora_transferred"
 SMALL = "lora_small"
@@ -166,10 +177,24 @@ def rule_of(log_path: str) -> str:
 
     Where the patterns of several rules fit, the one with the fewest wildcards is meant.
     """
-    fits = [rule for rule, pattern in LOGS.items() if _regex(pattern).fullmatch(log_path)]
+    fits = [rule for rule, pattern in LOGS.items() if _names(pattern, log_path) is not None]
     return min(fits, key=lambda rule: LOGS[rule].count("{"), default="")
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"\{\w+\}", pattern)
-    return re.compile("[^/]+".join(map(re.escape, parts)))
+def log_of(artifact: str) -> str:
+    """The log of what made an artifact that may come from elsewhere (`SHARED`)."""
+    for pattern, rule in SHARED.items():
+        names = _names(pattern, artifact)
+        if names is not None:
+            return log(rule, **names)
+    raise ValueError(f"{artifact} is no artifact that workflows share")
+
+
+def _names(pattern: str, filled: str) -> dict[str, str] | None:
+    """What the wildcards of a pattern stand for in a path; None where it does not fit."""
+    parts = re.split(r"\{(\w+)\}", pattern)
+    regex = "".join(
+        f"(?P<{part}>[^/]+)" if number % 2 else re.escape(part) for number, part in enumerate(parts)
+    )
+    match = re.fullmatch(regex, filled)
+    return match.groupdict() if match else None

@@ -20,13 +20,13 @@ from ..evaluation.statistics import (
     retention,
 )
 from ..planning.contenders import BARE, FULL, MATCHED, OLD, runs_of
-from ..runtime.job import last_record
 from . import render
 from .tables import (
     ITEMS,
     SCORE,
     UNDEFINED,
     all_items,
+    cost_records,
     costs,
     is_binary,
     score_columns,
@@ -202,7 +202,7 @@ def _costs(runs: Sequence[Run], shared: Sequence[str]) -> Row:
     for key in ("transfer_s", "train_s", "eval_s"):
         held = [row[key] for row in each if row[key] is not None]
         found[key] = math.fsum(held) / len(held) if held else None
-    records = [record for log in shared if (record := last_record(log))]
+    records = cost_records(shared)
     found["pair_s"] = math.fsum(record["seconds"] for record in records) if records else None
     for key in ("peak_mib", "gpu_peak_mib"):
         held = [row[key] for row in each if row[key] is not None]

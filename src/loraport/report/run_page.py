@@ -9,9 +9,8 @@ from typing import Any
 
 from .. import __version__, provenance
 from ..artifacts import read_json
-from ..runtime.job import last_record
 from . import render
-from .tables import training_of
+from .tables import cost_records, training_of
 
 Facts = list[tuple[str, str]]
 SHORT = 12  # digits of a hash that are shown
@@ -84,9 +83,14 @@ def machines(documents: Iterable[Mapping[str, Any]]) -> Facts:
     return [("trained and scored on", "; ".join(sorted(kinds)) or "nothing"), ("report on", here)]
 
 
-def once(logs: Sequence[str]) -> list[list[str]]:
-    """Rule, seconds and peak memory of what a pair needs once, for all of its adapters."""
-    records = [record for log in logs if (record := last_record(log))]
+def once(logs: Sequence[str], *, some_failed: bool = False) -> list[list[str]]:
+    """Rule, seconds and peak memory of what a pair needs once, for all of its adapters.
+
+    Parameters
+    ----------
+    some_failed : whether logs may be missing, of what would have come after a rule that failed
+    """
+    records = cost_records(log for log in logs if not some_failed or Path(log).is_file())
     return [
         [
             " ".join([record["rule"], *record["wildcards"].values()]),

@@ -6,7 +6,7 @@ Everything but times and memory is a function of the score files alone.
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from ..artifacts import read_json
 from ..errors import LoraportError
 from ..evaluation.statistics import flips, mcnemar, retention
+from ..planning import layout
 from ..runtime.job import last_record
 from . import render
 
@@ -185,8 +186,8 @@ def costs(row: Mapping[str, Any], content: Mapping[str, Any]) -> Row:
     """Seconds and peak memory (MiB) of a row; None for what was not done here."""
     run = content["run"]
     training = training_of(row["adapter"])
-    logs = [row["transfer_log"], row.get("maps_log")]
-    moved = [record for log in logs if log and (record := last_record(log))]
+    logs = [log for log in (row["transfer_log"], row.get("maps_log")) if log]
+    moved = cost_records(logs)
     trained = training.get("run", {})
     peaks = [run["peak_mib"], trained.get("peak_mib"), *(part.get("peak_mib") for part in moved)]
     on_gpu = [part.get("gpu_peak_mib") for part in (trained, *run["tasks"].values())]
@@ -197,6 +198,32 @@ def costs(row: Mapping[str, Any], content: Mapping[str, Any]) -> Row:
         "peak_mib": max(peak for peak in peaks if peak is not None),
         "gpu_peak_mib": max((peak for peak in on_gpu if peak), default=None),
     }
+
+
+def cost_records(logs: Iterable[str]) -> list[dict[str, Any]]:
+    """The last records of logs, which tell of time and memory; none of what was made elsewhere,
+    whose log is empty.
+
+    Raises
+    ------
+    LoraportError
+        If a log is not there: its columns would be blank for no reason that can be told.
+    """
+    records = []
+    for log in logs:
+        if not Path(log).is_file():
+            rule = layout.rule_of(log)
+            raise LoraportError(
+                f"the log of rule {rule or 'unknown'} is missing, which a table reads costs from",
+                got=f"no file {log}",
+                expected="the log that the rule wrote, or an empty one where its result was made "
+                "elsewhere",
+                todo=f"put it back, run the rule again (snakemake --forcerun {rule}), or, where "
+                f"its result was copied from another workflow: touch {log}",
+            )
+        if record := last_record(log):
+            records.append(record)
+    return records
 
 
 def training_of(adapter: str) -> dict[str, Any]:

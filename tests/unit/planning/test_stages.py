@@ -117,6 +117,10 @@ def test_stages_and_their_adapters(load):
         ({"evaluation": {"stages": ["best"]}}, "one of old, old_lora"),
         ({"evaluation": {"batch_size": "many"}}, "batch_size"),
         ({"tasks": {"a b": {}}}, "not a usable name"),
+        ({"tasks": {"t": {"template": "alpaka"}}}, r"tasks\.t\.template.*did you mean 'alpaca'"),
+        ({"finetune": {"batch_size": 10, "micro_batch": 4}}, "10 and 4.*whole number of micro"),
+        ({"finetune": {"micro_batch": 32}}, "16 and 32"),
+        ({"finetune": {"micro_batch": 8, "full": {"batch_size": 12}}}, r"finetune\.full.*12 and 8"),
     ],
 )
 def test_bad_sections_are_told(load, sections, message):

@@ -9,6 +9,7 @@ from test_tables import RUN, SCHEMAS
 
 from loraport import methods
 from loraport.artifacts import write_json
+from loraport.errors import LoraportError
 from loraport.planning import contenders
 from loraport.planning.checks import load
 from loraport.report import compare, plots, plots_compared, render
@@ -68,9 +69,19 @@ def chosen(config):
     return config
 
 
+def logs_of(every):
+    """Logs that a comparison reads costs from."""
+    own = (run[key] for run in contenders.runs_of(every) for key in ("transfer_log", "maps_log")
+           if run.get(key))  # fmt: skip
+    return {*own, *(log for entry in every for log in entry["shared"])}
+
+
 def scored(config):
-    """All score files of the comparison, written."""
+    """All score files of the comparison, written, and logs as of what was made elsewhere."""
     every = contenders.entries(config, "p", "sums")
+    for log in map(Path, logs_of(every)):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
     for run in contenders.runs_of(every):
         stage = Path(run["scores"]).stem
         score_file(run["scores"], *{**BASELINES, **METHOD}[stage])
@@ -89,6 +100,29 @@ def test_methods_and_variants_are_found_by_listing(config):
     every = contenders.entries(config, "p", "sums")
     assert {e["method"] for e in every} == {"", *methods.names(), "left_out"}
     assert {e["variant_of"] for e in every if e["method"] == "left_out"} == {"lorasuite"}
+
+
+def test_what_the_maps_take_is_the_sum_of_their_logs_and_each_must_be_there(chosen):
+    every, reference = scored(chosen)
+    entry = next(e for e in every if e["method"] == "lorasuite")
+    assert [Path(log).stem for log in entry["shared"]] == [
+        *("embedding", "cka", "layers", "heads", "lorasuite"),
+    ]
+    for seconds, log in enumerate(entry["shared"], 1):
+        Path(log).write_text(json.dumps({"seconds": seconds, "peak_mib": 1.0}) + "\n")
+    row = by_row(compare.comparison("sums", every, reference, {}))["lorasuite", "transferred", ""]
+    assert row["pair_s"] == 15
+    Path("artifacts/p/logs/cka.log").unlink()
+    with pytest.raises(LoraportError, match="log of rule cka is missing"):
+        compare.comparison("sums", every, reference, {})
+
+
+def test_maps_of_one_adapter_are_none_of_a_pair(config):
+    config.content["compare"]["methods"] = ["aligned_sequential"]
+    every = [e for e in contenders.entries(config, "p", "sums") if e["method"]]
+    own = {run["maps_log"] for run in contenders.runs_of(every)}
+    assert own == {"artifacts/p/logs/sums/maps/aligned_sequential.log"}
+    assert not [log for entry in every for log in entry["shared"] if "/logs/maps/" in log]
 
 
 def test_what_can_not_serve_the_pair_says_so_and_nothing_of_it_runs(config):

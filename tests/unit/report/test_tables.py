@@ -52,6 +52,14 @@ def score_file(path, stage, tasks, metric="acc", sha="s"):
     write_json(path, "eval", {}, content)
 
 
+DONE = {"rule": "transferred", "status": "done", "seconds": 0.5, "peak_mib": 5.0}
+
+
+def write_log(path, reason, **record):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(f"{reason}\n{json.dumps(record)}\n")
+
+
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A configuration with one pair and one app, in an empty working directory."""
@@ -76,6 +84,9 @@ def found(config):
     for row in listed[:8]:
         items = [int(i < RIGHT[row["stage"]]) for i in range(N)]
         score_file(row["scores"], row["stage"], {"t": items})
+    for row in listed:
+        if row["transfer_log"]:
+            write_log(row["transfer_log"], "done", **DONE)
     return listed
 
 
@@ -163,11 +174,6 @@ def own_maps(config) -> list:
     return rows.rows(config, "p", "sums")
 
 
-def write_log(path, reason, **record):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(f"{reason}\n{json.dumps(record)}\n")
-
-
 def test_failed_maps_of_an_adapter_are_the_reason_of_all_that_is_made_by_them(own_maps):
     log = "artifacts/p/logs/sums/maps/aligned_sequential.log"
     write_log(log, "too few texts", rule="adapter_maps", status="failed")
@@ -200,6 +206,21 @@ def test_maps_of_an_adapter_count_as_its_transfer(own_maps):
     row = next(row for row in own_maps if row["stage"] == "transferred")
     cost = tables.costs(row, {"run": {"seconds": 1.0, "peak_mib": 5.0, "tasks": {}}})
     assert (cost["transfer_s"], cost["peak_mib"]) == (40.5, 400.0)
+
+
+def test_a_missing_log_is_an_error_and_an_empty_one_was_made_elsewhere(found):
+    row = next(row for row in found if row["stage"] == "transferred")
+    score = {"run": {"seconds": 1.0, "peak_mib": 5.0, "tasks": {}}}
+    log = Path(row["transfer_log"])
+    log.write_text("")
+    assert tables.costs(row, score)["transfer_s"] is None
+    log.unlink()
+    with pytest.raises(LoraportError, match=rf"rule transferred is missing.*no file {log}.*touch"):
+        tables.costs(row, score)
+    with pytest.raises(LoraportError, match="rule transferred is missing"):
+        build(found)
+    bare = next(row for row in found if row["stage"] == "lora_full")  # a given adapter: none
+    assert tables.costs(bare, score)["transfer_s"] is None
 
 
 def test_an_unexpected_failure_is_told_by_its_message(tmp_path):
@@ -247,7 +268,6 @@ def test_costs_come_from_training_and_logs(found):
     folder.mkdir(parents=True)
     (folder / "training.json").write_text(json.dumps({"run": {"seconds": 9.5, "peak_mib": 900.0}}))
     log = Path(tuned["transfer_log"])
-    log.parent.mkdir(parents=True)
     log.write_text(json.dumps({"seconds": 1.5, "peak_mib": 100.0}) + "\n")
     row = next(row for row in build(found) if row["stage"] == "finetuned")
     assert (row["transfer_s"], row["train_s"], row["eval_s"]) == (1.5, 9.5, 2.5)

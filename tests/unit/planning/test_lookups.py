@@ -1,0 +1,251 @@
+"""Look-ups of the rules, asked without Snakemake: what a rule is given for its wildcards."""
+
+import inspect
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from loraport.errors import LoraportError
+from loraport.planning import layout, needs
+from loraport.planning.checks import load
+from loraport.planning.lookups import Lookups, Told, told
+
+PROJECT = Path(__file__).parents[3]
+SIZES = {"vocabulary": 100, "hidden": 64, "intermediate": 128, "layers": 2, "heads": 4}
+DIMENSIONS = {**SIZES, "kv_heads": 4, "head_dim": 16}
+
+
+class Wildcards(SimpleNamespace):
+    """A rule's wildcards: attributes, and items as Snakemake's have."""
+
+    def items(self):
+        return vars(self).items()
+
+
+PAIR = Wildcards(pair="p")
+APP = Wildcards(pair="p", app="a")
+VARIANT = Wildcards(pair="p", app="a", method="v")
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Look-ups of a configuration with two hub models, to which `sections` are added."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["app\tmodel\tsource\ttask", "a\told\tgiven\tsums", "b\told\t\tsums"]
+    Path("adapters.tsv").write_text("\n".join(lines) + "\n")
+    Path("sums.jsonl").write_text('{"prompt": "1 + 1 =", "completion": " 2"}\n' * 20)
+    Path("texts.txt").write_text("a text of some words\n" * 40)
+
+    def build(**sections):
+        content = {
+            "models": {"old": {"source": "hub/old"}, "new": {"source": "hub/new"}},
+            "pairs": {"p": {"old": "old", "new": "new"}},
+            "run": ["p"],
+            "adapters": "adapters.tsv",
+            "calibration": {"texts": "texts.txt", "examples": 20},
+            "tasks": {"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["s"]}},
+            "variants": {"v": {"method": "lorasuite", "mapping": {"heads": "none"}}},
+            **sections,
+        }
+        config = load(content, PROJECT / "workflow" / "schemas")
+        return Lookups(config, given=lambda file: ("given", file), source=PROJECT.joinpath)
+
+    return build
+
+
+def test_a_variant_reads_its_own_heads_and_the_pairs_other_artifacts(made):
+    assert made().maps_inputs(Wildcards(pair="p", method="v")) == {
+        "old_spec": "artifacts/models/old/spec.json",
+        "new_spec": "artifacts/models/new/spec.json",
+        "layers": "artifacts/p/layers.json",
+        "embedding": "artifacts/p/embedding.h5",
+        "heads": "artifacts/p/variants/v/heads.h5",
+    }
+
+
+def test_maps_of_one_adapter_are_asked_for_in_its_folder(made):
+    look = made(transfer={"method": "aligned_sequential"})
+    b = Wildcards(pair="p", app="b")
+    assert look.transfer_inputs(b)["maps"] == "artifacts/p/b/maps/aligned_sequential.h5"
+    assert made().transfer_inputs(b)["maps"] == "artifacts/p/maps/lorasuite.h5"
+    with pytest.raises(LoraportError, match="maps of method 'aligned_sequential' have another"):
+        look.maps_inputs(Wildcards(pair="p", method="aligned_sequential"))
+
+
+def test_an_adapter_that_is_made_here_is_a_folder_and_a_given_one_its_files(made):
+    look = made()
+    assert look.old_adapter(Wildcards(pair="p", app="b")) == "artifacts/models/old/b/lora_trained"
+    files = look.adapter_inputs("", "artifacts/p/b/lora_transferred", "given")
+    assert files == [
+        "artifacts/p/b/lora_transferred",
+        ("given", "given/adapter_config.json"),
+        ("given", "given/adapter_model.safetensors"),
+    ]
+    with pytest.raises(LoraportError, match="no adapter 'c' of model 'old'"):
+        look.old_adapter(Wildcards(pair="p", app="c"))
+
+
+def test_everything_is_each_adapter_of_each_pair_that_is_run(made):
+    assert made().everything() == [f"artifacts/p/{app}/lora_transferred" for app in "ab"]
+    whole = made(transfer={"merged_model": "base"}).everything()
+    assert whole[:2] == ["artifacts/p/a/lora_transferred", "artifacts/p/a/model_merged"]
+
+
+def test_where_things_are_is_no_part_of_what_a_result_is(made):
+    look = made()
+    assert look.sources(PAIR)["old"] == "hub/old" and json.dumps(look.sources(PAIR)) == "{}"
+    reading = look.reading(PAIR)
+    assert "texts.txt" not in json.dumps(reading) and reading["texts_version"]
+
+
+def test_texts_that_are_gone_are_told_unless_the_model_is_described(made):
+    look = made(calibration={"texts": "gone.txt"})
+    with pytest.raises(LoraportError, match=r"gone\.txt"):
+        look.texts_version(Wildcards(model="old"))
+    spec = Path(layout.path(layout.SPEC, model="old"))
+    spec.parent.mkdir(parents=True)
+    spec.write_text("{}")
+    assert look.texts_version(Wildcards(model="old")) == ""
+
+
+@pytest.fixture
+def specs(made):
+    """Inputs of a pair's rule: specs of two models."""
+    names = {}
+    for side in ("old", "new"):
+        path = Path(layout.path(layout.SPEC, model=side))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"dimensions": DIMENSIONS}))
+        names[f"{side}_spec"] = str(path)
+    return names
+
+
+def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
+    look, pair = made(), SimpleNamespace(**specs)
+    dims = needs.read(pair)
+    for rule in ("embedding", "maps"):
+        memory, minutes = needs.need(rule, *dims)
+        assert look.mem_mb(rule)(PAIR, pair, 1) == memory
+        assert look.runtime(rule)(PAIR, pair, 3) == 3 * minutes
+    fitted = SimpleNamespace(**specs, moments="artifacts/p/moments.h5")
+    assert look.mem_mb("maps")(PAIR, fitted, 1) == needs.need("fitted_maps", *dims)[0]
+    one = SimpleNamespace(spec=specs["old_spec"])
+    larger = made(finetune={"batch_size": 512})
+    asked = [each.mem_mb("finetune")(APP, one, 1) for each in (look, larger)]
+    assert asked[0] < asked[1]
+    assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
+
+
+def test_a_model_of_the_hub_is_described_with_room_to_spare(made):
+    look, nothing, model = made(), SimpleNamespace(), Wildcards(model="old")
+    assert look.mem_mb("spec")(model, nothing, 2) == 16000
+    assert look.runtime("spec")(model, nothing, 1) == 120
+
+
+@pytest.mark.parametrize(("device", "count"), [("auto", 2), ("cuda", 2), ("cpu", 0), ("cuda:1", 0)])
+def test_gpus_are_asked_for_where_the_device_is_not_named(made, device, count):
+    assert made(finetune={"device": device, "gpus": 2}).gpus("finetune") == count
+
+
+def test_a_seed_in_a_target_is_the_trainings_own(made):
+    look = made(finetune={"seeds": [5, 6]})
+    assert look.training("lft")(APP)["seed"] == 5
+    assert look.training("lft")(Wildcards(pair="p", app="a", seed="6"))["seed"] == 6
+    assert look.small_settings("small")(APP)["warmup_steps"] == 100
+    assert look.small_files("lft")(APP) == ["sums.jsonl"]
+
+
+def test_stages_of_the_new_model_are_scored_one_by_one_where_failures_are_shown(made):
+    look, shown = made(), made(report={"failures": "show"})
+    assert look.score_files("new")[0] == "artifacts/{pair}/{app}/eval/new.json"
+    assert look.scores_log("new") == layout.LOGS["evaluated_new"]
+    assert shown.score_files("new") == layout.SCORES
+    assert shown.scores_log("new") == layout.STAGE_LOG
+    assert shown.score_files("old") == look.score_files("old")
+    one = Wildcards(pair="p", app="b", stage="transferred")
+    assert shown.pair_adapters("new")(one) == {"transferred": "artifacts/p/b/lora_transferred"}
+
+
+def test_what_the_run_page_tells_of_is_what_was_needed_once(made):
+    logs = made(report={"methods": ["aligned"]}).account_logs(PAIR)
+    assert "artifacts/p/logs/moments.log" in logs and "artifacts/p/logs/maps/aligned.log" in logs
+    assert "artifacts/p/logs/moments.log" not in made().account_logs(PAIR)
+    own = made(transfer={"method": "aligned_sequential"}).account_logs(PAIR)
+    assert "artifacts/p/logs/output_maps/aligned_sequential.log" in own
+    assert "artifacts/p/logs/maps/aligned_sequential.log" not in own
+
+
+def test_apps_with_a_task_are_reported(made):
+    look = made()
+    assert look.reported_apps(PAIR) == ["a", "b"]
+    assert look.of_apps(f"{layout.TABLE}.csv")(PAIR)[1] == "artifacts/p/tables/b.csv"
+    assert look.comparisons(PAIR) == []
+    shown = made(report={"comparison": True, "apps": ["b"]}).comparisons(PAIR)
+    assert shown == [
+        "artifacts/p/tables/b.methods.html",
+        "artifacts/p/b/plots/methods.svg",
+        "artifacts/p/plots/methods.svg",
+    ]
+    Path("adapters.tsv").write_text("app\tmodel\tsource\ttask\na\told\tgiven\t\n")
+    with pytest.raises(LoraportError, match="no app of old has a task"):
+        made().reported_apps(PAIR)
+
+
+def test_points_of_a_sweep_start_from_the_cut_adapter_or_the_carried_one(made):
+    look = made(sweeps={"rank": [2], "examples": [8]})
+    rank = Wildcards(pair="p", app="b", name="rank", value="2")
+    examples = Wildcards(pair="p", app="b", name="examples", value="8")
+    assert look.point_start(rank) == "artifacts/p/b/sweeps/rank/2/lora_transferred"
+    assert look.point_start(examples) == "artifacts/p/b/lora_transferred"
+    assert look.point(rank) == {"rank": 2}
+    assert look.point_settings()(examples)["examples"] == 8
+    assert look.point_transfer(rank)["adapter"] == "artifacts/p/b/sweeps/rank/2/lora_source"
+    fitted = made(transfer={"method": "aligned_sequential"}, sweeps={"rank": [2]})
+    with pytest.raises(LoraportError, match="fits maps to a whole one"):
+        fitted.point_transfer(rank)
+    points = look.sweep_points(examples)
+    assert [point["value"] for point in points] == ["", "", "8", "8"]
+    assert points[-1]["adapter"] == "artifacts/p/b/sweeps/examples/8/lora_small_matched"
+
+
+def test_merges_are_of_a_models_adapters_or_of_carried_ones(made):
+    look = made(merges={"both": {"apps": ["a", "b"]}})
+    assert look.merges() == "both"
+    own = look.merged_folders(Wildcards(model="old", app="both"))
+    assert own == ["given", "artifacts/models/old/b/lora_trained"]
+    after = Wildcards(pair="p", app="both", method="v")
+    assert look.merged_folders(after)[1] == "artifacts/p/b/v/lora_transferred"
+    assert look.merge_stages(Wildcards(pair="p", app="both")) == {
+        "new": "",
+        "before": "artifacts/p/both/lora_transferred",
+        "after": "artifacts/p/both/after/lora_transferred",
+    }
+
+
+def test_what_the_code_is_follows_the_script_and_the_method(made):
+    look = made()
+    codes = [look.code("spec"), look.code("maps"), look.code_with_method("maps")(VARIANT)]
+    assert len({each["code"] for each in codes}) == 3
+    assert {"python", "torch"} <= set(codes[0]["versions"])
+
+
+def test_errors_are_told_also_of_functions_that_a_look_up_returns(made):
+    errors = []
+    look = Told(made(), errors.append)
+    lost = Wildcards(pair="nowhere", app="a")
+    assert look.pair_specs(lost) is None
+    assert look.spec_of("new")(lost) is None
+    assert ["pairs has no 'nowhere'" in str(error) for error in errors] == [True, True]
+    assert look.merges() == "(?!)"  # what is not called is given as it is
+    with pytest.raises(AttributeError):
+        look.pair_specs(Wildcards())
+
+
+def test_a_told_function_keeps_its_parameters(made):
+    look = Told(made(), print)
+    assert list(inspect.signature(look.mem_mb("maps")).parameters) == [
+        *("wildcards", "input", "attempt"),
+    ]
+    assert told(3, print) == 3
