@@ -262,7 +262,7 @@ class H5Writer:
         else:
             self._file.create_dataset(name, data=values)
 
-    def attributes(self, group: str = "/", **values: Any) -> None:
+    def attributes(self, group: str = "/", /, **values: Any) -> None:
         """Set attributes of a group (made where missing)."""
         node = self._file.require_group(group)
         for key, value in sorted(values.items()):

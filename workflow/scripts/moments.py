@@ -14,7 +14,8 @@ from loraport.runtime.job import job, progress
 with job(snakemake) as log:
     params, inputs, output = snakemake.params, dict(snakemake.input.items()), snakemake.output[0]
     reading, settings = params.reading, params.reading["calibration"]
-    sides = [load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new")]
+    old, new = (load_spec(inputs[f"{side}_spec"], params.sources[side]) for side in ("old", "new"))
+    sides = (old, new)
     device, roles = pick_device(settings["device"]), params.settings["modules"]
     texts = load_texts(params.sources["texts"], settings["examples"])
     loaded = [

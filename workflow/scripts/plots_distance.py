@@ -9,9 +9,9 @@ with job(snakemake) as log:
     params, outputs, cases = snakemake.params, snakemake.output, read_cases()
     panels = {}
     for fact, label in DISTANCES.items():
-        found = points(cases, fact)
-        r = pearson(*([each[i] for each in found] for i in (1, 2)))
-        panels[f"log10 of {label}" if fact == "distance" else label] = (found, r)
+        measured = points(cases, fact)
+        r = pearson([distance for _, distance, _ in measured], [kept for _, _, kept in measured])
+        panels[f"log10 of {label}" if fact == "distance" else label] = (measured, r)
     plots.save(plots_compared.distance(panels, params.pair), outputs.distance)
     sizes = {app: read_json(path, "magnitude") for app, path in params.magnitudes.items()}
     plots.save(plots_compared.magnitudes(sizes), outputs.magnitude)

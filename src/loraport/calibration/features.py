@@ -1,6 +1,7 @@
 """The two models' features of the same texts, side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ def read_features(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict[str, s
 
 def matched_features(
     old: str | Path, new: str | Path
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, str]]:
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     """Features of both models over the texts that both kept.
 
     Returns
