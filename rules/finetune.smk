@@ -6,7 +6,7 @@
 rule lora_trained:
     input:
         spec=look.spec_of("own"),
-        data=look.task_file,
+        data=look.full_files,
     output:
         directory(layout.LORA_TRAINED),
     log:

@@ -56,8 +56,8 @@ def read_table(
         if not fits and len(errors) >= ERRORS_SHOWN:
             errors.append(where)
             continue
-        found = () if fits else validator.iter_errors(row)
-        wrong = [explain(f"{where}, {e.json_path[2:]}", e) for e in found]
+        violations = () if fits else validator.iter_errors(row)
+        wrong = [explain(f"{where}, {e.json_path[2:]}", e) for e in violations]
         errors += wrong
         if not wrong:
             yield number, row

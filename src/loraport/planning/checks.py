@@ -9,7 +9,7 @@ from ..errors import LoraportError
 from ..training.data import TEMPLATES
 from .adapters_table import ERRORS_SHOWN, read_table
 from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
-from .queries import OF_ALL, Config, near_to
+from .queries import SAME_FOR_ALL, Config, near_to
 from .schema import complete, not_finite, problem, read_schema, schema_errors
 
 
@@ -81,7 +81,7 @@ def _cross_errors(config: Config) -> Iterator[str]:
             yield problem(f"{where}: a method has that name", todo="choose another")
         if name in RESERVED_VARIANTS:
             yield problem(f"{where}: the name is reserved", todo="choose another")
-        for key in OF_ALL:
+        for key in SAME_FOR_ALL:
             if key in variant.get("transfer", {}):
                 todo = "remove it; it is said beside, or once for all in config.transfer"
                 yield problem(f"{where}.transfer.{key}: no variant has its own", todo=todo)

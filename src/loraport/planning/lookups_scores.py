@@ -33,6 +33,13 @@ class ScoreLookups(PairLookups):
         """The task's training file; none for a data set of the hub."""
         return self.given_files(stages.local_data(self.task(wildcards)))
 
+    def full_files(self, wildcards: Wildcards) -> list[Any]:
+        """The training file of an adapter that is trained from scratch on a task's data."""
+        stages.check_examples(
+            stages.local_data(self.task(wildcards)), self.training("full")(wildcards)["examples"]
+        )
+        return self.task_file(wildcards)
+
     def task_data(self, wildcards: Wildcards) -> Inputs:
         """Where the task's training examples come from, and their template."""
         return stages.train_data(self.task(wildcards))

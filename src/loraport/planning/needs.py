@@ -11,11 +11,13 @@ from ..models.families import Dimensions
 
 MIB = 1 << 20
 BASE_MIB = 900  # Python with torch, transformers and h5py imported
-DOUBLE, SINGLE = 8, 4
-FLOPS = 2e10  # float64 a second that a small CPU job can count on
-READ, FORWARD = 512 * 256, 1e12  # tokens that a model reads, and FLOP a second while it does
-WRITTEN, WRITING = 512 * 128, 1e11  # the same of the answers that a model writes
-PAIRED = 50_000  # of the tokens, those that enter second moments
+DOUBLE_BYTES, SINGLE_BYTES = 8, 4
+FIT_FLOPS = 2e10  # float64 a second that a small CPU job can count on
+READ_TOKENS = 512 * 256  # that a model reads
+FORWARD_FLOPS = 1e12  # a second while it reads
+WRITTEN_TOKENS = 512 * 128  # of the answers that a model writes
+WRITING_FLOPS = 1e11  # a second while it writes
+PAIRED_TOKENS = 50_000  # of those that are read, the ones that enter second moments
 
 
 def parameters(dims: Dimensions) -> int:
@@ -29,23 +31,24 @@ def parameters(dims: Dimensions) -> int:
 
 def _spec(*models: Dimensions) -> tuple[float, float]:
     largest = max(max(d.vocabulary, d.intermediate) * d.hidden for d in models)
-    return 2 * SINGLE * largest, sum(parameters(d) for d in models) * SINGLE / 2e8
+    return 2 * SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
 
 
 def _activations(*models: Dimensions) -> tuple[float, float]:
     weights = sum(parameters(d) for d in models)
-    return weights * SINGLE * 1.3, 600 + weights * SINGLE / 2e8 + 2 * weights * READ / FORWARD
+    seconds = 600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * READ_TOKENS / FORWARD_FLOPS
+    return weights * SINGLE_BYTES * 1.3, seconds
 
 
 def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    square = old.hidden * (old.hidden + new.hidden) * DOUBLE
+    square = old.hidden * (old.hidden + new.hidden) * DOUBLE_BYTES
     work = 2 * old.vocabulary * old.hidden * (old.hidden + new.hidden) + 30 * old.hidden**3
-    rows = 4 * 8192 * (old.hidden + new.hidden) * DOUBLE
-    return 6 * square + new.vocabulary * new.hidden * SINGLE + rows, work / FLOPS
+    rows = 4 * 8192 * (old.hidden + new.hidden) * DOUBLE_BYTES
+    return 6 * square + new.vocabulary * new.hidden * SINGLE_BYTES + rows, work / FIT_FLOPS
 
 
 def _features(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    return 4096 * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE, 120
+    return 4096 * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE_BYTES, 120
 
 
 def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -54,13 +57,13 @@ def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
         4 * wide[0] * (old.hidden + new.hidden) + 4 * wide[1] * new.hidden + 5 * wide[0] * wide[1]
     )
     work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * min(old.layers, new.layers)
-    return (held + 2 * old.hidden * new.hidden) * DOUBLE, work / FLOPS
+    return (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES, work / FIT_FLOPS
 
 
 def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
     work = 4 * waist * (old.hidden + new.hidden) * 3 * min(old.layers, new.layers)
-    return 6 * waist * DOUBLE, work / FLOPS
+    return 6 * waist * DOUBLE_BYTES, work / FIT_FLOPS
 
 
 def fit_bytes(old: Dimensions, new: Dimensions) -> float:
@@ -68,7 +71,7 @@ def fit_bytes(old: Dimensions, new: Dimensions) -> float:
     site, the eigenvectors and what they are made with, and the layer's maps.
     """
     o, n = (max(d.intermediate, d.hidden, d.heads * d.head_dim) for d in (old, new))
-    return 12 * (o * o + o * n + n * n) * DOUBLE
+    return 12 * (o * o + o * n + n * n) * DOUBLE_BYTES
 
 
 def layers_at_once(mib: float, threads: int, old: Dimensions, new: Dimensions) -> int:
@@ -93,7 +96,7 @@ def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     cubes = sum(
         d.intermediate**3 + 7 * max(d.hidden, d.heads * d.head_dim) ** 3 for d in (old, new)
     )
-    return size, 40 * cubes * min(old.layers, new.layers) / FLOPS * one / size
+    return size, 40 * cubes * min(old.layers, new.layers) / FIT_FLOPS * one / size
 
 
 def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -103,25 +106,28 @@ def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
 
 def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
-    return 3 * waist * DOUBLE, 60
+    return 3 * waist * DOUBLE_BYTES, 60
 
 
 def _model_merged(new: Dimensions) -> tuple[float, float]:
     rows = (1 << 24) + new.hidden  # a block of rows, several times in float64
-    return 6 * rows * DOUBLE, parameters(new) * SINGLE / 1e8
+    return 6 * rows * DOUBLE_BYTES, parameters(new) * SINGLE_BYTES / 1e8
 
 
 def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     sums = _site_sums(old, new) * min(old.layers, new.layers)
-    models = sum(parameters(d) for d in (old, new)) * SINGLE * 1.3
-    caught = 4096 * SINGLE * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
-    return models + min(sums, 8 << 30) + caught, 600 + 2 * PAIRED * sums / DOUBLE / 2 / FLOPS
+    models = sum(parameters(d) for d in (old, new)) * SINGLE_BYTES * 1.3
+    caught = (
+        4096 * SINGLE_BYTES * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
+    )
+    seconds = 600 + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
+    return models + min(sums, 8 << 30) + caught, seconds
 
 
 def _site_sums(old: Dimensions, new: Dimensions) -> float:
     """Bytes of one layer pair's moments, a close upper bound."""
     inner = old.intermediate + new.intermediate
-    return 2 * DOUBLE * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
+    return 2 * DOUBLE_BYTES * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
 
 
 def _read_widths(dims: Dimensions) -> tuple[int, int, int, int]:
@@ -142,14 +148,20 @@ def _adapter_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     """
     read = list(zip(_read_widths(old), _read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
-    size = 2 * sum(bases) * SINGLE * 1.3 + READ * sum(walk_widths(old, new)) * SINGLE
-    size += 12 * max(o * n + n * n for o, n in read) * DOUBLE  # a site's sums and their fit
-    runs = 2 * READ * (2 * bases[0] + 4 * bases[1]) / FORWARD + 2 * WRITTEN * bases[0] / WRITING
+    size = (
+        2 * sum(bases) * SINGLE_BYTES * 1.3
+        + READ_TOKENS * sum(walk_widths(old, new)) * SINGLE_BYTES
+    )
+    size += 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
+    runs = (
+        2 * READ_TOKENS * (2 * bases[0] + 4 * bases[1]) / FORWARD_FLOPS
+        + 2 * WRITTEN_TOKENS * bases[0] / WRITING_FLOPS
+    )
     sums = sum(o * n + n * n for o, n in read)
     sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
     fits = 20 * sum(o**3 + n**3 for o, n in read)
-    seconds = (2 * PAIRED * sums + fits) * min(old.layers, new.layers) / FLOPS
-    return size, 600 + sum(bases) * SINGLE / 2e8 + runs + seconds
+    seconds = (2 * PAIRED_TOKENS * sums + fits) * min(old.layers, new.layers) / FIT_FLOPS
+    return size, 600 + sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds
 
 
 RULES: dict[str, Callable[..., tuple[float, float]]] = {
@@ -167,7 +179,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "transferred": _transferred,
     "model_merged": _model_merged,
 }
-SIDES = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
+SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
 def need(rule: str, *models: Dimensions) -> tuple[int, int]:
@@ -186,7 +198,7 @@ def table(old: Dimensions, new: Dimensions) -> list[tuple[str, int, int]]:
     rows = []
     models = {"old": old, "new": new}
     for rule in RULES:
-        sides = SIDES.get(rule)
+        sides = SIDES_OF.get(rule)
         if sides is None:
             rows.append((rule, *need(rule, old, new)))
         else:

@@ -11,7 +11,7 @@ from ..models.families import ROLES
 from ..models.spec import adapter_directory
 from . import layout
 
-OF_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
+SAME_FOR_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 
 
 _EMBEDDING = frozenset(["wh", "tokens", "underdetermined"])
@@ -134,7 +134,7 @@ class Config:
         """
         overrides = self.content["variants"].get(name, {}).get("transfer", {})
         settings = {**self.content["transfer"], **overrides}
-        return {key: value for key, value in settings.items() if key not in OF_ALL}
+        return {key: value for key, value in settings.items() if key not in SAME_FOR_ALL}
 
     def texts(self, model: str) -> Any:
         """Where a model's calibration texts come from."""

@@ -23,8 +23,8 @@ def problem(what: str, got: object = None, expected: object = None, todo: str = 
 
 
 def schema_errors(schema: dict[str, Any], content: Any, where: str) -> Iterator[str]:
-    found = Draft202012Validator(schema).iter_errors(content)
-    for error in sorted(found, key=lambda each: [str(part) for part in each.absolute_path]):
+    violations = Draft202012Validator(schema).iter_errors(content)
+    for error in sorted(violations, key=lambda each: [str(part) for part in each.absolute_path]):
         path = ".".join([where, *(str(part) for part in error.absolute_path)])
         yield explain(path, error)
 

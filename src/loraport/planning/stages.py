@@ -129,6 +129,24 @@ def local_data(task: Mapping[str, Any]) -> list[str]:
     return [str(path)]
 
 
+def count_examples(files: Sequence[str]) -> int:
+    """Records of .jsonl files; 0 where they can't be known without loading a data set."""
+    lines = [path for path in files if path.endswith(".jsonl")]
+    return sum(bool(line.strip()) for path in lines for line in Path(path).open("rb"))
+
+
+def check_examples(files: Sequence[str], asked: int) -> None:
+    """Refuse a training on more examples than there are, where they can be counted."""
+    held = count_examples(files)
+    if held and asked > held:
+        raise LoraportError(
+            "a training asks for more examples than there are",
+            got=f"{asked} asked, {held} in {', '.join(files)}",
+            expected=f"1 to {held}, or 0 for all",
+            todo="lower `examples` under `finetune`, or name more data in the task's `train`",
+        )
+
+
 def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, Any]:
     """Settings of a training.
 
@@ -155,8 +173,10 @@ def small_set(
     Its answers are the task's, or those that the old model with its adapter writes: these lie in a
     file of their own, which is the draw already.
     """
+    files = local_data(task)
+    check_examples(files, settings["examples"])
     if config.content["finetune"]["answers"] == "given":
-        return {"files": local_data(task), "data": train_data(task), "settings": dict(settings)}
+        return {"files": files, "data": train_data(task), "settings": dict(settings)}
     file = layout.path(layout.OWN_ANSWERS, pair=pair, app=app, examples=settings["examples"])
     data = {"source": file, "template": "plain"}
     return {"files": [file], "data": data, "settings": {**settings, "examples": 0}}
@@ -273,10 +293,10 @@ def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
 
     The weights in float32, and what a batch of `cutoff` tokens (or 512) keeps of every layer.
     """
-    size = needs.parameters(dims) * needs.SINGLE
+    size = needs.parameters(dims) * needs.SINGLE_BYTES
     batch = settings.get("micro_batch") or settings.get("batch_size") or 16
     tokens = (batch if isinstance(batch, int) else 64) * settings.get("cutoff", 512)
     layer = 16 * dims.hidden + 4 * dims.intermediate + 2 * dims.heads * settings.get("cutoff", 512)
-    kept = tokens * (dims.layers * layer + 3 * dims.vocabulary) * needs.SINGLE
+    kept = tokens * (dims.layers * layer + 3 * dims.vocabulary) * needs.SINGLE_BYTES
     minutes = 30 + int(needs.parameters(dims) / 1e7)
     return 2 * needs.BASE_MIB + int((1.3 * size + kept) / needs.MIB), minutes

@@ -73,7 +73,7 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
     old, new = config.pair(pair)
     if name == "examples":
         task = stages.task_of(config, app, new, old)
-        held = _count(stages.local_data(task))
+        held = stages.count_examples(stages.local_data(task))
         return {
             value: f"the task has {held} training examples"
             for value in values(config, name)
@@ -91,12 +91,6 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
             if value_of(config, name, value) > about["r"]
         }
     return _lacking(config, old, about.get("target_modules"), name)
-
-
-def _count(files: Sequence[str]) -> int:
-    """Records of a .jsonl file; 0 where it is not known without loading a data set."""
-    lines = [path for path in files if path.endswith(".jsonl")]
-    return sum(bool(line.strip()) for path in lines for line in Path(path).open("rb"))
 
 
 def _lacking(config: Config, old: str, targets: Any, name: str) -> dict[str, str]:

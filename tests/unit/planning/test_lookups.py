@@ -45,6 +45,7 @@ def made(tmp_path, monkeypatch):
             "run": ["p"],
             "adapters": "adapters.tsv",
             "calibration": {"texts": "texts.txt", "examples": 20},
+            "finetune": {"examples": 8},
             "tasks": {"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["s"]}},
             "variants": {"v": {"method": "lorasuite", "mapping": {"heads": "none"}}},
             **sections,
@@ -150,11 +151,20 @@ def test_gpus_are_asked_for_where_the_device_is_not_named(made, device, count):
 
 
 def test_a_seed_in_a_target_is_the_trainings_own(made):
-    look = made(finetune={"seeds": [5, 6]})
+    look = made(finetune={"seeds": [5, 6], "examples": 8})
     assert look.training("lft")(APP)["seed"] == 5
     assert look.training("lft")(Wildcards(pair="p", app="a", seed="6"))["seed"] == 6
     assert look.small_settings("small")(APP)["warmup_steps"] == 100
-    assert look.small_files("lft")(APP) == ["sums.jsonl"]
+
+
+def test_a_training_on_more_examples_than_there_are_is_refused_before_anything_runs(made):
+    look = made(finetune={"examples": 21, "small": {"examples": 20}, "full": {"examples": 30}})
+    assert look.small_files("small")(APP) == ["sums.jsonl"]
+    with pytest.raises(LoraportError, match=r"21 asked, 20 in sums\.jsonl"):
+        look.small_files("lft")(APP)
+    with pytest.raises(LoraportError, match="30 asked"):
+        look.full_files(Wildcards(model="new", app="a"))
+    assert made().full_files(Wildcards(model="new", app="a")) == [("given", "sums.jsonl")]
 
 
 def test_stages_of_the_new_model_are_scored_one_by_one_where_failures_are_shown(made):

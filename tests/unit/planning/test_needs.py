@@ -24,7 +24,7 @@ LARGE = Dimensions(
 
 @pytest.mark.parametrize("rule", sorted(set(needs.RULES) - {"layers"}))
 def test_a_larger_model_asks_for_more_memory_and_no_less_time(rule):
-    count = 1 if rule in needs.SIDES else 2
+    count = 1 if rule in needs.SIDES_OF else 2
     small, large = (needs.need(rule, *[dims] * count) for dims in (SMALL, LARGE))
     assert large[0] > small[0] or rule == "model_merged"  # by blocks of one size
     assert large[1] >= small[1]
