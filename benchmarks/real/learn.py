@@ -43,8 +43,8 @@ class Schedule:
 class Learner:
     """A base model that wears one LoRA of rank `rank`, scale 1, on q, k, v and o."""
 
-    def __init__(self, directory: str, rank: int, device: str = "auto"):
-        base, self.tokenizer = load_base(directory, device=device)
+    def __init__(self, directory: str, rank: int, device: str = "auto", dtype: str = "auto"):
+        base, self.tokenizer = load_base(directory, device=device, dtype=dtype)
         config = LoraConfig(
             r=rank, lora_alpha=rank, target_modules=list(MODULES), task_type="CAUSAL_LM"
         )
@@ -99,8 +99,8 @@ class Learner:
         return torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, fused=self.on_gpu or None)
 
     def _autocast(self) -> Any:
-        half = self.on_gpu and self.dtype == torch.bfloat16
-        return torch.autocast("cuda", torch.bfloat16) if half else nullcontext()
+        half = self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     def _nats(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats of the answers' tokens of a batch, and the row of each token."""

@@ -165,6 +165,22 @@ def test_nats_and_answers_do_not_depend_on_the_batch(pico_pair):
     assert learner.answers(prompts, 5) == [learner.answers([p], 5)[0] for p in prompts]
 
 
+def test_answers_in_bfloat16_leave_the_adapter_in_float32(pico_pair):
+    learner = Learner(str(pico_pair.new), rank=4, device="cpu", dtype="bfloat16")
+    rows = learner.encoded(records(6))
+    gauge.place(learner.model, {}, gauge.parse("nothing"), 4, seed=0)
+    learner.train(rows, Schedule(1e-2, epochs=1), seed=0)
+    worn, before = learner.worn(), learner.nats(rows)
+    assert len(learner.answers(["ba 3", "ba"], 3)) == 2
+    assert all(torch.equal(a, b) for a, b in zip(worn, learner.weights, strict=True))
+    assert {weight.dtype for weight in learner.weights} == {torch.float32}
+    assert learner.nats(rows) == before
+    learner.train(rows, Schedule(1e-2, epochs=1), seed=0)
+    assert learner.nats(rows) != before
+    learner.wear(worn)
+    assert learner.nats(rows) == before
+
+
 @pytest.fixture
 def bench(pico_pair, tmp_path):
     """One pair, one app, two steps a training; `m` is carried: an adapter of the new model."""
