@@ -104,7 +104,7 @@ def test_changed_code_is_computed_and_the_rest_shared(shared):
     work = shared.another("code")
     project = shared.root / "edited"
     shutil.copytree(PROJECT / "src", project / "src")
-    edited = project / "src" / "loraport" / "heads.py"
+    edited = project / "src" / "loraport" / "mapping" / "heads.py"
     edited.write_text(edited.read_text() + "\nEDITED = True\n")
     work.run("--cache", "--", *TARGETS, project=project)
     assert computed(work) == {"heads", "maps", "transferred"}
