@@ -75,6 +75,7 @@ METHODS = {
     "aligned, writes module, ridge 1e-2, prior zero": Entry(
         "aligned", {"writes": "module", "ridge": 1e-2, "prior": "zero"}
     ),
+    "theseus": Entry("theseus"),
     "procrustes alone": Entry("aligned", {"writes": "module", "ridge": 1e6}),
     "aligned_sequential": Entry("aligned_sequential"),
     **{

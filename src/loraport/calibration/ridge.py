@@ -48,17 +48,29 @@ def writing(moments: Moments) -> Regression:
     )
 
 
+def polar(matrix: torch.Tensor) -> torch.Tensor:
+    """The partial isometry `U Vᵀ` (m, n) of a matrix U S Vᵀ, without its null directions."""
+    u, _, vh = _singular(matrix)
+    return u @ vh
+
+
+def _singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Thin singular value decomposition (m, k), (k,), (k, n) without the null directions."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    kept = s > max(matrix.shape) * torch.finfo(s.dtype).eps * s[0]
+    return u[:, kept], s[kept], vh[kept]
+
+
 def procrustes(regression: Regression) -> torch.Tensor:
     """The scaled partial isometry c·Q (t, s) nearest to the relation of x and y.
 
     `Q = U Vᵀ` of the cross moment's singular vectors without its null directions, `c` by least
     squares: `c = Σσ / tr(Q Σxxᵀ Qᵀ)`. O(t s min(t, s)).
     """
-    u, s, vh = torch.linalg.svd(regression.cross, full_matrices=False)
-    kept = s > max(regression.cross.shape) * torch.finfo(s.dtype).eps * s[0]
-    q = u[:, kept] @ vh[kept]
+    u, s, vh = _singular(regression.cross)
+    q = u @ vh
     below = float(((q @ regression.gram) * q).sum())
-    return q * (float(s[kept].sum()) / below if below > 0 else 0.0)
+    return q * (float(s.sum()) / below if below > 0 else 0.0)
 
 
 @dataclass(frozen=True)
