@@ -129,7 +129,8 @@ class Pipeline:
         sources = {"sources": {side: str(self.root / side) for side in ("old", "new")}}
         features = {f"{side}_activations": f"{side}_activations.h5" for side in ("old", "new")}
         inputs = {**SPECS, "embedding": "embedding.h5", "layers": "layers.json"}
-        settings: dict[str, Any] = {"wh": "embedding", "tokens": "bytes", "underdetermined": False}
+        settings: dict[str, Any] = {"wh": "embedding", "tokens": "bytes", "underdetermined": False,
+                                    "unshared": "none"}  # fmt: skip
         params = {"settings": {**settings, **device}, **sources}
         if embedding:
             self.rule("embedding", "embedding.h5", SPECS, params, repeat)

@@ -22,7 +22,7 @@ rule embedding:
         gpu=look.gpus("mapping"),
     params:
         sources=look.sources,
-        settings=look.mapping("wh", "tokens", "underdetermined", "device"),
+        settings=look.mapping("wh", "tokens", "underdetermined", "unshared", "device"),
         code=look.code("embedding"),
     script:
         "../workflow/scripts/embedding.py"

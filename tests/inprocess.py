@@ -13,6 +13,7 @@ MAPPING = {
     "wh": "auto",
     "tokens": "bytes",
     "underdetermined": False,
+    "unshared": "none",
     "minibatch": 16,
     "similarity": "cka",
     "layers": "cka",
@@ -102,7 +103,7 @@ class PairRun:
         return self._script("activations", f"{side}_activations.h5", inputs, **params)
 
     def embedding(self) -> Path:
-        settings = self._settings("wh", "tokens", "underdetermined", "device")
+        settings = self._settings("wh", "tokens", "underdetermined", "unshared", "device")
         params = {"settings": settings, "sources": self._sources()}
         return self._script("embedding", "embedding.h5", self._specs(), **params)
 

@@ -14,7 +14,7 @@ from . import layout
 SAME_FOR_ALL = ("method", "merged_model")  # transfer settings that no variant has of its own
 
 
-_EMBEDDING = frozenset(["wh", "tokens", "underdetermined"])
+_EMBEDDING = frozenset(["wh", "tokens", "underdetermined", "unshared"])
 _CKA = frozenset(["minibatch", "similarity"])
 _LAYERS = _CKA | {"layers", "max_offset", "unmatched"}
 # artifact of a pair's mapping -> the mapping settings that it depends on

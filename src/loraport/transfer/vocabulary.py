@@ -3,11 +3,12 @@
 Both weights are (vocabulary, hidden), a row for each token, and so is the update `s B A` with a row
 of B for each token. Tokens that both vocabularies hold take their rows along, and A goes through
 W_h as the rows of the embedding do: `B_n[t] = B_o[t]`, `A_n = A_o W_h` (LoRASuite's map of the
-residual stream, arXiv 2505.13515). Tokens without a counterpart have no update.
+residual stream, arXiv 2505.13515). Tokens without a counterpart have no update, or where the
+artifact writes them as sums of shared tokens (loraport.mapping.omp) that sum of these tokens' rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,27 @@ class Tokens:
     ----------
     hidden_map : W_h (d_o, d_n) float64
     old, new : (n,) ids of the shared tokens
+    unshared : (m,) ids of new tokens that are sums of shared ones
+    picks, coefficients : (m, k) of the sums: places among the shared tokens, and weights
     """
 
     hidden_map: np.ndarray
     old: np.ndarray
     new: np.ndarray
+    unshared: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    picks: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
+    coefficients: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+    def spread(self, values: np.ndarray, count: int) -> np.ndarray:
+        """What each old token has, (vocabulary, ...), as `count` new tokens have it."""
+        found = np.zeros((count, *values.shape[1:]), np.float32)
+        shared = values[self.old]
+        found[self.new] = shared
+        sums = np.zeros((len(self.unshared), *values.shape[1:]))
+        for picks, weights in zip(self.picks.T, self.coefficients.T, strict=True):
+            sums += (weights * shared[picks].T).T
+        found[self.unshared] = sums
+        return found
 
 
 def vocabulary_modules(adapter: "Adapter", family: Architecture) -> dict[str, LoraWeights]:
@@ -48,7 +65,9 @@ def read_tokens(path: str | Path) -> Tokens:
     """W_h and the shared tokens from embedding.h5."""
     with read_h5(path, "embedding") as file:
         ids = (file[f"token_ids_{side}"][...] for side in ("old", "new"))
-        return Tokens(file["W_h"][...].astype(np.float64), *ids)
+        names = ("ids", "picks", "coefficients") if "unshared_ids" in file else ()
+        sums = (file[f"unshared_{name}"][...] for name in names)
+        return Tokens(file["W_h"][...].astype(np.float64), *ids, *sums)
 
 
 def carry_vocabulary(
@@ -68,18 +87,16 @@ def carry_vocabulary(
     names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
     carried, report = {}, {}
     for path, weights in modules.items():
-        b = np.zeros((new.dims.vocabulary, weights.rank), np.float32)
-        b[tokens.new] = weights.b[tokens.old]
+        b = tokens.spread(weights.b, new.dims.vocabulary)
         a = weights.a.astype(np.float64) @ tokens.hidden_map
         made = weights.replaced(b, a)
         if weights.bias is not None:
-            bias = np.zeros(new.dims.vocabulary, np.float32)
-            bias[tokens.new] = weights.bias[tokens.old]
-            made = replace(made, bias=bias)
+            made = replace(made, bias=tokens.spread(weights.bias, new.dims.vocabulary))
         carried[names[path]] = made
         shared, whole = replace(weights, b=weights.b[tokens.old]).norm(), weights.norm()
         report[names[path]] = {
             "tokens": len(tokens.old),
+            "tokens_approximated": len(tokens.unshared),
             "of": old.dims.vocabulary,
             "norm_before": whole,
             "norm_after": made.norm(),
@@ -104,8 +121,10 @@ def carry_from(
         )
     carried, report = carry_vocabulary(modules, read_tokens(embedding), old, new)
     for path, each in report.items():
+        sums = each["tokens_approximated"]
         adapter.warnings.append(
             f"{path}: {each['tokens']} of {each['of']} tokens are in the new vocabulary and took "
             f"their update along, {100 * each['energy_shared']:.1f} % of its energy"
+            + (f"; {sums} more took sums of such updates" if sums else "")
         )
     return carried, report
