@@ -31,6 +31,7 @@ from loraport.adapters.audit import audit
 from loraport.adapters.files import read_adapter, write_adapter
 from loraport.artifacts import write_json
 from loraport.calibration.activations import pooled_features, read_texts
+from loraport.calibration.gradients import TEXTS, layer_gradients
 from loraport.calibration.moments import layer_moments, make_batches
 from loraport.evaluation.statistics import bootstrap, difference
 from loraport.mapping.cka import cka, hsic_sums
@@ -76,6 +77,7 @@ METHODS = {
         "aligned", {"writes": "module", "ridge": 1e-2, "prior": "zero"}
     ),
     "theseus": Entry("theseus"),
+    "aligned_gradients": Entry("aligned_gradients"),
     "procrustes alone": Entry("aligned", {"writes": "module", "ridge": 1e6}),
     "aligned_sequential": Entry("aligned_sequential"),
     **{
@@ -129,8 +131,12 @@ def make_pair(
     with tqdm(total=len(texts), desc="moments") as bar:
         found = layer_moments((old, new), bases, batches, path, device, bar.update)
     moments = {j: each for (_, j), each in zip(path, found, strict=True)}
+    few = make_batches(tokenizers, texts, 256, TEXTS)
+    answered = layer_gradients((old, new), bases, few, path, device)
+    gradients = {j: each for (_, j), each in zip(path, answered, strict=True)}
     return Pair(old, new, dict(MAPPING), device, hidden_map, path, heads.__getitem__,
-                moments.__getitem__)  # fmt: skip
+                moments.__getitem__,
+                gradients=lambda layer, role: gradients[layer][role])  # fmt: skip
 
 
 @torch.no_grad()

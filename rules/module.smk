@@ -4,6 +4,7 @@
 include: "common.smk"
 include: "models.smk"
 include: "pairs.smk"
+include: "sums.smk"
 include: "variants.smk"
 include: "maps.smk"
 include: "adapters.smk"

@@ -95,31 +95,6 @@ rule heads:
         "../workflow/scripts/heads.py"
 
 
-rule moments:
-    input:
-        unpack(look.pair_specs),
-        layers=look.pair_artifact("layers"),
-    output:
-        look.pair_artifact("moments"),
-    log:
-        layout.LOGS["moments"],
-    cache: SHARED
-    conda:
-        "../environment.yml"
-    threads: 8
-    resources:
-        mem_mb=look.mem_mb("moments"),
-        runtime=look.runtime("moments"),
-        gpu=look.gpus("calibration"),
-    params:
-        sources=look.sources,
-        reading=look.reading,
-        settings=look.moments_settings,
-        code=look.code("moments"),
-    script:
-        "../workflow/scripts/moments.py"
-
-
 rule distance:
     input:
         unpack(look.pair_specs),

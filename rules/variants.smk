@@ -48,3 +48,13 @@ use rule moments as variant_moments with:
         look.variant_artifact("moments"),
     log:
         layout.LOGS["variant_moments"],
+
+
+use rule gradients as variant_gradients with:
+    input:
+        unpack(look.pair_specs),
+        layers=look.made_in_home("layers"),
+    output:
+        look.variant_artifact("gradients"),
+    log:
+        layout.LOGS["variant_gradients"],

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from loraport.adapters.files import LoraWeights, audit, read_adapter, write_adapter
 from loraport.artifacts import write_h5
+from loraport.calibration.gradients import layer_gradients
 from loraport.calibration.moments import LayerMoments, layer_moments, make_batches
 from loraport.mapping.pair import read_outputs, write_outputs
 from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs
@@ -38,18 +39,31 @@ def collect_moments(
     return layer_moments(models, bases, batches, path, "cpu", roles=roles)
 
 
+def collect_gradients(old: Path, new: Path, path: list, texts: list[str]) -> list[dict]:
+    """Sums over output gradients of each layer pair of the path."""
+    models = open_model(old), open_model(new)
+    bases, tokenizers = zip(*(load_base(m.directory, device="cpu") for m in models), strict=True)
+    return layer_gradients(models, bases, make_batches(tokenizers, texts, 64, 8), path, "cpu")
+
+
 def make_method_pair(
-    old: Path, new: Path, path: list | None = None, moments: list | None = None, **settings
+    old: Path,
+    new: Path,
+    path: list | None = None,
+    moments: list | None = None,
+    gradients: list | None = None,
+    **settings,
 ) -> Pair:
     """The pair as a method sees it; heads and W_h are absent."""
     known = {layer: each for (_, layer), each in zip(path or [], moments or [], strict=False)}
+    answered = {j: each for (_, j), each in zip(path or [], gradients or [], strict=False)}
 
     def no_heads(layer: int) -> Any:
         raise AssertionError("this method declares no heads")
 
     return Pair(
         open_model(old), open_model(new), {**SETTINGS, **settings}, "cpu", None, path or [],
-        no_heads, known.__getitem__,
+        no_heads, known.__getitem__, gradients=lambda layer, role: answered[layer][role],
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ PLAIN = [
     "aligned_sequential, generic",
     "aligned_sequential, inputs",
 ]
-FITTED = ("layers", "embedding", "heads", "moments")
+FITTED = ("layers", "embedding", "heads", "moments", "gradients")
 BARE, FULL = "bare new model", "LoRA(full)"
 
 

@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 << 20
 NAME = r"(?!\.)[A-Za-z0-9_.-]+"
 MAPPING = ("embedding.h5", "cka.h5", "layers.json", "heads.h5")  # small, and enough for plots
-LARGE = ("moments.h5", "distance.json")
+LARGE = ("moments.h5", "gradients.h5", "distance.json")
 ALLOWED = re.compile(
     rf"models/{NAME}/(spec\.json|activations\.h5)"
     rf"|(?!models/){NAME}/(variants/{NAME}/)?"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..artifacts import H5Writer, read_h5
+from ..calibration.gradients import read_gradients
 from ..calibration.moments import StoredSites, read_moments
 from ..calibration.ridge import Fit
 from ..methods import Adapted, MatchedHeads, Pair
@@ -71,4 +72,5 @@ def open_pair(
         outputs=lambda layer: read_outputs(inputs["outputs"], layer, device),
         adapter=adapter,
         workers=workers,
+        gradients=lambda layer, role: read_gradients(inputs["gradients"], layer, role, device),
     )

@@ -3,8 +3,8 @@
 A method is a module with
 
 `NEEDS` : a tuple of what its maps are made from, out of `models` (base weights), `embedding`,
-    `layers`, `heads`, `moments`, `outputs` and `adapter`: with the last its maps are one adapter's
-    own, and the rule that makes them loads both models.
+    `layers`, `heads`, `moments`, `gradients`, `outputs` and `adapter`: with the last its maps are
+    one adapter's own, and the rule that makes them loads both models.
 `SETTINGS` : a tuple of the mapping settings that it reads besides `modules` and `device`.
 `outputs(pair, layer)` : where `outputs` is needed; site -> `Fit`, from the moments of a new layer:
     what the maps of all adapters have in common, made once for a pair.
@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 
     from ..adapters.lora_weights import LoraWeights
     from ..calibration.moments import Moments
-    from ..calibration.ridge import Fit
+    from ..calibration.ridge import Fit, Regression
     from ..models.families import Dimensions
     from ..models.spec import Model
 
-INGREDIENTS = ("models", "embedding", "layers", "heads", "moments", "outputs", "adapter")
+INGREDIENTS = (
+    "models", "embedding", "layers", "heads", "moments", "gradients", "outputs", "adapter",
+)  # fmt: skip
+
+
+def _no_gradients(layer: int, role: str) -> Any:
+    raise KeyError("the method does not declare gradients in NEEDS")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Pair:
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
     moments : new layer -> site -> second moments of the tokens to fit on and of those held out
+    gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
     outputs : new layer -> site -> what the method's `outputs` made of it
     adapter : what is carried, for methods whose maps are its own
     workers : how many layers' maps may be made at a time
@@ -71,6 +78,7 @@ class Pair:
     outputs: "Callable[[int], Mapping[str, Fit]]" = lambda layer: {}
     adapter: "Adapted | None" = None
     workers: int = 1
+    gradients: "Callable[[int, str], tuple[Regression, Regression]]" = _no_gradients
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ RULES_OF = {  # what a method declares to need -> the rules that make it
     "layers": ("cka", "layers"),
     "heads": ("embedding", "cka", "layers", "heads"),
     "moments": ("cka", "layers", "moments"),
+    "gradients": ("cka", "layers", "gradients"),
     "outputs": ("cka", "layers", "moments"),
 }
 
@@ -128,7 +129,8 @@ def pair_logs(config: Config, pair: str) -> list[str]:
     drawn = layout.logs(("embedding", "cka", "layers", "heads"), pair=pair)
     maps = [layout.log("maps", pair=pair, method=name) for name in dict.fromkeys(chosen)]
     outputs = [log for name in chosen for log in rows.outputs_logs(config, pair, name)]
-    optional = [layout.log("moments", pair=pair), *dict.fromkeys(outputs), *maps]
+    sums = layout.logs(("moments", "gradients"), pair=pair)
+    optional = [*sums, *dict.fromkeys(outputs), *maps]
     return [
         *rows.model_logs(config, pair),
         *drawn,

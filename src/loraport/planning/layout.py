@@ -45,6 +45,7 @@ MAPPING = {
     "layers": "layers.json",
     "heads": "heads.h5",
     "moments": "moments.h5",
+    "gradients": "gradients.h5",
 }
 DISTANCE = f"{PAIR}/distance.json"
 MAPS = f"{PAIR}/maps/{{method}}.h5"

@@ -222,7 +222,8 @@ class PairLookups(Resources):
         method = self.method(wildcards)
         preflight.check_place(method, own=hasattr(wildcards, "app"))
         needed = methods.needs(method)
-        names = [each for each in ("layers", "embedding", "heads", "moments") if each in needed]
+        artifacts = ("layers", "embedding", "heads", "moments", "gradients")
+        names = [each for each in artifacts if each in needed]
         made: Inputs = {name: self.made_in_home(name)(wildcards) for name in names}
         if owner := self.config.outputs_of(wildcards.method):
             made["outputs"] = layout.path(layout.OUTPUT_MAPS, pair=wildcards.pair, method=owner)

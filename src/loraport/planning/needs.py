@@ -124,6 +124,19 @@ def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     return models + min(sums, 8 << 30) + caught, seconds
 
 
+def _gradients(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+    """By a backward pass of four texts: what it keeps, and the scores four times."""
+    wide = [(d.heads + 2 * d.kv_heads) * d.head_dim + 2 * d.intermediate for d in (old, new)]
+    sums = 2 * DOUBLE_BYTES * wide[1] * sum(wide) * min(old.layers, new.layers)
+    models = [parameters(d) for d in (old, new)]
+    kept = [d.layers * (16 * d.hidden + 6 * d.intermediate) for d in (old, new)]
+    kept = [each + 4 * d.vocabulary for each, d in zip(kept, (old, new), strict=True)]
+    size = (1.3 * sum(models) + 1024 * max(kept)) * SINGLE_BYTES + min(sums, 8 << 30)
+    passes = 3 * 2 * sum(models) * READ_TOKENS / FORWARD_FLOPS
+    seconds = 600 + passes + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
+    return size, seconds
+
+
 def _site_sums(old: Dimensions, new: Dimensions) -> float:
     """Bytes of one layer pair's moments, a close upper bound."""
     inner = old.intermediate + new.intermediate
@@ -172,6 +185,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "layers": lambda *models: (0.0, 10.0),
     "heads": _heads,
     "moments": _moments,
+    "gradients": _gradients,
     "maps": _maps,
     "fitted_maps": _fitted_maps,
     "output_maps": _output_maps,

@@ -24,6 +24,7 @@ DEPENDS_ON = {
     "layers": _LAYERS,
     "heads": _EMBEDDING | _LAYERS | {"heads"},
     "moments": _LAYERS | {"moments_gib"},
+    "gradients": _LAYERS | {"moments_gib"},
 }
 
 
@@ -96,7 +97,7 @@ class Config:
         readers = [
             name
             for name in self.content["variants"]
-            if {"moments", "outputs"} & set(methods.needs(self.method(name)))
+            if {"moments", "gradients", "outputs"} & set(methods.needs(self.method(name)))
             and not self.has_own(name, "moments")
         ]
         names = [variant] if variant else ["", *readers]

@@ -23,6 +23,7 @@ REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 SETTINGS = {
     "activations": "lower calibration.batch_size or calibration.max_tokens",
     "moments": "lower mapping.moments_gib or calibration.batch_size",
+    "gradients": "lower mapping.moments_gib or calibration.max_tokens",
     "adapter_maps": "lower mapping.prompts, calibration.examples or calibration.max_tokens",
     "own_answers": "lower finetune.micro_batch or finetune.cutoff",
     "lora_": "lower finetune.micro_batch or finetune.cutoff",

@@ -89,7 +89,7 @@ def test_a_variant_has_artifacts_of_its_own_where_it_makes_others(minimal):
     }
     assert own == {
         "heads": ["heads"],
-        "layers": ["layers", "heads", "moments"],
+        "layers": ["layers", "heads", "moments", "gradients"],
         "wh": ["embedding", "heads"],
         "own": [],
         "lorasuite": [],

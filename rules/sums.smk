@@ -1,0 +1,51 @@
+# Sums over the texts of what both models of a pair do, for the methods that fit their maps to it.
+
+
+rule moments:
+    input:
+        unpack(look.pair_specs),
+        layers=look.pair_artifact("layers"),
+    output:
+        look.pair_artifact("moments"),
+    log:
+        layout.LOGS["moments"],
+    cache: SHARED
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=look.mem_mb("moments"),
+        runtime=look.runtime("moments"),
+        gpu=look.gpus("calibration"),
+    params:
+        sources=look.sources,
+        reading=look.reading,
+        settings=look.moments_settings,
+        code=look.code("moments"),
+    script:
+        "../workflow/scripts/moments.py"
+
+
+rule gradients:  # for methods that fit their output maps to gradients: a backward pass of both models
+    input:
+        unpack(look.pair_specs),
+        layers=look.pair_artifact("layers"),
+    output:
+        look.pair_artifact("gradients"),
+    log:
+        layout.LOGS["gradients"],
+    cache: SHARED
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=look.mem_mb("gradients"),
+        runtime=look.runtime("gradients"),
+        gpu=look.gpus("calibration"),
+    params:
+        sources=look.sources,
+        reading=look.reading,
+        settings=look.moments_settings,
+        code=look.code("gradients"),
+    script:
+        "../workflow/scripts/gradients.py"
