@@ -17,6 +17,7 @@ FROM_ELSEWHERE = {  # file of the repository -> page of the site
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/notebook/aligned.md": "notebook_aligned.md",
+    "benchmarks/real/README.md": "real.md",
     "benchmarks/smollm2/README.md": "smollm2.md",
     "config/README.md": "configuration.md",
     "resources/nano/README.md": "nano.md",

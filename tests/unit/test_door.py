@@ -71,3 +71,23 @@ def test_commands_that_a_page_names_exist(page):
 def test_make_targets_are_listed_and_phony():
     phony = re.search(r"^\.PHONY: (.+)", (ROOT / "Makefile").read_text(), re.M)[1].split()
     assert set(phony) == MAKE_TARGETS
+
+
+def test_ci_runs_the_pythons_that_the_package_promises():
+    named = "Programming Language :: Python :: 3."
+    promised = {each.rpartition(" ")[2] for each in PROJECT["classifiers"] if named in each}
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    for job in ("test", "wheel"):
+        assert set(jobs[job]["strategy"]["matrix"]["python-version"]) == promised
+    assert min(promised) == PROJECT["requires-python"].removeprefix(">=")
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    made = {target for each in commands for target in re.findall(r"^make (\S+)$", each, re.M)}
+    assert made == {"lint", "docs", "test"}
+
+
+def test_hooks_are_tools_that_the_lock_installs():
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    lock = (ROOT / "requirements.lock").read_text()
+    tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]}
+    assert tools == {"ruff", "snakefmt", "codespell"}
+    assert all(f"\n{tool}==" in lock for tool in tools)
