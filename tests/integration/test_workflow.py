@@ -181,6 +181,20 @@ def test_variants_have_their_own_layers_and_heads(work):
             assert after == pytest.approx(before, rel=1e-5)
 
 
+def test_gradients_are_made_for_the_methods_that_need_them_alone(work):
+    """A variant with another layer path has its own."""
+    variants = {"last": {"method": "aligned_gradients", "mapping": {"layers": "last"}}}
+    work.configure(variants=variants)
+    names = ("theseus", "aligned_gradients", "last")
+    rotated, fitted, last = (f"artifacts/p/a/{name}/lora_transferred" for name in names)
+    assert "gradients" not in work.planned(rotated)
+    assert work.planned(last)["variant_gradients"] == 1
+    work.run(fitted)
+    report = json.loads((work.root / fitted / "transfer.json").read_text())
+    assert any(each.get("relative_norm_after") for each in report["modules"].values())
+    assert (work.root / "artifacts/p/gradients.h5").exists()
+
+
 def test_output_maps_are_remade_for_their_own_settings_and_code_alone(work, tmp_path):
     """Where they are there, an adapter's own maps take no moments."""
     variants = {
