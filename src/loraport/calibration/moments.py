@@ -61,6 +61,8 @@ class Moments:
     gram_old, gram_new : Σ x xᵀ and Σ y yᵀ, None where no map needs them
     sum_old, sum_new : Σ x and Σ y
     square_old, square_new : Σ ‖x‖² and Σ ‖y‖²
+    rms_old, rms_new : at a site where the residual stream has taken a normed output in: Σ rms of
+        what the module wrote, as its norm has it; 0 where the family has no such norm
     """
 
     cross: torch.Tensor
@@ -70,6 +72,8 @@ class Moments:
     sum_new: torch.Tensor
     square_old: float = 0.0
     square_new: float = 0.0
+    rms_old: float = 0.0
+    rms_new: float = 0.0
     count: int = 0
 
     @classmethod
@@ -90,8 +94,14 @@ class Moments:
             zeros(new),
         )
 
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Take in token pairs, (t, d_o) and (t, d_n)."""
+    def add(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        rms_old: torch.Tensor | None = None,
+        rms_new: torch.Tensor | None = None,
+    ) -> None:
+        """Take in token pairs, (t, d_o) and (t, d_n); `rms_old` and `rms_new` are (t, 1)."""
         x, y = x.to(self.cross), y.to(self.cross)
         self.cross.addmm_(x.T, y)
         if self.gram_old is not None:
@@ -102,6 +112,8 @@ class Moments:
         self.sum_new += y.sum(dim=0)
         self.square_old += float(x.square().sum())
         self.square_new += float(y.square().sum())
+        self.rms_old += 0.0 if rms_old is None else float(rms_old.sum())
+        self.rms_new += 0.0 if rms_new is None else float(rms_new.sum())
         self.count += len(x)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -116,6 +128,8 @@ class Moments:
             self.sum_new + other.sum_new,
             self.square_old + other.square_old,
             self.square_new + other.square_new,
+            self.rms_old + other.rms_old,
+            self.rms_new + other.rms_new,
             self.count + other.count,
         )
 
@@ -235,7 +249,11 @@ def _encode(tokenizer: Any, text: str, max_tokens: int) -> Any:
 def caught_sites(
     base: Any, model: Model, layer: int, rows: Callable[[], torch.Tensor]
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Catch what passes the sites of a layer: site -> (tokens, width) at the positions `rows()`."""
+    """Catch what passes the sites of a layer: site -> (tokens, width) at the positions `rows()`.
+
+    Where a norm stands on what o or down writes, `normed(site)` of the site behind it holds what
+    the residual stream takes in, and `rms(site)`, (tokens, 1), the rms of what the module wrote.
+    """
     family, caught = model.architecture, {}
     modules = dict(base.named_modules())
 
@@ -258,10 +276,13 @@ def caught_sites(
             module = modules[family.path(layer, family.module_of(role))]
             hook = catch(site, where, family.rows(role, model.dims))
             handles.append(module.register_forward_hook(hook))
+    for role, norm in family.output_norms.items():
+        hook = _catch_norm(caught, STREAM[role], rows, family.norm_shift)
+        handles.append(modules[family.path(layer, norm)].register_forward_hook(hook))
     block = modules[family.block.format(layer=layer)]
 
     def add_attention(module: Any, inputs: Any, output: Any) -> None:
-        caught["middle"] = caught["middle"] + caught["o"]
+        caught["middle"] = caught["middle"] + written(caught, "middle")
 
     handles.append(block.register_forward_hook(add_attention))
     try:
@@ -269,6 +290,39 @@ def caught_sites(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def normed(site: str) -> str:
+    """Name under which what a norm makes of a module's output is caught."""
+    return f"{site} normed"
+
+
+def rms(site: str) -> str:
+    """Name under which the rms of what a module writes, before its norm, is caught."""
+    return f"{site} rms"
+
+
+def written(caught: Mapping[str, torch.Tensor], site: str) -> torch.Tensor:
+    """What the residual stream has taken in behind o (`middle`) or down (`stream`)."""
+    role = next(role for role, behind in STREAM.items() if behind == site)
+    return caught.get(normed(site), caught[role])
+
+
+def _catch_norm(
+    caught: dict[str, torch.Tensor], site: str, rows: Callable[[], torch.Tensor], shift: float
+) -> Callable:
+    """Hook of a norm `N(y) = w ∘ y / rms(y)`: N(y), and rms(y) as the norm itself has it."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        text, place = rows().to(output.device)
+        after = output[text, place].double()
+        weighted = inputs[0][text, place].double() * (module.weight.double() + shift)
+        square = weighted.square().sum(dim=1, keepdim=True)
+        both = (weighted * after).sum(dim=1, keepdim=True)  # Σ (w ∘ y)² / rms
+        caught[normed(site)] = output[text, place]
+        caught[rms(site)] = torch.where(both > 0, square / both, 1.0)
+
+    return hook
 
 
 def width(model: Model, site: str) -> int:
@@ -341,7 +395,8 @@ def layer_moments(
         part = PARTS.index(batch.part)
         for old, new, layer in zip(*seen, sums, strict=True):
             for site, parts in layer.items():
-                parts[part].add(old[site], new[site])
+                sizes = (side.get(rms(site)) for side in (old, new))
+                parts[part].add(old[site], new[site], *sizes)
         if kept and kept.is_due():
             kept.save(pairs, sums, number)
         progress(len(batch.inputs[0]["input_ids"]))
@@ -388,11 +443,13 @@ def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoment
                 if values is not None:
                     array = values.cpu().numpy()
                     writer.dataset(f"{group}/{name}", pack(array) if name in GRAMS else array)
+            sizes = {name: getattr(moments, name) for name in ("rms_old", "rms_new")}
             writer.attributes(
                 group,
                 count=moments.count,
                 square_old=moments.square_old,
                 square_new=moments.square_new,
+                **{name: size for name, size in sizes.items() if size},
             )
 
 

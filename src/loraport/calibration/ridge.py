@@ -107,13 +107,13 @@ class Path:
         values, self.vectors = torch.linalg.eigh(regression.gram)
         self.values = values.clamp(min=0)
         self.unit = float(regression.gram.diagonal().mean())
-        self._cross = regression.cross @ self.vectors
+        self.cross = regression.cross @ self.vectors
         self._prior = None if prior is None else prior @ self.vectors
 
     def turned(self, ridge: float) -> torch.Tensor:
         """M(ridge · mean diagonal) in the basis of the eigenvectors."""
         weight = ridge * self.unit
-        above = self._cross if self._prior is None else self._cross + weight * self._prior
+        above = self.cross if self._prior is None else self.cross + weight * self._prior
         below = self.values + weight
         return torch.where(below > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
 
@@ -129,7 +129,7 @@ class Path:
         """
         cross = held.cross @ self.vectors
         gram = self.vectors.T @ held.gram @ self.vectors
-        parts = [self._cross] if self._prior is None else [self._cross, self._prior]
+        parts = [self.cross] if self._prior is None else [self.cross, self._prior]
         both = [(0, 0), (0, 1), (1, 1)] if len(parts) == 2 else [(0, 0)]
         squares = {(i, j): gram * (parts[i].T @ parts[j]) for i, j in both}
         lines = [(one * cross).sum(dim=0) for one in parts]
@@ -186,13 +186,33 @@ def fit_parts(
     return fit(side(parts[0]), side(parts[1]), ridge, prior, spare_exact)
 
 
-def solve(regression: Regression, ridge: float, spare_exact: bool = False) -> torch.Tensor:
+def solve(
+    regression: Regression,
+    ridge: float,
+    spare_exact: bool = False,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The ridge map towards zero (t, s), of few sources: `ridge` and `spare_exact` as in `fit`, but
     by the error on what was fitted.
+
+    Parameters
+    ----------
+    weights : w (t,) where y is predicted by `w ∘ (M x)`: the M of the least
+        `Σ‖y − w ∘ (M x)‖² + λ‖M‖²`, which stays bounded where an entry of w is next to zero
     """
     path = Path(regression, None)
-    exact = spare_exact and path.errors(regression, [SLIGHT])[0] < EXACT
-    return path.matrix(SLIGHT if exact else ridge)
+    w = torch.ones(len(path.cross)).to(path.cross) if weights is None else weights.to(path.cross)
+    squares = w.square()[:, None]
+
+    def turned(fraction: float) -> torch.Tensor:
+        below = squares * path.values + fraction * path.unit * float(squares.mean())
+        tiny = torch.finfo(below.dtype).tiny
+        return torch.where(below > 0, w[:, None] * path.cross / below.clamp(min=tiny), 0.0)
+
+    slight = turned(SLIGHT)
+    fitted = (slight * (squares * path.values * slight - 2 * w[:, None] * path.cross)).sum()
+    error = 1 + float(fitted) / regression.square if regression.square > 0 else 1.0
+    return (slight if spare_exact and error < EXACT else turned(ridge)) @ path.vectors.T
 
 
 def right_inverse(matrix: torch.Tensor, ridge: float) -> torch.Tensor:

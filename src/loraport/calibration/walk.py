@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..models.spec import Model
-from .moments import SITES, Batch, caught_sites
+from .moments import SITES, Batch, caught_sites, written
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
 
@@ -79,7 +79,8 @@ class Walk:
         it. The streams stay where they are.
         """
         family, role = self._model.architecture, SITES[site][0]
-        last = self._modules[family.path(self.layer, family.module_of(role))]
+        module = family.output_norms.get(role, family.module_of(role))
+        last = self._modules[family.path(self.layer, module)]
 
         def stop(module: Any, inputs: Any, output: Any) -> None:
             if role != "down":  # the block's last one
@@ -95,7 +96,8 @@ class Walk:
                 handle.remove()
             if role == "o":
                 text, place = self._batches[number].rows[self._side].to(caught["o"].device)
-                caught["middle"] = self._streams[number][text, place] + caught["o"]
+                stream = self._streams[number][text, place]
+                caught["middle"] = stream + written(caught, "middle")
             yield dict(caught)
 
     def cross(self, sites: Collection[str]) -> list[Caught]:

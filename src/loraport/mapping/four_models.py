@@ -11,7 +11,16 @@ from typing import Any
 
 import torch
 
-from ..calibration.moments import PARTS, READS, STREAM, Batch, Moments, make_batches
+from ..calibration.moments import (
+    PARTS,
+    READS,
+    STREAM,
+    Batch,
+    Moments,
+    make_batches,
+    normed,
+    rms,
+)
 from ..calibration.ridge import Regression
 from ..calibration.walk import Caught, Walk
 from ..methods import Adapted, Pair
@@ -67,23 +76,18 @@ class Walks:
                          (self.placed, layer)):  # fmt: skip
             walk.step(to)
         self._new, self._placed = [], []  # room for the next
-        targets = set(STREAM.values())
+        targets = {name for site in STREAM.values() for name in (site, rms(site))}
         if self.old.layer == old_layer:
             self._inputs, self._changes = [], []
             old = self.old.cross(targets)
             self._inputs = self.adapted.cross(targets.union(READS.values()))
-            self._changes = [
-                {site: y[site] - x[site] for site in targets}
-                for x, y in zip(old, self._inputs, strict=True)
-            ]
+            self._changes = [_change(*both) for both in zip(old, self._inputs, strict=True)]
         self._new = self.new.cross(targets)
 
     def reading(self, site: str) -> tuple[Moments, Moments]:
         """Moments of the adapted old model's input and the new one's as it now is; both parts."""
-        self._placed = [
-            {name: caught[name] for name in (site, *STREAM.values()) if name in caught}
-            for caught in self.placed.seen(site)
-        ]
+        walked = zip(self.placed.seen(site), self._new, self._changes, strict=True)
+        self._placed = [_kept(site, *each) for each in walked]
         sums: dict[str, Moments] = {}
         for batch, x, y in zip(self.batches, self._inputs, self._placed, strict=True):
             if batch.part not in sums:
@@ -94,14 +98,46 @@ class Walks:
     def missing(self, site: str, target: str, wanted: "Wanted") -> Regression:
         """Of what the new model's stream lacks at `target`, from its input at `site`, as `reading`
         of that site has just seen them.
+
+        Where a norm stands between, what is lacking is `w ∘ (B x) / r`: the sums are of x / r, and
+        w is left to the one who solves for B.
         """
         total: list[torch.Tensor] = []
         for new, change, placed in zip(self._new, self._changes, self._placed, strict=True):
             error = wanted.less(new[target], change[target], placed[target])
             x = placed[site].to(error)
+            if rms(target) in placed:
+                x = x / placed[rms(target)].to(error)
             found = [error.T @ x, x.T @ x, error.square().sum()]
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         return Regression(total[0], total[1], float(total[2]))
+
+
+def _change(old: Caught, adapted: Caught) -> Caught:
+    """What the adapter does to the old model's stream, and by what it multiplies its rms."""
+    sites = {site: adapted[site] - old[site] for site in STREAM.values()}
+    sizes = {name: adapted[name] / old[name]
+              for name in map(rms, STREAM.values()) if name in old}  # fmt: skip
+    return {**sites, **sizes}
+
+
+def _kept(site: str, placed: Caught, new: Caught, change: Caught) -> Caught:
+    """What passes `site` and the streams of the placed model.
+
+    Where N(y) = w ∘ y / rms(y) stands on what a module writes, a stream that lacks e wants
+    `w ∘ (y + δ) / r = N(y) + e` with r the rms that y + δ is to have, so that
+    `w ∘ δ / r = e + N(y) (1 − rms(y) / r)`: the last part is taken off the stream here, and r is
+    kept. r is the bare new model's rms times what the adapter multiplies the old one's by; where
+    the old model has no such norm, it is rms(y).
+    """
+    kept = {name: placed[name] for name in (site, *STREAM.values()) if name in placed}
+    for target in STREAM.values():
+        name = rms(target)
+        if name in placed and target in placed:
+            kept[name] = new[name] * change[name] if name in change else placed[name]
+            off = placed[normed(target)] * (1 - placed[name] / kept[name])
+            kept[target] = placed[target] - off
+    return kept
 
 
 def _empty(x: torch.Tensor, y: torch.Tensor) -> Moments:

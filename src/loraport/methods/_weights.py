@@ -9,6 +9,7 @@ import torch
 
 from ..errors import LoraportError
 from ..models.families import ROLES, Dimensions
+from ..models.spec import Model
 from ..transfer.maps import ModuleMap, Term
 from . import Pair
 
@@ -68,6 +69,12 @@ def base_norms(pair: Pair) -> Callable[[int, int, str], dict[str, Any]]:
         return both_norms(*read(old_layer, layer, role))
 
     return norms
+
+
+def norm_factor(model: Model, layer: int, role: str) -> torch.Tensor | None:
+    """w (d,) float64 of the norm on what a role writes, `N(y) = w ∘ y / rms(y)`; None without."""
+    factor = model.output_norm(layer, role)
+    return None if factor is None else torch.from_numpy(factor)
 
 
 def _reader(pair: Pair) -> Callable[[int, int, str], tuple[torch.Tensor, torch.Tensor]]:

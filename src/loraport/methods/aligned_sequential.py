@@ -8,10 +8,12 @@ with h the stream behind the block and L_s the ridge map of the new stream from 
     e = h_new + γ L_s (h_adapted − h_old) − h_placed
     B_n = Σ e zᵀ (Σ z zᵀ + λ I)⁻¹,  z = A_n x
 
-e is what the new model's stream still lacks. A ridge map that predicts a share of the stream's
-variance shrinks what it carries: γ is the share^(-3/4), on held-out texts (docs/aligned.md). By
-default the texts are the app's prompts with the answers that the adapted old model writes: no label
-is needed.
+e is what the new model's stream still lacks. Where a norm N(y) = w ∘ y / r stands on what the
+module writes (Gemma 2 and 3, OLMo 2), B_n is that of the least
+`Σ‖e' − w ∘ (B_n z) / r‖² + λ‖B_n‖²`, with r and e' as `mapping.four_models` has them. A ridge map
+that predicts a share of the stream's variance shrinks what it carries: γ is the share^(-3/4), on
+held-out texts (docs/aligned.md). By default the texts are the app's prompts with the answers that
+the adapted old model writes: no label is needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,7 @@ from ..mapping.four_models import Walks, Wanted, open_walks, place
 from ..numerics.linalg import pinv
 from ..transfer.maps import Dense, ModuleMap, Term
 from . import Pair
-from ._weights import base_norms, roles
+from ._weights import base_norms, norm_factor, roles
 
 NEEDS = ("models", "layers", "outputs", "adapter")
 SETTINGS = ("ridge", "prior", "calibrate_on", "prompts")
@@ -72,7 +74,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                 rows = pair.old.architecture.rows(role, pair.old.dims)
                 weights = held[old_layer, module].rows(rows)
                 a = _tensor(weights.a, found.matrix) @ found.matrix
-                b = _output(pair, walks, role, a, weights, left[_written(role)])
+                b = _output(pair, walks, role, layer, a, weights, left[_written(role)])
                 new = pair.new.architecture
                 place(walks.placed.base, new.path(layer, new.module_of(role)),
                       new.rows(role, pair.new.dims), weights.scale * b @ a)  # fmt: skip
@@ -105,7 +107,13 @@ def _written(role: str) -> str:
 
 
 def _output(
-    pair: Pair, walks: Walks, role: str, a: torch.Tensor, weights: LoraWeights, left: Fit
+    pair: Pair,
+    walks: Walks,
+    role: str,
+    layer: int,
+    a: torch.Tensor,
+    weights: LoraWeights,
+    left: Fit,
 ) -> torch.Tensor:
     """B_n (d_n, r) of a role whose A_n is `a`; `left` is the map of the site that it writes to."""
     if role not in STREAM:
@@ -114,7 +122,8 @@ def _output(
     auto = asked == "auto"
     lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, left.share**-GAIN))
     thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
-    return solve(thin, TARGET_RIDGE if auto else float(asked), auto) / weights.scale
+    ridge, factor = TARGET_RIDGE if auto else float(asked), norm_factor(pair.new, layer, role)
+    return solve(thin, ridge, auto, factor) / weights.scale
 
 
 def _refuse_more_than_factors(held: Mapping[tuple[int, str], LoraWeights]) -> None:

@@ -52,6 +52,18 @@ class Model:
         rows = family.rows(role, self.dims)
         return values if rows is None else values[rows]
 
+    def output_norm(self, layer: int, role: str) -> np.ndarray | None:
+        """What the norm on a role's output multiplies by, (d,) float64; None where there is none.
+
+        `N(y) = w ∘ y / rms(y)`: the `w` that is returned is the stored weight and the family's
+        `norm_shift`.
+        """
+        norm = self.architecture.output_norms.get(role)
+        if norm is None:
+            return None
+        stored = self.checkpoint().read(f"{self.architecture.path(layer, norm)}.weight")
+        return stored.astype(np.float64) + self.architecture.norm_shift
+
 
 def is_local(source: str) -> bool:
     """Whether a config's `source` names a directory rather than a hub id (`owner/name`)."""

@@ -305,6 +305,9 @@ def test_a_family_without_a_field_is_refused(field):
     "change",
     [
         {"head_split": 3},
+        {"norm_shift": 1},  # which nothing reads without output_norms
+        {"output_norms": {"up": "input_layernorm"}},
+        {"output_norms": {"o": "no_norm"}},
         {"layouts": {"attention.query_key_value": "by_colour"}},
         {"layouts": {}},
         {"modules": {"a": ["q"], "b": ["q"]}},
@@ -317,6 +320,15 @@ def test_a_family_without_a_field_is_refused(field):
 def test_a_family_with_a_field_that_nothing_reads_is_refused(change):
     with pytest.raises(LoraportError, match="is not a family"):
         parse("x", {**content("gpt_neox"), **change})
+
+
+@pytest.mark.parametrize(
+    "change", [{"norm_shift": "1"}, {"output_norms": {"q": "self_attn.q_norm"}}]
+)
+def test_norms_on_outputs_that_no_map_knows_of_are_refused(change):
+    assert parse("x", content("gemma3")).norm_shift == 1
+    with pytest.raises(LoraportError, match="is not a family"):
+        parse("x", {**content("gemma3"), **change})
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ class Architecture:
     tied : whether the head shares the embedding's weight where config.json does not say
     block : module of a decoder block, with `{layer}`
     norms : all normalisation modules that a model of the family may have, with `{layer}` or without
+    output_norms : role -> module below the block, one of `norms`, that normalises what the role's
+        module writes before the residual stream takes it in: it adds `N(W x)`, not `W x`
+    norm_shift : what a norm's stored weight is short of the factor that it multiplies by
     modules : linear module below the block -> roles whose weights it stacks along its rows
     layouts : fused module -> how its rows are stacked: `blocks` (role after role) or `per_head`
         (all roles of head 0, then of head 1, …)
@@ -51,6 +54,8 @@ class Architecture:
     tied: bool
     block: str
     norms: tuple[str, ...]
+    output_norms: Mapping[str, str]
+    norm_shift: float
     modules: Mapping[str, tuple[str, ...]]
     layouts: Mapping[str, str]
     aliases: Mapping[str, str]
@@ -146,6 +151,7 @@ class Architecture:
 def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
+    optional |= {"output_norms": {}, "norm_shift": 0.0}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))
@@ -157,6 +163,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     fused = {module for module, roles in modules.items() if len(roles) > 1}
     wrong |= set(content.get("layouts", {})) ^ fused
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
+    wrong |= _wrong_norms(content)
     if wrong:
         raise LoraportError(
             f"models/families/{name}.json is not a family",
@@ -172,6 +179,18 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     for key in ("dimensions", "modules"):
         frozen[key] = {part: tuple(value) for part, value in frozen[key].items()}
     return Architecture(name, **frozen)
+
+
+def _wrong_norms(content: Mapping[str, Any]) -> set[str]:
+    """What a family's `output_norms` and `norm_shift` name that is not there, or nothing reads."""
+    norms, block = content.get("output_norms", {}), content.get("block", "")
+    # whole modules alone: the norm of a fused module's output would mix its roles
+    whole = {roles[0] for roles in content.get("modules", {}).values() if len(roles) == 1}
+    wrong = set(norms) - (whole & {"o", "down"})
+    wrong |= {each for each in norms.values() if f"{block}.{each}" not in content.get("norms", [])}
+    if not isinstance(content.get("norm_shift", 0.0), int | float):
+        wrong.add("norm_shift")
+    return wrong | ({"norm_shift"} if "norm_shift" in content and not norms else set())
 
 
 @cache
