@@ -75,9 +75,9 @@ class Case:
             pico.make_adapter(directory, self.old, seed=3, **kinds[name])
         return directory
 
-    def check(self, adapter: str, wi: str) -> None:
+    def check(self, adapter: str, wi: str, **transfer: bool) -> None:
         """Compare every module of the transferred adapter, as peft reads it."""
-        directory = self.run.transferred(self.adapter(adapter), wi)
+        directory = self.run.transferred(self.adapter(adapter), wi, **transfer)
         got = pico.load_adapter(self.run.models["new"], directory)
         expected = self.literal.updates(self.adapter(adapter), wi)
         roles = literal.ROLES if adapter == "all" else literal.ROLES[:4]
@@ -161,7 +161,7 @@ def test_updates_are_the_dense_ones_for_an_ill_conditioned_hidden_map(tmp_path):
 
     case = Case(tmp_path, "narrower", edit=stretch)
     assert np.linalg.cond(case.literal.W_h) > 5e3
-    case.check("all", "code")
+    case.check("all", "code", allow_large=True)  # of hundreds of times their weights
 
 
 def test_norm_scale_keeps_the_relative_norm_and_the_direction(pico_pair, tmp_path):

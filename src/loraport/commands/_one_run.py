@@ -46,6 +46,7 @@ class Request:
     texts : a file of calibration texts; empty: those of the shipped configuration
     known_as : further names of the old model, as adapters may record it
     settings : `section.key=value`, over the shipped defaults
+    allow_large : write updates that are many times their weight as well
     work : folder whose `artifacts/` are used again
     cores : for the workflow
     """
@@ -59,6 +60,7 @@ class Request:
     texts: str = ""
     known_as: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    allow_large: bool = False
     work: Path = Path()
     cores: int = 2
 
@@ -131,6 +133,8 @@ def configuration(request: Request, root: Path, table: Path) -> dict[str, Any]:
         "calibration": {"texts": texts},
         "transfer": {"method": request.method, "merged_model": request.merged or "none"},
     }
+    if request.allow_large:
+        content["transfer"]["allow_large"] = True
     for setting in request.settings:
         _set(content, setting)
     return content

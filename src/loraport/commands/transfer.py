@@ -27,6 +27,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
     add("--merged", choices=["base", "float32", "bfloat16"], default="",
         help="write the whole new model with each adapter in its weights as well")  # fmt: skip
+    add("--allow-large", action="store_true",
+        help="write updates of many times their weight, which are refused otherwise")  # fmt: skip
     add("--cores", type=int, default=os.cpu_count(), help="for the workflow (default: all)")
     add("--work", type=Path, default=Path(), help="folder of artifacts/ (default: this one)")
 
@@ -47,6 +49,7 @@ def run(arguments: Namespace) -> int:
         texts=arguments.texts,
         known_as=tuple(arguments.known_as),
         settings=tuple(arguments.settings),
+        allow_large=arguments.allow_large,
         work=arguments.work,
         cores=arguments.cores,
     )

@@ -22,6 +22,7 @@ from ..models.side import Side
 from ..models.spec import load_spec
 from ..numerics.lowrank import truncated_sum
 from ..provenance import versions
+from .guard import by_definition, check_size, listed
 from .maps import Maps, ModuleMap, open_maps
 from .modules_to_save import keep_saved
 from .vocabulary import carry_from
@@ -328,6 +329,7 @@ def _account(weights: LoraWeights, sources: list[Source], kept: float) -> dict[s
         "relative_norm_before": before / base_old if base_old else 0.0,
         "relative_norm_after": after / base_new if base_new else 0.0,
         "energy_kept": kept,
+        **by_definition((source.map for source in sources), base_new),
     }
 
 
@@ -362,10 +364,11 @@ def transfer_files(
     saved = keep_saved(adapter, old, new)
     words, of_words = carry_from(adapter, artifacts.get("embedding"), old, new)
     settings = dict(params["settings"])
-    dtype = settings.pop("dtype")
+    dtype, allow_large = settings.pop("dtype"), settings.pop("allow_large", False)
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
+    told, oversized = check_size(report["modules"], allow_large=allow_large)
     resolved = read_json(artifacts["new_spec"], "spec")["revision"]
     base = params["base"], resolved or params["revision"]
     write_adapter(
@@ -379,8 +382,9 @@ def transfer_files(
         "versions": versions("numpy", "h5py", "safetensors"),
         "kept": sorted(saved),
         "vocabulary": of_words,
-        "warnings": adapter.warnings,
+        "warnings": [*adapter.warnings, *told],
         **report,
+        **listed(oversized),
     }
     write_json(out / "transfer.json", "transfer", identities, content)
     return content

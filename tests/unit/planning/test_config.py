@@ -32,6 +32,7 @@ def test_defaults_stand_where_sections_are_missing(minimal):
         "scale": "paper",
         "new_layers": "zero",
         "dtype": "float32",
+        "allow_large": False,
     }
     assert config.content["calibration"]["examples"] == 512
 
