@@ -36,6 +36,7 @@ OUTPUT_SETTINGS = ("ridge", "prior")
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
+NORMED_RIDGE = 1e-1  # of B_n in front of a norm, which a large update leaves the first order of
 GAIN = 0.75  # γ is the share of the stream's variance that L_s predicts, to the power of -GAIN
 
 
@@ -122,8 +123,9 @@ def _output(
     auto = asked == "auto"
     lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, left.share**-GAIN))
     thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
-    ridge, factor = TARGET_RIDGE if auto else float(asked), norm_factor(pair.new, layer, role)
-    return solve(thin, ridge, auto, factor) / weights.scale
+    factor = norm_factor(pair.new, layer, role)
+    ridge = TARGET_RIDGE if factor is None else NORMED_RIDGE
+    return solve(thin, ridge if auto else float(asked), auto, factor) / weights.scale
 
 
 def _refuse_more_than_factors(held: Mapping[tuple[int, str], LoraWeights]) -> None:

@@ -25,7 +25,7 @@ from loraport.calibration.moments import (
 from loraport.calibration.ridge import SLIGHT, Regression, solve
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
-from loraport.methods import aligned, make_maps
+from loraport.methods import aligned, aligned_sequential, make_maps
 from loraport.models.loading import load_base
 from loraport.models.spec import open_model
 
@@ -173,6 +173,25 @@ def test_sequential_updates_for_a_family_with_norms_are_as_well(crossed, without
     _, report = methodcase.transferred(tmp_path, "aligned_sequential", pair, lora)
     for kind, growth in grown(report).items():
         assert growth < 3 * without["aligned_sequential"][kind], kind
+
+
+def test_updates_in_front_of_a_norm_have_a_heavier_ridge(crossed, tmp_path, monkeypatch):
+    old, new, lora, moments = crossed
+    ridges = []
+
+    def noted(regression, ridge, spare_exact, weights):
+        ridges.append((ridge, weights is None))
+        return solve(regression, ridge, spare_exact, weights)
+
+    monkeypatch.setattr(aligned_sequential, "solve", noted)
+    for at, where in ((old, new), (new, old)):
+        sums = moments if at == old else methodcase.collect_moments(at, where, PATH, pico.texts(20))
+        adapter = lora if at == old else pico.make_adapter(tmp_path / "lora", at, seed=3)
+        pair = methodcase.make_method_pair(at, where, PATH, sums)
+        pair = methodcase.adapted(pair, adapter, pico.texts(20))
+        pair = methodcase.with_outputs(tmp_path / f"{at.name}.h5", "aligned_sequential", pair)
+        list(make_maps("aligned_sequential", pair))
+    assert ridges == [(1e-1, False)] * 4 + [(1e-2, True)] * 4
 
 
 # ---- sites and sums
