@@ -27,19 +27,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from loraport.adapters.attach import attach
 from loraport.adapters.audit import audit
 from loraport.adapters.files import read_adapter, write_adapter
 from loraport.artifacts import write_json
 from loraport.calibration.activations import pooled_features, read_texts
+from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import TEXTS, layer_gradients
-from loraport.calibration.moments import layer_moments, make_batches
+from loraport.calibration.moments import layer_moments
 from loraport.evaluation.statistics import bootstrap, difference
 from loraport.mapping.cka import cka, hsic_sums
 from loraport.mapping.embedding import map_embedding
 from loraport.mapping.heads import match_layer, read_heads
 from loraport.mapping.layers import layer_path
-from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs, per_adapter
-from loraport.models.loading import attach, load_base
+from loraport.mapping.pair import Adapted, Pair
+from loraport.methods import make_maps, make_outputs, needs, per_adapter
+from loraport.models.loading import load_base
 from loraport.models.side import Side
 from loraport.models.spec import Model, open_model
 from loraport.provenance import versions

@@ -30,16 +30,12 @@ from pipeline import busy_seconds, machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loraport.artifacts import sha256, write_h5
-from loraport.calibration.moments import (
-    PARTS,
-    Moments,
-    needed,
-    read_moments,
-    site_bytes,
-    width,
-    write_layer,
-)
-from loraport.methods import Pair, make_maps
+from loraport.calibration.batches import PARTS
+from loraport.calibration.moments import Moments, site_bytes
+from loraport.calibration.moments_file import read_moments, write_layer
+from loraport.calibration.sites import needed, width
+from loraport.mapping.pair import Pair
+from loraport.methods import make_maps
 from loraport.models.spec import Model, open_model
 from loraport.planning.needs import fit_bytes
 from loraport.provenance import versions

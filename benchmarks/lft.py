@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from aligned import METHODS, answer_nll, carried_by, examples, make_pair, read_rows
 
+from loraport.adapters.attach import attach
 from loraport.artifacts import write_json
 from loraport.calibration.activations import read_texts
 from loraport.evaluation.statistics import bootstrap, difference
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.models.spec import open_model
 from loraport.provenance import versions
 from loraport.runtime.device import pick_device

@@ -155,7 +155,7 @@ def load_layers(name: str, directory: Path) -> list[literal.Layer]:
 
 def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
     """(layer, role) -> (B, A, s) of a LoRA, as peft applies it, fused modules split by hand."""
-    from loraport.models.loading import attach
+    from loraport.adapters.attach import attach
 
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     config, family = model.config.get_text_config(), FAMILIES[name]

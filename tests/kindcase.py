@@ -12,8 +12,8 @@ from peft import AdaLoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from loraport.adapters.attach import attach
 from loraport.adapters.files import read_adapter
-from loraport.models.loading import attach
 
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
 

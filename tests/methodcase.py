@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from loraport.adapters.files import LoraWeights, audit, read_adapter, write_adapter
+from loraport.adapters.attach import attach
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter, write_adapter
+from loraport.adapters.lora_weights import LoraWeights
 from loraport.artifacts import write_h5
+from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import layer_gradients
-from loraport.calibration.moments import LayerMoments, layer_moments, make_batches
-from loraport.mapping.pair import read_outputs, write_outputs
-from loraport.methods import Adapted, Pair, make_maps, make_outputs, needs
-from loraport.models.loading import attach, load_base
+from loraport.calibration.moments import LayerMoments, layer_moments
+from loraport.mapping.pair import Adapted, Pair, read_outputs, write_outputs
+from loraport.methods import make_maps, make_outputs, needs
+from loraport.models.loading import load_base
 from loraport.models.side import Side
 from loraport.models.spec import open_model
 from loraport.transfer.carry import carry

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import yaml
 
+from loraport.adapters.attach import save_adapter
 from loraport.artifacts import atomic
-from loraport.models.loading import save_adapter
 from loraport.training.data import Example, subset
 
 from . import gauge

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from loraport.adapters.attach import attach
 from loraport.artifacts import atomic
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.training.data import IGNORED, encode, read
 
 BATCH = 25

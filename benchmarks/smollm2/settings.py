@@ -25,10 +25,11 @@ from likelihood import LONGEST, nll
 sys.path.append(str(ROOT / "benchmarks"))
 import aligned
 
+from loraport.adapters.attach import attach
 from loraport.artifacts import atomic
 from loraport.calibration.texts import read_texts
 from loraport.mapping.pair import open_pair
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.planning import stages
 from loraport.planning.queries import Config
 from loraport.runtime.device import pick_device

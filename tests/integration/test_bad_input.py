@@ -29,8 +29,9 @@ from bad_inputs import (
 )
 from workdir import PROJECT, Workdir
 
+from loraport.adapters.attach import attach
 from loraport.errors import LoraportError
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.models.spec import describe
 from loraport.models.tokens import read_vocabulary
 from loraport.planning import preflight

@@ -14,8 +14,8 @@ from inprocess import PairRun
 from peft import AdaLoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from loraport.adapters.attach import attach
 from loraport.adapters.files import read_adapter
-from loraport.models.loading import attach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

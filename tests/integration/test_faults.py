@@ -20,10 +20,11 @@ from faults import Run
 from inprocess import PairRun
 from workdir import PROJECT, Workdir
 
+from loraport.adapters.attach import attach
 from loraport.adapters.files import read_adapter
 from loraport.artifacts import sha256
 from loraport.errors import LoraportError
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.models.weights import TensorFile
 from loraport.planning.preflight import check_writable
 from loraport.runtime.faults import told_of_killed

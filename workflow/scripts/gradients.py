@@ -2,6 +2,7 @@
 
 from loraport.artifacts import identities, write_h5
 from loraport.calibration.activations import load_texts
+from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import (
     INNER,
     TEXTS,
@@ -9,7 +10,6 @@ from loraport.calibration.gradients import (
     split_pairs,
     write_gradients,
 )
-from loraport.calibration.moments import make_batches
 from loraport.mapping.layers import read_path
 from loraport.models.loading import load_base
 from loraport.models.spec import load_spec

@@ -1,6 +1,7 @@
 """Rule magnitude: how large an adapter's update is, by kind of module and by layer."""
 
-from loraport.adapters.files import audit, read_adapter
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter
 from loraport.artifacts import identities, read_json, write_json
 from loraport.mapping.distance import update_magnitudes
 from loraport.models.spec import load_spec

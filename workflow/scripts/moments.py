@@ -2,7 +2,9 @@
 
 from loraport.artifacts import identities, write_h5
 from loraport.calibration.activations import load_texts
-from loraport.calibration.moments import layer_moments, make_batches, split_path, write_layer
+from loraport.calibration.batches import make_batches
+from loraport.calibration.moments import layer_moments, split_path
+from loraport.calibration.moments_file import write_layer
 from loraport.calibration.resume import Kept, digest
 from loraport.mapping.layers import read_path
 from loraport.models.loading import load_base

@@ -3,24 +3,22 @@
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import LoraportError
 from ..models.families import Architecture, Dimensions
+from .files import Adapter
 from .lora_weights import LoraWeights
 from .patterns import is_safe, matches
-
-if TYPE_CHECKING:
-    from .files import Adapter
 
 FAINT, LOUD = 1e-4, 1e2  # update norms that are told, as multiples of the median
 ABSURD = 1e5  # root mean square of an update's entries; those of base weights are below 1
 
 
 def audit(
-    adapter: "Adapter",
+    adapter: Adapter,
     family: Architecture,
     dims: Dimensions,
     known_as: Collection[str],
@@ -70,7 +68,7 @@ def audit(
     return located
 
 
-def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> LoraportError:
+def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> LoraportError:
     if path in (family.head, family.embedding):
         return LoraportError(
             f"adapter {adapter.directory} adapts its model's vocabulary",
@@ -93,9 +91,7 @@ def _foreign_module(adapter: "Adapter", family: Architecture, path: str) -> Lora
     )
 
 
-def _check_vocabulary(
-    adapter: "Adapter", dims: Dimensions, path: str, weights: LoraWeights
-) -> None:
+def _check_vocabulary(adapter: Adapter, dims: Dimensions, path: str, weights: LoraWeights) -> None:
     shape, wanted = (weights.b.shape[0], weights.a.shape[1]), (dims.vocabulary, dims.hidden)
     if shape != wanted:
         raise LoraportError(
@@ -114,7 +110,7 @@ def _check_vocabulary(
         )
 
 
-def _check_copies(adapter: "Adapter", family: Architecture) -> None:
+def _check_copies(adapter: Adapter, family: Architecture) -> None:
     """The base's own weights beside an adapted embedding or head are left out; others are odd."""
     for path in adapter.copies:
         if path not in (family.head, family.embedding) or path not in adapter.modules:
@@ -137,7 +133,7 @@ def _targeted(targets: Any, path: str) -> bool:
 
 
 def _check_complete(
-    adapter: "Adapter",
+    adapter: Adapter,
     family: Architecture,
     dims: Dimensions,
     located: Collection[tuple[int, str]],
@@ -162,7 +158,7 @@ def _check_complete(
                 )
 
 
-def _check_base(adapter: "Adapter", known_as: Collection[str], revision: str) -> None:
+def _check_base(adapter: Adapter, known_as: Collection[str], revision: str) -> None:
     recorded = adapter.config.get("base_model_name_or_path")
     if not recorded:
         adapter.warnings.append("the adapter does not record its base model; its shapes fit")
@@ -183,7 +179,7 @@ def _check_base(adapter: "Adapter", known_as: Collection[str], revision: str) ->
         )
 
 
-def _check_sizes(adapter: "Adapter") -> None:
+def _check_sizes(adapter: Adapter) -> None:
     """Refuse updates so large that their training can only have diverged."""
     for path, weights in adapter.modules.items():
         entries = weights.b.shape[0] * weights.a.shape[1]
@@ -197,7 +193,7 @@ def _check_sizes(adapter: "Adapter") -> None:
             )
 
 
-def _note_odd_norms(adapter: "Adapter") -> None:
+def _note_odd_norms(adapter: Adapter) -> None:
     norms = {path: weights.norm() for path, weights in adapter.modules.items() if weights.rank}
     middle = float(np.median([norm for norm in norms.values() if norm > 0]))
     for path, norm in norms.items():

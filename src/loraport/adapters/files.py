@@ -14,12 +14,9 @@ from ..artifacts import check_weights, sha256
 from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.weights import TensorFile, is_finite, save_tensors
-from .audit import audit
 from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
 from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
-
-__all__ = ["Adapter", "LoraWeights", "audit", "read_adapter", "write_adapter"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

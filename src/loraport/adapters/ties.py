@@ -14,9 +14,11 @@ import torch
 from ..artifacts import write_json
 from ..errors import LoraportError
 from ..models.spec import Model
-from ..transfer.carry import balance
-from .files import Adapter, LoraWeights, audit, read_adapter, write_adapter
+from ..numerics.lowrank import balance
+from .audit import audit
+from .files import Adapter, read_adapter, write_adapter
 from .kinds import lora
+from .lora_weights import LoraWeights
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -17,8 +17,10 @@ from ..artifacts import H5Writer, read_h5
 from ..models.families import ROLES
 from ..models.spec import Model
 from ..numerics.linalg import chunks
-from .moments import PARTS, STREAM, Batch, pack, unpack
+from .batches import PARTS, Batch
+from .moments_file import pack, unpack
 from .ridge import Regression
+from .sites import STREAM
 
 TEXTS = 4  # that pass backward at a time: the scores of all their tokens are in memory
 INNER = tuple(role for role in ROLES if role not in STREAM)  # what they write stays in the block

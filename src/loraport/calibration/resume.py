@@ -14,7 +14,9 @@ from typing import Any
 
 from ..artifacts import identity, read_h5, write_h5
 from ..errors import LoraportError
-from .moments import Batch, LayerMoments, read_moments, write_layer
+from .batches import Batch
+from .moments import LayerMoments
+from .moments_file import read_moments, write_layer
 
 EVERY = 600.0  # seconds between two times that the sums of a pass are kept
 KIND = "moments_so_far"

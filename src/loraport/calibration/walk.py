@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..models.spec import Model
-from .moments import SITES, Batch, caught_sites, written
+from .batches import Batch
+from .sites import SITES, caught_sites, written
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
 

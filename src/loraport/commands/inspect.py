@@ -19,7 +19,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Read the adapter, audit it where its base is given, and print what it is."""
-    from ..adapters.files import audit, read_adapter
+    from ..adapters.audit import audit
+    from ..adapters.files import read_adapter
     from ..models.spec import open_model
 
     adapter = read_adapter(arguments.adapter)

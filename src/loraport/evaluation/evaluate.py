@@ -17,11 +17,11 @@ from ..errors import LoraportError
 from ..models.weights import weight_files
 from ..runtime.measure import measured, versions
 from .harness import adapted, answer_nll, load, load_task, run_task, task_manager, truncated
-from .statistics import LEVEL, RESAMPLES, average_interval, bootstrap
+from .statistics import CORPUS_METRICS, LEVEL, RESAMPLES, average_interval, bootstrap
 from .translation import comet_scores, corpus_score
 
 log = logging.getLogger("loraport")
-CORPUS_METRICS = ("bleu", "chrf")  # of a whole set, and not the mean of its items
+SCORING_VERSION = 2  # of kept scores: raise it where the same answers get other numbers
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,13 @@ def score_task(lm: Any, task: Any, settings: Settings) -> dict[str, Any]:
 
 def _score(metric: str, samples: Sequence[Any], settings: Settings) -> dict[str, Any]:
     if metric in CORPUS_METRICS:
-        return corpus_score(metric, [s[metric] for s in samples], settings.resamples, settings.seed)
+        return corpus_score(
+            metric,
+            [sample[metric] for sample in samples],
+            level=settings.level,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
     items = [float(sample[metric]) for sample in samples]
     spread = bootstrap(
         items, level=settings.level, resamples=settings.resamples, seed=settings.seed
@@ -248,7 +254,8 @@ def _write_stage(
         "tasks": tasks,
         "versions": versions(),
     }
-    if len({scored["metric"] for scored in tasks.values()} | {"bleu"}) == 2:  # one mean metric
+    metrics = {scored["metric"] for scored in tasks.values()}
+    if len(metrics) == 1 and metrics.isdisjoint(CORPUS_METRICS):
         items = {name: scored["items"] for name, scored in tasks.items()}
         content["average"] = asdict(
             average_interval(items, level=settings.level, resamples=settings.resamples)
@@ -295,7 +302,8 @@ def _what(settings: Settings) -> dict[str, Any]:
         "data_dir",
         "revisions",
     )  # the items themselves are in the task's identity
-    return {k: v for k, v in asdict(settings).items() if k not in skipped} | versions()
+    kept = {k: v for k, v in asdict(settings).items() if k not in skipped}
+    return kept | versions() | {"scoring": SCORING_VERSION}
 
 
 def _digest(content: Any) -> str:

@@ -13,8 +13,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from ..adapters.attach import attach
 from ..errors import LoraportError
-from ..models.loading import attach, load_base
+from ..models.loading import load_base
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
 AUTO_BATCH = 64

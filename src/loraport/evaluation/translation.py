@@ -9,17 +9,25 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from ..errors import LoraportError
+from .statistics import LEVEL, RESAMPLES, tails
 
 
 def corpus_score(
-    metric: str, pairs: Sequence[tuple[str, str]], resamples: int, seed: int
+    metric: str,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Score of a set with its bootstrap 95 % interval, both on sacrebleu's scale of 0 to 100.
+    """Score of a set with its percentile-bootstrap interval, both on sacrebleu's scale of 0 to 100.
 
     Parameters
     ----------
     metric : `bleu` or `chrf`
     pairs : (reference, translation) per item
+    level : confidence level of the interval, between 0 and 1
+    resamples : sets of as many sentences that are drawn, with replacement, and scored as a whole
 
     Returns
     -------
@@ -27,20 +35,21 @@ def corpus_score(
     of a single sentence is mostly zero).
     """
     references, outputs = [p[0] for p in pairs], [p[1] for p in pairs]
-    scorer = BLEU() if metric == "bleu" else CHRF()
-    value = scorer.corpus_score(outputs, [references]).score
+    scorer: Any = BLEU() if metric == "bleu" else CHRF()
+    # n-gram counts of each sentence (n, counts): a set's score is a function of their sum
+    counts = np.array(scorer._extract_corpus_statistics(outputs, [references]))
     rng = np.random.default_rng(seed)
     scores = []
-    sentences = CHRF()
-    for _ in range(min(resamples, 200)):  # one resample scores the whole set again
+    for _ in range(resamples):
         drawn = rng.integers(len(pairs), size=len(pairs))
-        chosen = [outputs[i] for i in drawn], [[references[i] for i in drawn]]
-        scores.append(scorer.corpus_score(*chosen).score)
-    low, high = np.percentile(scores, [2.5, 97.5])
+        scores.append(scorer._compute_score_from_stats(counts[drawn].sum(axis=0).tolist()).score)
+    low, high = np.percentile(scores, tails(level))
+    sentences = CHRF()
     items = [
         round(sentences.sentence_score(o, [r]).score, 4)
         for r, o in zip(references, outputs, strict=True)
     ]
+    value = scorer.corpus_score(outputs, [references]).score
     return {"value": value, "low": float(low), "high": float(high), "items": items}
 
 
@@ -49,6 +58,17 @@ def comet_scores(model: str, sources: Sequence[str], pairs: Sequence[tuple[str, 
 
     COMET's own models are distributed as Lightning checkpoints, which torch unpickles: name only a
     model that you trust.
+
+    Parameters
+    ----------
+    model : name of a COMET model, such as `Unbabel/wmt22-comet-da`
+    sources : text that was translated, per item
+    pairs : (reference, translation) per item
+
+    Raises
+    ------
+    LoraportError
+        If COMET is not installed.
     """
     if importlib.util.find_spec("comet") is None:
         raise LoraportError(

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..adapters.files import audit, folder_of, read_adapter
+from ..adapters.audit import audit
+from ..adapters.files import folder_of, read_adapter
 from ..calibration.activations import load_texts
 from ..errors import LoraportError
-from ..methods import Adapted
 from ..models.spec import Model
 from ..training.data import Example, read, subset
 from ..training.own_answers import task_texts
+from .pair import Adapted
 
 
 def open_adapted(adapter: str | Sequence[str], old: Model, params: Any) -> Adapted:

@@ -11,20 +11,14 @@ from typing import Any
 
 import torch
 
-from ..calibration.moments import (
-    PARTS,
-    READS,
-    STREAM,
-    Batch,
-    Moments,
-    make_batches,
-    normed,
-    rms,
-)
+from ..adapters.attach import attach
+from ..calibration.batches import PARTS, Batch, make_batches
+from ..calibration.moments import Moments
 from ..calibration.ridge import Regression
+from ..calibration.sites import READS, STREAM, normed, rms
 from ..calibration.walk import Caught, Walk
-from ..methods import Adapted, Pair
-from ..models.loading import attach, load_base
+from ..models.loading import load_base
+from .pair import Adapted, Pair
 
 
 @dataclass(frozen=True)

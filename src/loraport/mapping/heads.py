@@ -7,12 +7,12 @@ layer hold every head pair, and their blocks are also the transforms of Eq. 3.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ..methods import MatchedHeads
 from ..models.spec import Model
 from ..models.weights import Checkpoint
 
@@ -20,6 +20,20 @@ ROLES = ("q", "k", "v", "o")
 
 
 Heads = Callable[[str], torch.Tensor]  # role -> (heads, h, d) float64, read anew each time
+
+
+@dataclass(frozen=True)
+class MatchedHeads:
+    """Matched heads of one layer pair.
+
+    Attributes
+    ----------
+    assignment : (k, 2) of (old, new) query heads
+    blocks : role q, k, v, o -> (k, h_o, h_n): `T = W_o[a] W_h W_n[b]ᵀ` of each matched pair
+    """
+
+    assignment: np.ndarray
+    blocks: dict[str, np.ndarray]
 
 
 def head_similarity(

@@ -1,19 +1,78 @@
-"""The artifacts of a model pair as a method sees them."""
+"""A model pair as a method sees it: its artifacts, gathered by what the method needs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..adapters.lora_weights import LoraWeights
 from ..artifacts import H5Writer, read_h5
 from ..calibration.gradients import read_gradients
-from ..calibration.moments import StoredSites, read_moments
-from ..calibration.ridge import Fit
-from ..methods import Adapted, MatchedHeads, Pair
+from ..calibration.moments import Moments
+from ..calibration.moments_file import StoredSites, read_moments
+from ..calibration.ridge import Fit, Regression
 from ..models.spec import Model
-from .heads import ROLES
+from .heads import ROLES, MatchedHeads
 from .layers import read_path
+
+
+def _no_gradients(layer: int, role: str) -> Any:
+    raise KeyError("the method does not declare gradients in NEEDS")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapter of the old model, and the texts on which its own maps are fitted.
+
+    Attributes
+    ----------
+    directory : in PEFT's format
+    weights : (layer, module) -> its factors
+    texts : gives them, of (the old model with the adapter in its weights, its tokenizer)
+    max_tokens, batch_size : of reading them
+    remote_code : for the old and the new model
+    """
+
+    directory: Path
+    weights: Mapping[tuple[int, str], LoraWeights]
+    texts: Callable[[Any, Any], list[str]]
+    max_tokens: int = 256
+    batch_size: int = 16
+    remote_code: tuple[bool, bool] = (False, False)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a method may use of a model pair; what it does not declare in NEEDS is empty.
+
+    Attributes
+    ----------
+    settings : the `mapping` section of the config
+    device : where to compute
+    hidden_map : W_h (d_o, d_n) float64, or None for the identity
+    path : (old, new) layers
+    heads : new layer -> its matched heads and their blocks
+    moments : new layer -> site -> second moments of the tokens to fit on and of those held out
+    gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
+    outputs : new layer -> site -> what the method's `outputs` made of it
+    adapter : what is carried, for methods whose maps are its own
+    workers : how many layers' maps may be made at a time
+    """
+
+    old: Model
+    new: Model
+    settings: dict[str, Any]
+    device: str
+    hidden_map: torch.Tensor | None
+    path: list[tuple[int, int]]
+    heads: Callable[[int], MatchedHeads]
+    moments: Callable[[int], Mapping[str, tuple[Moments, Moments]]]
+    outputs: Callable[[int], Mapping[str, Fit]] = lambda layer: {}
+    adapter: Adapted | None = None
+    workers: int = 1
+    gradients: Callable[[int, str], tuple[Regression, Regression]] = _no_gradients
 
 
 def read_hidden_map(path: str | Path, device: str) -> torch.Tensor | None:

@@ -17,8 +17,7 @@ The tuples are literals: the workflow reads them without importing the module.
 """
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
@@ -29,91 +28,13 @@ from ..errors import LoraportError
 from ..transfer.maps import ModuleMap
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    import torch
-
-    from ..adapters.lora_weights import LoraWeights
-    from ..calibration.moments import Moments
-    from ..calibration.ridge import Fit, Regression
+    from ..calibration.ridge import Fit
+    from ..mapping.pair import Pair
     from ..models.families import Dimensions
-    from ..models.spec import Model
 
 INGREDIENTS = (
     "models", "embedding", "layers", "heads", "moments", "gradients", "outputs", "adapter",
 )  # fmt: skip
-
-
-def _no_gradients(layer: int, role: str) -> Any:
-    raise KeyError("the method does not declare gradients in NEEDS")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What a method may use of a model pair; what it does not declare in NEEDS is empty.
-
-    Attributes
-    ----------
-    settings : the `mapping` section of the config
-    device : where to compute
-    hidden_map : W_h (d_o, d_n) float64, or None for the identity
-    path : (old, new) layers
-    heads : new layer -> its matched heads and their blocks
-    moments : new layer -> site -> second moments of the tokens to fit on and of those held out
-    gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
-    outputs : new layer -> site -> what the method's `outputs` made of it
-    adapter : what is carried, for methods whose maps are its own
-    workers : how many layers' maps may be made at a time
-    """
-
-    old: "Model"
-    new: "Model"
-    settings: dict[str, Any]
-    device: str
-    hidden_map: "torch.Tensor | None"
-    path: list[tuple[int, int]]
-    heads: "Callable[[int], MatchedHeads]"
-    moments: "Callable[[int], Mapping[str, tuple[Moments, Moments]]]"
-    outputs: "Callable[[int], Mapping[str, Fit]]" = lambda layer: {}
-    adapter: "Adapted | None" = None
-    workers: int = 1
-    gradients: "Callable[[int, str], tuple[Regression, Regression]]" = _no_gradients
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """An adapter of the old model, and the texts on which its own maps are fitted.
-
-    Attributes
-    ----------
-    directory : in PEFT's format
-    weights : (layer, module) -> its factors
-    texts : gives them, of (the old model with the adapter in its weights, its tokenizer)
-    max_tokens, batch_size : of reading them
-    remote_code : for the old and the new model
-    """
-
-    directory: "Path"
-    weights: "Mapping[tuple[int, str], LoraWeights]"
-    texts: "Callable[[Any, Any], list[str]]"
-    max_tokens: int = 256
-    batch_size: int = 16
-    remote_code: tuple[bool, bool] = (False, False)
-
-
-@dataclass(frozen=True)
-class MatchedHeads:
-    """Matched heads of one layer pair.
-
-    Attributes
-    ----------
-    assignment : (k, 2) of (old, new) query heads
-    blocks : role q, k, v, o -> (k, h_o, h_n): `T = W_o[a] W_h W_n[b]ᵀ` of each matched pair
-    """
-
-    assignment: "np.ndarray"
-    blocks: "dict[str, np.ndarray]"
 
 
 @cache
@@ -194,12 +115,12 @@ def check_pair(name: str, old: "Dimensions", new: "Dimensions", settings: dict[s
         module.check(old, new, settings)
 
 
-def make_maps(name: str, pair: Pair) -> Iterator[ModuleMap]:
+def make_maps(name: str, pair: "Pair") -> Iterator[ModuleMap]:
     """The maps of a method for a pair, one module at a time."""
     check_pair(name, pair.old.dims, pair.new.dims, pair.settings)
     return import_module(f"{__package__}.{name}").maps(pair)
 
 
-def make_outputs(name: str, pair: Pair) -> "Callable[[int], dict[str, Fit]]":
+def make_outputs(name: str, pair: "Pair") -> "Callable[[int], dict[str, Fit]]":
     """Function of a new layer: the output maps of a method, from the pair's moments."""
     return partial(import_module(f"{__package__}.{name}").outputs, pair)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..errors import LoraportError
+from ..mapping.pair import Pair
 from ..models.families import ROLES, Dimensions
 from ..models.spec import Model
 from ..transfer.maps import ModuleMap, Term
-from . import Pair
 
 
 def roles(pair: Pair) -> list[str]:

@@ -25,12 +25,13 @@ from statistics import fmean as mean
 
 import torch
 
-from ..calibration.moments import READS, STREAM, WRITES, Moments
+from ..calibration.moments import Moments
 from ..calibration.ridge import Fit, fit_parts, reading, right_inverse, writing
+from ..calibration.sites import READS, STREAM, WRITES
 from ..errors import LoraportError
+from ..mapping.pair import Pair
 from ..numerics.parallel import in_order
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair
 from ._weights import base_norms, norm_factor, roles
 
 NEEDS = ("models", "layers", "moments")

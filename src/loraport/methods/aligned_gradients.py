@@ -22,9 +22,10 @@ from itertools import groupby
 
 from ..calibration.gradients import INNER
 from ..calibration.ridge import Fit, fit
+from ..mapping.pair import Pair
 from ..numerics.parallel import in_order
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair, aligned
+from . import aligned
 from ._weights import roles
 
 NEEDS = ("models", "layers", "moments", "gradients")

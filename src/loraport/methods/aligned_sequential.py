@@ -21,13 +21,13 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ..adapters.lora_weights import LoraWeights
-from ..calibration.moments import READS, STREAM, WRITES
 from ..calibration.ridge import Fit, Regression, fit_parts, reading, solve, writing
+from ..calibration.sites import READS, STREAM, WRITES
 from ..errors import LoraportError
 from ..mapping.four_models import Walks, Wanted, open_walks, place
+from ..mapping.pair import Pair
 from ..numerics.linalg import pinv
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair
 from ._weights import base_norms, norm_factor, roles
 
 NEEDS = ("models", "layers", "outputs", "adapter")

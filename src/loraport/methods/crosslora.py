@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..mapping.pair import Pair
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair
 from ._weights import weights
 
 NEEDS = ("models", "layers")

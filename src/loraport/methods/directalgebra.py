@@ -8,9 +8,9 @@ a randomised SVD; the share of energy that it keeps stands in transfer.json.
 from collections.abc import Iterator
 from typing import Any
 
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..transfer.maps import ModuleMap, Term
-from . import Pair
 from ._weights import require_equal, weights
 
 NEEDS = ("models",)

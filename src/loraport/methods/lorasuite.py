@@ -16,10 +16,11 @@ import torch
 
 from ..errors import LoraportError
 from ..mapping.embedding import choose_rule
+from ..mapping.heads import MatchedHeads
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..numerics.linalg import pinv
 from ..transfer.maps import Blocks, Dense, Factor, ModuleMap, Term
-from . import MatchedHeads, Pair
 from ._weights import both_norms
 
 NEEDS = ("models", "embedding", "layers", "heads")

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair
 from ._weights import require_equal, weights
 
 NEEDS = ("models",)

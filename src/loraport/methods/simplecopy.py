@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..transfer.maps import ModuleMap, Term
-from . import Pair
 from ._weights import require_equal, weights
 
 NEEDS = ("models",)

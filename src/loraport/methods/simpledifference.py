@@ -7,9 +7,9 @@ its rank by a randomised SVD. How much of the sum's energy that keeps stands in 
 from collections.abc import Iterator
 from typing import Any
 
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..transfer.maps import ModuleMap, Term
-from . import Pair
 from ._weights import require_equal, weights
 
 NEEDS = ("models",)

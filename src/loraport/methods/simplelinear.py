@@ -8,10 +8,10 @@ O(d³) a module.
 from collections.abc import Iterator
 from typing import Any
 
+from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..numerics.linalg import pinv
 from ..transfer.maps import Dense, ModuleMap, Term
-from . import Pair
 from ._weights import require_equal, weights
 
 NEEDS = ("models",)

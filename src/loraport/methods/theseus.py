@@ -18,10 +18,11 @@ from itertools import groupby
 
 import torch
 
-from ..calibration.moments import READS, WRITES, LayerMoments
+from ..calibration.moments import LayerMoments
 from ..calibration.ridge import polar
+from ..calibration.sites import READS, WRITES
+from ..mapping.pair import Pair
 from ..transfer.maps import Dense, Factor, ModuleMap, Term
-from . import Pair
 from ._weights import Weights, weights
 
 NEEDS = ("models", "layers", "moments")

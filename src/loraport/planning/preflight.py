@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from ..adapters.files import CONFIG, WEIGHTS, audit, read_adapter
+from ..adapters.audit import audit
+from ..adapters.files import CONFIG, WEIGHTS, read_adapter
 from ..artifacts import sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError

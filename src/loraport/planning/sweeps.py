@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters.files import CONFIG, LoraWeights, audit, read_adapter, write_adapter
+from ..adapters.audit import audit
+from ..adapters.files import CONFIG, read_adapter, write_adapter
+from ..adapters.lora_weights import LoraWeights
 from ..artifacts import write_json
 from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.spec import Model, is_local, open_model
-from ..transfer.carry import balance
+from ..numerics.lowrank import balance
 from . import stages
 from .queries import Config
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from ..adapters.attach import attach
 from ..artifacts import atomic
 from ..errors import LoraportError
-from ..models.loading import attach, load_base
+from ..models.loading import load_base
 from ..numerics.linalg import chunks
 from .data import Example, fingerprint
 

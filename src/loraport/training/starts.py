@@ -10,9 +10,9 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
 
+from ..adapters.attach import attach
 from ..errors import LoraportError
 from ..models.families import Architecture
-from ..models.loading import attach
 
 
 @dataclass(frozen=True)

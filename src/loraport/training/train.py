@@ -29,9 +29,10 @@ from transformers import (
     set_seed,
 )
 
+from ..adapters.attach import save_adapter
 from ..artifacts import atomic, sha256, write_json
 from ..errors import LoraportError
-from ..models.loading import load_base, save_adapter
+from ..models.loading import load_base
 from ..runtime.job import progress
 from ..runtime.measure import measured, versions
 from .data import Encoded, Example, encode, fingerprint, subset

@@ -14,66 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters.files import LoraWeights, audit, read_adapter, write_adapter
-from ..adapters.kinds.dora import carried_magnitude, row_norms
+from ..adapters.audit import audit
+from ..adapters.files import read_adapter, write_adapter
+from ..adapters.lora_weights import LoraWeights
 from ..artifacts import read_json, write_json
 from ..errors import LoraportError
 from ..models.side import Side
 from ..models.spec import load_spec
-from ..numerics.lowrank import truncated_sum
+from ..numerics.lowrank import balance, truncated_sum
 from ..provenance import versions
 from .guard import by_definition, check_size, listed
+from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
 from .modules_to_save import keep_saved
 from .vocabulary import carry_from
 
 Place = tuple[int, str]  # (layer, module below the block)
-SAFE_CONDITION = 1e10  # of a Gram: beyond it the basis is taken by QR
-
-
-def balance(b: np.ndarray, a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Factors of the best rank-`rank` approximation of `b @ a`, half of the singular values each.
-
-    Parameters
-    ----------
-    b, a : (d_out, k) and (k, d_in) float64
-
-    Returns
-    -------
-    b (d_out, rank), a (rank, d_in), share of ‖b a‖² kept (1.0 where k ≤ rank)
-
-    Notes
-    -----
-    O((d_out + d_in) k²). Signs are fixed: the largest entry of each column of b is positive.
-    """
-    left, inner_left, core_left = _thin_basis(b)
-    right, inner_right, core_right = _thin_basis(a.T)
-    u, s, vh = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
-    root = np.sqrt(s[:rank])
-    b_new = left @ (inner_left @ (u[:, :rank] * root))
-    a_new = ((inner_right @ (vh[:rank].T * root)).T) @ right.T
-    signs = np.sign(b_new[np.abs(b_new).argmax(axis=0), np.arange(len(root))])
-    signs[signs == 0] = 1
-    missing = rank - len(root)
-    total = float(np.sum(s**2))
-    return (
-        np.pad(b_new * signs, ((0, 0), (0, missing))),
-        np.pad(a_new * signs[:, None], ((0, missing), (0, 0))),
-        float(np.sum(s[:rank] ** 2)) / total if total else 1.0,
-    )
-
-
-def _thin_basis(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`x = (outer @ inner) @ core` with orthonormal `outer @ inner`; x is (d, k).
-
-    From the k×k Gram, so that x itself is only multiplied; by QR where the Gram is nearly singular.
-    """
-    values, vectors = np.linalg.eigh(x.T @ x)
-    if values[0] * SAFE_CONDITION > values[-1] > 0:
-        root = np.sqrt(values)
-        return x, vectors / root, root[:, None] * vectors.T
-    basis, core = np.linalg.qr(x)
-    return basis, np.eye(basis.shape[1]), core
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,16 @@ from kindcase import (
 from peft import LoraConfig
 from safetensors.numpy import load_file
 
+from loraport.adapters.attach import save_adapter
 from loraport.adapters.audit import audit
 from loraport.adapters.files import read_adapter, write_adapter
-from loraport.adapters.kinds.dora import carried_magnitude
 from loraport.adapters.lora_weights import LoraWeights
 from loraport.errors import LoraportError
-from loraport.models.loading import save_adapter
 from loraport.models.side import Side
 from loraport.models.spec import describe, open_model
 from loraport.training.starts import begin
 from loraport.transfer.carry import carry
+from loraport.transfer.magnitudes import carried_magnitude
 from loraport.transfer.maps import (
     Blocks,
     Dense,

@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from loraport.adapters.files import LoraWeights, read_adapter
+from loraport.adapters.files import read_adapter
+from loraport.adapters.lora_weights import LoraWeights
 from loraport.adapters.ties import merge, merge_files
 from loraport.errors import LoraportError
 from loraport.models.spec import open_model

@@ -15,21 +15,12 @@ import torch
 from inprocess import CALIBRATION, PairRun
 
 from loraport.artifacts import identity, sha256, write_h5
-from loraport.calibration import moments, resume
-from loraport.calibration.moments import (
-    PARTS,
-    READS,
-    SITES,
-    STREAM,
-    WRITES,
-    needed,
-    pack,
-    read_moments,
-    site_bytes,
-    unpack,
-    write_layer,
-)
+from loraport.calibration import moments, moments_file, resume
+from loraport.calibration.batches import PARTS, Batch
+from loraport.calibration.moments import site_bytes
+from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
 from loraport.calibration.resume import Kept, digest
+from loraport.calibration.sites import READS, SITES, STREAM, WRITES, needed
 from loraport.errors import LoraportError
 from loraport.methods import make_maps
 from loraport.models.families import ROLES
@@ -48,7 +39,7 @@ def same(first: dict, second: dict, **tolerance) -> bool:
                 return False
             for name in NAMES:
                 x, y = getattr(a, name), getattr(b, name)
-                if name in moments.GRAMS and x is not None and y is not None:
+                if name in moments_file.GRAMS and x is not None and y is not None:
                     x, y = x.tril(), y.tril()  # what is stored
                 if (x is None) != (y is None) or not (
                     x is None or torch.allclose(x, y, **tolerance)
@@ -272,7 +263,7 @@ def test_sums_are_kept_once_the_time_has_passed_and_no_more_often(tmp_path, monk
 
 def test_other_texts_or_settings_are_another_digest():
     def batch(part="fit", token=5):
-        return moments.Batch(
+        return Batch(
             part, [{"input_ids": torch.tensor([[1, token]])}] * 2, [torch.tensor([[0], [1]])] * 2
         )
 

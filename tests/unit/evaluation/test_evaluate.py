@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loraport.artifacts import read_json
 from loraport.errors import LoraportError
-from loraport.evaluation import evaluate, harness, translation
+from loraport.evaluation import evaluate, harness
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.training.data import Example
 from loraport.training.starts import Fresh
@@ -160,6 +160,9 @@ def test_what_is_scored_is_not_scored_again(scored, tmp_path, pico_pair, tasks, 
         with pytest.raises(pytest.fail.Exception, match="was loaded"):
             changed = replace(FAST, limit=5)
             score_stages(pico_pair.new, again, tasks, changed, cache=scored / "cache")
+        patch.setattr(evaluate, "SCORING_VERSION", -1)
+        with pytest.raises(pytest.fail.Exception, match="was loaded"):
+            score_stages(pico_pair.new, again, tasks, FAST, cache=scored / "cache")
 
 
 def test_a_killed_job_goes_on_after_its_last_task(tmp_path, pico_pair, tasks, adapters):
@@ -308,25 +311,6 @@ def test_an_adapter_of_another_model_is_told(tmp_path, pico_pair, tasks, adapter
 # ---- whole-set scores
 
 
-def test_corpus_scores_are_sacrebleus_and_perfect_ones_have_no_width():
-    pairs = [
-        (f"the cat number {i} sat on the mat", f"the cat number {i} sat on a mat") for i in range(9)
-    ]
-    for metric in ("bleu", "chrf"):
-        perfect = translation.corpus_score(metric, [(r, r) for r, _ in pairs], 50, 0)
-        assert perfect["value"] == pytest.approx(100)
-        assert perfect["low"] == pytest.approx(100)
-        found = translation.corpus_score(metric, pairs, 50, 0)
-        assert found["low"] - 1e-6 <= found["value"] <= found["high"] + 1e-6
-        assert len(found["items"]) == 9
-        assert 40 < found["value"] < 100
-
-
-def test_comet_is_told_where_it_is_not_installed():
-    with pytest.raises(LoraportError, match="COMET is not installed"):
-        translation.comet_scores("Unbabel/wmt22-comet-da", ["a"], [("b", "c")])
-
-
 def test_translations_are_scored_through_the_harness(tmp_path, pico_pair):
     (tmp_path / "translation").mkdir()
     lines = [{"translation": {"cs": "1 + 1", "en": f"{i} + {i} = {2 * i}"}} for i in range(6)]
@@ -343,3 +327,31 @@ def test_translations_are_scored_through_the_harness(tmp_path, pico_pair):
     found = read_json(tmp_path / "bare.json", "eval")["tasks"]["wmt"]
     assert found["metric"] == "bleu" and set(found["others"]) == {"chrf"}
     assert math.isfinite(found["value"]) and found["nll"] > 0
+
+
+def scored_as(metric):
+    """What `score_task` gives of a task of four items."""
+    return {
+        "metric": metric,
+        "value": 0.5,
+        "items": [0, 1, 1, 0],
+        "run": {"seconds": 1.0, "peak_mib": 1.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("metrics", "averaged"),
+    [
+        (("acc", "acc"), True),
+        (("chrf", "chrf"), False),  # of a whole set: its score is no mean of its items
+        (("bleu", "bleu"), False),
+        (("acc", "bleu"), False),
+        (("acc", "chrf"), False),
+        (("bleu", "chrf"), False),
+    ],
+)
+def test_only_tasks_of_one_metric_that_is_a_mean_of_items_are_averaged(tmp_path, metrics, averaged):
+    (stage,) = one(tmp_path)
+    tasks = {name: scored_as(metric) for name, metric in zip("xy", metrics, strict=True)}
+    evaluate._write_stage(stage, tasks, FAST, {})
+    assert ("average" in read_json(stage.out, "eval")) == averaged

@@ -4,7 +4,8 @@ import numpy as np
 import pico
 from inprocess import PairRun
 
-from loraport.adapters.files import audit, read_adapter
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter
 from loraport.mapping.distance import mapping_quality, model_distance, update_magnitudes
 from loraport.models.spec import open_model
 

@@ -12,7 +12,8 @@ import twins
 from twins import PATH
 
 from loraport.artifacts import sha256
-from loraport.calibration.moments import HELD_OUT, READS, Moments, make_batches, paired_tokens
+from loraport.calibration.batches import HELD_OUT, make_batches, paired_tokens
+from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import (
     GRID,
     SLIGHT,
@@ -23,6 +24,7 @@ from loraport.calibration.ridge import (
     solve,
     writing,
 )
+from loraport.calibration.sites import READS
 from loraport.errors import LoraportError
 from loraport.methods import make_maps
 from loraport.transfer.maps import open_maps, write_maps

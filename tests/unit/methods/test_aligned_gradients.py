@@ -12,8 +12,8 @@ from inprocess import CALIBRATION, PairRun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from twins import PATH
 
+from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import INNER, TEXTS, layer_gradients, read_gradients
-from loraport.calibration.moments import make_batches
 from loraport.calibration.ridge import Regression
 from loraport.methods import make_maps
 from loraport.models.loading import load_base

@@ -15,9 +15,10 @@ import torch
 import twins
 from inprocess import CALIBRATION, Named, PairRun
 
+from loraport.adapters.attach import attach
 from loraport.adapters.lora_weights import LoraWeights
 from loraport.artifacts import identities, identity, read_json
-from loraport.calibration.moments import make_batches
+from loraport.calibration.batches import make_batches
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
 from loraport.mapping.adapter_texts import open_adapted
@@ -26,7 +27,7 @@ from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps, make_outputs, output_settings, per_adapter
 from loraport.methods.aligned_sequential import _refuse_more_than_factors
 from loraport.models.families import ROLES
-from loraport.models.loading import attach, load_base
+from loraport.models.loading import load_base
 from loraport.models.spec import load_spec, open_model
 from loraport.planning import needs
 from loraport.training import data

@@ -10,8 +10,9 @@ import torch
 import twins
 from twins import PATH
 
-from loraport.calibration.moments import SITES, Moments, width
+from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import polar
+from loraport.calibration.sites import SITES, width
 from loraport.methods import make_maps
 
 ISOMETRIES = ["same", "permuted", "padded", "qwen2"]  # of what modules read and write

@@ -14,7 +14,8 @@ from loraport.mapping.cka import cka, hsic_sums, u_centred_grams
 from loraport.mapping.heads import assign
 from loraport.mapping.layers import best_path, fixed_path
 from loraport.numerics.linalg import least_squares, pinv
-from loraport.transfer.carry import balance, new_layer
+from loraport.numerics.lowrank import balance
+from loraport.transfer.carry import new_layer
 from loraport.transfer.maps import Blocks
 
 NUMBERS = st.floats(-1e3, 1e3, allow_nan=False, width=64)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loraport.adapters.files import LoraWeights, audit, read_adapter
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter
+from loraport.adapters.lora_weights import LoraWeights
 from loraport.errors import LoraportError
 from loraport.models.spec import open_model
 from loraport.planning import sweeps

@@ -12,8 +12,8 @@ from kindcase import TOKENS, adalora, loaded, logits, make, prune
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loraport.adapters.attach import attach
 from loraport.errors import LoraportError
-from loraport.models.loading import attach
 from loraport.models.spec import open_model
 from loraport.models.weights import Checkpoint, TensorFile
 from loraport.transfer.merged_model import merge

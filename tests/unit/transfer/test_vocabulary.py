@@ -11,11 +11,11 @@ from kindcase import edit_tensors, loaded, logits, make
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
+from loraport.adapters.attach import attach, save_adapter
 from loraport.adapters.audit import audit
 from loraport.adapters.files import read_adapter, write_adapter
 from loraport.artifacts import write_h5
 from loraport.errors import LoraportError
-from loraport.models.loading import attach, save_adapter
 from loraport.models.side import Side
 from loraport.models.spec import open_model
 from loraport.models.weights import TensorFile

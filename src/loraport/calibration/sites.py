@@ -1,0 +1,131 @@
+"""Sites of a decoder block: where what modules read and write is caught, and for which maps."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..models.spec import Model
+
+# role -> site that its input stands at, and site that its output map is fitted at. gate and up are
+# fitted behind the activation: their own outputs lie in a space of the hidden size, below theirs
+READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "gate": "mlp",
+         "up": "mlp", "down": "inner"}  # fmt: skip
+WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
+# o and down write into the residual stream: role -> site where the stream has taken their output in
+STREAM = {"o": "middle", "down": "stream"}
+# site -> role of the module, and whether its input or its output is meant
+SITES = {
+    "middle": ("block", "input"),
+    "stream": ("block", "output"),
+    "attention": ("q", "input"),
+    "heads": ("o", "input"),
+    "mlp": ("up", "input"),
+    "inner": ("down", "input"),
+    "q": ("q", "output"),
+    "k": ("k", "output"),
+    "v": ("v", "output"),
+    "o": ("o", "output"),
+    "down": ("down", "output"),
+}
+
+
+def needed(roles: Collection[str]) -> dict[str, tuple[bool, bool]]:
+    """Sites that maps of these roles are fitted at, and whether Σ x xᵀ and Σ y yᵀ are needed there.
+
+    The first for a map that writes the new model's side, the second for one that reads it.
+    """
+    stream = {STREAM[role] for role in roles if role in STREAM}
+    written = stream | {WRITES[role] for role in roles}
+    read = stream | {READS[role] for role in roles}
+    return {site: (site in written, site in read) for site in SITES if site in written | read}
+
+
+@contextmanager
+def caught_sites(
+    base: Any, model: Model, layer: int, rows: Callable[[], torch.Tensor]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Catch what passes the sites of a layer: site -> (tokens, width) at the positions `rows()`.
+
+    Where a norm stands on what o or down writes, `normed(site)` of the site behind it holds what
+    the residual stream takes in, and `rms(site)`, (tokens, 1), the rms of what the module wrote.
+    """
+    family, caught = model.architecture, {}
+    modules = dict(base.named_modules())
+
+    def catch(site: str, where: str, cut: np.ndarray | None) -> Callable:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            values = inputs[0] if where == "input" else output
+            values = values[0] if isinstance(values, tuple) else values
+            text, place = rows().to(values.device)
+            picked = values[text, place]
+            caught[site] = picked if cut is None or where == "input" else picked[:, cut]
+
+        return hook
+
+    handles = []
+    for site, (role, where) in SITES.items():
+        if site in STREAM.values():
+            block = modules[family.block.format(layer=layer)]
+            handles.append(block.register_forward_hook(catch(site, where, None)))
+        elif role in family.roles:
+            module = modules[family.path(layer, family.module_of(role))]
+            hook = catch(site, where, family.rows(role, model.dims))
+            handles.append(module.register_forward_hook(hook))
+    for role, norm in family.output_norms.items():
+        hook = _catch_norm(caught, STREAM[role], rows, family.norm_shift)
+        handles.append(modules[family.path(layer, norm)].register_forward_hook(hook))
+    block = modules[family.block.format(layer=layer)]
+
+    def add_attention(module: Any, inputs: Any, output: Any) -> None:
+        caught["middle"] = caught["middle"] + written(caught, "middle")
+
+    handles.append(block.register_forward_hook(add_attention))
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def normed(site: str) -> str:
+    """Name under which what a norm makes of a module's output is caught."""
+    return f"{site} normed"
+
+
+def rms(site: str) -> str:
+    """Name under which the rms of what a module writes, before its norm, is caught."""
+    return f"{site} rms"
+
+
+def written(caught: Mapping[str, torch.Tensor], site: str) -> torch.Tensor:
+    """What the residual stream has taken in behind o (`middle`) or down (`stream`)."""
+    role = next(role for role, behind in STREAM.items() if behind == site)
+    return caught.get(normed(site), caught[role])
+
+
+def _catch_norm(
+    caught: dict[str, torch.Tensor], site: str, rows: Callable[[], torch.Tensor], shift: float
+) -> Callable:
+    """Hook of a norm `N(y) = w ∘ y / rms(y)`: N(y), and rms(y) as the norm itself has it."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        text, place = rows().to(output.device)
+        after = output[text, place].double()
+        weighted = inputs[0][text, place].double() * (module.weight.double() + shift)
+        square = weighted.square().sum(dim=1, keepdim=True)
+        both = (weighted * after).sum(dim=1, keepdim=True)  # Σ (w ∘ y)² / rms
+        caught[normed(site)] = output[text, place]
+        caught[rms(site)] = torch.where(both > 0, square / both, 1.0)
+
+    return hook
+
+
+def width(model: Model, site: str) -> int:
+    """Numbers a token at a site."""
+    role, where = SITES[site]
+    if site in STREAM.values():
+        return model.dims.hidden
+    return model.dims.shape(role)[1 if where == "input" else 0]
