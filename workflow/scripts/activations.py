@@ -1,7 +1,8 @@
 """Rule activations: pooled features of the calibration texts at every layer of one model."""
 
-from loraport.artifacts import identities, write_h5
+from loraport.artifacts import identities
 from loraport.calibration.activations import load_texts, pooled_features
+from loraport.calibration.features import write_features
 from loraport.models.spec import load_spec
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
@@ -17,9 +18,6 @@ with job(snakemake) as log:
             model, texts, remote_code=params.remote_code, progress=bar.update, **settings
         )
     inputs = identities({"spec": snakemake.input.spec})
-    with write_h5(snakemake.output[0], "activations", inputs) as file:
-        for layer, values in enumerate(features):
-            file.dataset(f"layer_{layer}", values)
-        file.dataset("kept", kept)
-        file.attributes(pooling=settings["pooling"], texts=params.texts_version, count=len(texts))
+    about = {"pooling": settings["pooling"], "texts": params.texts_version}
+    write_features(snakemake.output[0], inputs, features, kept, **about)
     log.info("%d texts, %d layers of width %d", int(kept.sum()), *features.shape[::2])

@@ -1,9 +1,9 @@
 """Rule heads: which old attention head serves which new one, in every layer pair of the path."""
 
 from loraport.artifacts import identities, write_h5
-from loraport.mapping.heads import match_layer, read_heads
+from loraport.mapping.heads import match_layer, read_heads, write_matched_heads
 from loraport.mapping.layers import read_path
-from loraport.mapping.pair import read_hidden_map
+from loraport.mapping.pair import on_device
 from loraport.models.spec import load_spec
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
@@ -15,7 +15,7 @@ with job(snakemake) as log:
     old, new = (
         load_spec(inputs[f"{side}_spec"], sources[side], streamed=True) for side in ("old", "new")
     )
-    hidden_map = read_hidden_map(inputs["embedding"], device)
+    hidden_map = on_device(inputs["embedding"], device)
     path = read_path(inputs["layers"])
     weights = old.checkpoint(), new.checkpoint()
     with write_h5(snakemake.output[0], "heads", identities(inputs)) as file:
@@ -26,10 +26,7 @@ with job(snakemake) as log:
                     read_heads(new, weights[1], layer, device),
                 )
                 similarity, matched = match_layer(*sides, hidden_map, settings["heads"])
-                file.dataset(f"layer_{layer}/similarity", similarity)
-                file.dataset(f"layer_{layer}/assignment", matched.assignment)
-                for role, blocks in matched.blocks.items():
-                    file.dataset(f"layer_{layer}/blocks_{role}", blocks)
+                write_matched_heads(file, layer, similarity, matched)
                 bar.update()
         file.attributes(rule=settings["heads"])
     log.info("%d layer pairs, %d → %d heads", len(path), old.dims.heads, new.dims.heads)

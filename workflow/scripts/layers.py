@@ -1,22 +1,15 @@
 """Rule layers: which old layer serves which new one."""
 
-from loraport.artifacts import identities, read_h5, write_json
-from loraport.mapping.layers import layer_path
+from loraport.artifacts import identities
+from loraport.mapping.layers import write_path
+from loraport.mapping.similarity_file import read_similarity
 from loraport.runtime.job import job
 
 with job(snakemake) as log:
-    settings = snakemake.params.settings
-    with read_h5(snakemake.input.cka, "cka") as file:
-        similarity = file["similarity"][...]
-    path = layer_path(similarity, *(settings[k] for k in ("layers", "max_offset", "unmatched")))
-    rows = [[old, new, float(similarity[old, new])] for old, new in path]
-    content = {
-        "path": rows,
-        "max_offset": settings["max_offset"],
-        "unmatched": settings["unmatched"],
-        "total": sum(row[2] for row in rows),
-        "rule": settings["layers"],
-        "layers": list(similarity.shape),
+    settings = {
+        key: snakemake.params.settings[key] for key in ("layers", "max_offset", "unmatched")
     }
-    write_json(snakemake.output[0], "layers", identities({"cka": snakemake.input.cka}), content)
-    log.info("%s", " ".join(f"{old}→{new}" for old, new, _ in rows))
+    similarity = read_similarity(snakemake.input.cka)
+    inputs = identities({"cka": snakemake.input.cka})
+    path = write_path(snakemake.output[0], inputs, similarity, **settings)
+    log.info("%s", " ".join(f"{old}→{new}" for old, new in path))

@@ -1,13 +1,39 @@
-"""The two models' features of the same texts, side by side."""
+"""Pooled features on disk: their writer, their reader, and two models' side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..artifacts import read_h5
+from ..artifacts import read_h5, write_h5
 from ..errors import LoraportError
+
+
+def write_features(
+    path: str | Path,
+    inputs: Mapping[str, str],
+    features: np.ndarray,
+    kept: np.ndarray,
+    *,
+    pooling: str,
+    texts: str,
+) -> None:
+    """Store a model's features.
+
+    Parameters
+    ----------
+    inputs : identities of what they were made from
+    features : (layers, n, d) float32
+    kept : (n,) bool, the texts of which the model kept a token
+    pooling, texts : how they were pooled, and the version of the texts
+    """
+    with write_h5(path, "activations", inputs) as file:
+        for layer, values in enumerate(features):
+            file.dataset(f"layer_{layer}", values)
+        file.dataset("kept", kept)
+        file.attributes(pooling=pooling, texts=texts, count=len(kept))
 
 
 def read_features(path: str | Path) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:

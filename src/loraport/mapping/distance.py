@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..adapters.lora_weights import LoraWeights
-from ..artifacts import read_h5, read_json
+from ..artifacts import read_json
 from ..models.spec import Model
+from ..transfer.embedding_file import read_about
+from .heads import read_assignment
 
 
 def model_distance(old: Model, new: Model) -> dict[str, Any]:
@@ -61,31 +63,25 @@ def mapping_quality(layers: str | Path, embedding: str | Path, heads: str | Path
     its expectation) and of the default order
     """
     rows = read_json(layers, "layers")["path"]
-    with read_h5(embedding, "embedding") as file:
-        about = {
-            key: value.item() if hasattr(value, "item") else str(value)
-            for key, value in file.attrs.items()
-            if key in ("rule", "residual", "condition", "tokens_shared")
+    shown = ("rule", "residual", "condition", "tokens_shared")
+    about = {key: value for key, value in read_about(embedding).items() if key in shown}
+    by_layer = {}
+    for _, layer, _ in rows:
+        similarity, matched = read_assignment(heads, layer)
+        by_layer[str(layer)] = {
+            "assigned": _mean(similarity[matched[:, 0], matched[:, 1]]),
+            "random": float(similarity.mean()),
+            "default_order": float(np.diag(similarity).mean()),
         }
-    found = {}
-    with read_h5(heads, "heads") as file:
-        for _, layer, _ in rows:
-            group = file[f"layer_{layer}"]
-            similarity, matched = group["similarity"][...], group["assignment"][...]
-            found[str(layer)] = {
-                "assigned": _mean(similarity[matched[:, 0], matched[:, 1]]),
-                "random": float(similarity.mean()),
-                "default_order": float(np.diag(similarity).mean()),
-            }
     keys = ("assigned", "random", "default_order")
     means = {
-        key: _mean(np.array([each[key] for each in found.values() if each[key] is not None]))
+        key: _mean(np.array([each[key] for each in by_layer.values() if each[key] is not None]))
         for key in keys
     }
     return {
         "path": {"pairs": rows, "mean": float(np.mean([row[2] for row in rows]))},
         "embedding": about,
-        "heads": {**means, "layers": found},
+        "heads": {**means, "layers": by_layer},
     }
 
 

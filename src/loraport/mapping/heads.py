@@ -8,11 +8,13 @@ layer hold every head pair, and their blocks are also the transforms of Eq. 3.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from ..artifacts import H5Writer, read_h5
 from ..models.spec import Model
 from ..models.weights import Checkpoint
 
@@ -137,3 +139,28 @@ def match_layer(
         a, b = grouped.get(role, (rows, columns))
         blocks[role] = product[a, :, b, :].float().cpu().numpy()
     return similarity, MatchedHeads(matched, blocks)
+
+
+def write_matched_heads(
+    writer: H5Writer, layer: int, similarity: np.ndarray, matched: MatchedHeads
+) -> None:
+    """Store one new layer's head similarities (H_o, H_n) and its matched heads."""
+    writer.dataset(f"layer_{layer}/similarity", similarity)
+    writer.dataset(f"layer_{layer}/assignment", matched.assignment)
+    for role, blocks in matched.blocks.items():
+        writer.dataset(f"layer_{layer}/blocks_{role}", blocks)
+
+
+def read_matched_heads(path: str | Path, layer: int) -> MatchedHeads:
+    """Matched heads of one new layer."""
+    with read_h5(path, "heads") as file:
+        group = file[f"layer_{layer}"]
+        blocks = {role: group[f"blocks_{role}"][...] for role in ROLES}
+        return MatchedHeads(group["assignment"][...], blocks)
+
+
+def read_assignment(path: str | Path, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity (H_o, H_n) and assignment (k, 2) of the heads of one new layer."""
+    with read_h5(path, "heads") as file:
+        group = file[f"layer_{layer}"]
+        return group["similarity"][...], group["assignment"][...]

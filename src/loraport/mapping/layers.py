@@ -1,16 +1,18 @@
 """Which old layer serves which new one: a monotone path of greatest similarity."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from ..artifacts import read_json
+from ..artifacts import read_json, write_json
 from ..errors import LoraportError
 
-Path = list[tuple[int, int]]
+LayerPath = list[tuple[int, int]]
 
 
-def best_path(similarity: np.ndarray, max_offset: int | None = None) -> Path:
+def best_path(similarity: np.ndarray, max_offset: int | None = None) -> LayerPath:
     """The monotone layer path of greatest total similarity (LoRASuite, layer mapping).
 
     Parameters
@@ -57,7 +59,7 @@ def best_path(similarity: np.ndarray, max_offset: int | None = None) -> Path:
     return path[::-1]
 
 
-def fixed_path(old: int, new: int, how: str) -> Path:
+def fixed_path(old: int, new: int, how: str) -> LayerPath:
     """The ablations First, Medium and Last: one offset for all layers (0, ⌊gap/2⌋, gap)."""
     gap = abs(new - old)
     offset = {"first": 0, "medium": gap // 2, "last": gap}[how]
@@ -65,7 +67,7 @@ def fixed_path(old: int, new: int, how: str) -> Path:
     return [(i, i + offset) if old <= new else (i + offset, i) for i in short]
 
 
-def serve_all(path: Path, layers: int) -> Path:
+def serve_all(path: LayerPath, layers: int) -> LayerPath:
     """Every new layer: one that no old layer is matched with by that of the next pair, or of the
     last one.
     """
@@ -79,7 +81,7 @@ def serve_all(path: Path, layers: int) -> Path:
 
 def layer_path(
     similarity: np.ndarray, how: str, max_offset: int | None, unmatched: str = "empty"
-) -> Path:
+) -> LayerPath:
     """The path by the mapping settings: `layers` is `cka` (best path) or a fixed offset; new layers
     that are `unmatched` are left `empty`, or served by the `next` pair's old one.
     """
@@ -88,6 +90,37 @@ def layer_path(
     return serve_all(path, new) if unmatched == "next" else path
 
 
-def read_path(file: str | os.PathLike[str]) -> Path:
+def write_path(
+    file: str | os.PathLike[str],
+    inputs: Mapping[str, str],
+    similarity: np.ndarray,
+    *,
+    layers: str,
+    max_offset: int | None,
+    unmatched: str,
+) -> LayerPath:
+    """Choose the layer path and store it with the similarity of each pair.
+
+    Parameters
+    ----------
+    inputs : identities of what the similarity comes from
+    similarity : (l_o, l_n)
+    layers, max_offset, unmatched : settings of the mapping, as in `layer_path`
+    """
+    path = layer_path(similarity, layers, max_offset, unmatched)
+    rows = [[old, new, float(similarity[old, new])] for old, new in path]
+    content: dict[str, Any] = {
+        "path": rows,
+        "max_offset": max_offset,
+        "unmatched": unmatched,
+        "total": sum(row[2] for row in rows),
+        "rule": layers,
+        "layers": list(similarity.shape),
+    }
+    write_json(os.fspath(file), "layers", inputs, content)
+    return path
+
+
+def read_path(file: str | os.PathLike[str]) -> LayerPath:
     """The (old, new) layers of layers.json."""
     return [(old, new) for old, new, _ in read_json(os.fspath(file), "layers")["path"]]

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from ..adapters.lora_weights import LoraWeights
-from ..artifacts import H5Writer, read_h5
+from ..artifacts import H5Writer
 from ..calibration.gradients import read_gradients
 from ..calibration.moments import Moments
 from ..calibration.moments_file import StoredSites, read_moments
 from ..calibration.ridge import Fit, Regression
 from ..models.spec import Model
-from .heads import ROLES, MatchedHeads
+from ..transfer.embedding_file import read_hidden_map
+from .heads import MatchedHeads, read_matched_heads
 from .layers import read_path
 
 
@@ -75,20 +76,10 @@ class Pair:
     gradients: Callable[[int, str], tuple[Regression, Regression]] = _no_gradients
 
 
-def read_hidden_map(path: str | Path, device: str) -> torch.Tensor | None:
-    """W_h (d_o, d_n) in float64, or None where the rule made it the identity."""
-    with read_h5(path, "embedding") as file:
-        if file.attrs["rule"] == "identity":
-            return None
-        return torch.from_numpy(file["W_h"][...]).double().to(device)
-
-
-def read_heads(path: str | Path, layer: int) -> MatchedHeads:
-    """Matched heads of one new layer."""
-    with read_h5(path, "heads") as file:
-        group = file[f"layer_{layer}"]
-        blocks = {role: group[f"blocks_{role}"][...] for role in ROLES}
-        return MatchedHeads(group["assignment"][...], blocks)
+def on_device(embedding: str | Path, device: str) -> torch.Tensor | None:
+    """W_h (d_o, d_n) float64 of an embedding artifact; None for the identity."""
+    hidden_map = read_hidden_map(embedding)
+    return None if hidden_map is None else torch.from_numpy(hidden_map).to(device)
 
 
 def write_outputs(writer: H5Writer, layer: int, found: Mapping[str, Fit]) -> None:
@@ -124,9 +115,9 @@ def open_pair(
         new=new,
         settings=settings,
         device=device,
-        hidden_map=read_hidden_map(inputs["embedding"], device) if "embedding" in inputs else None,
+        hidden_map=on_device(inputs["embedding"], device) if "embedding" in inputs else None,
         path=read_path(inputs["layers"]) if "layers" in inputs else [],
-        heads=lambda layer: read_heads(inputs["heads"], layer),
+        heads=lambda layer: read_matched_heads(inputs["heads"], layer),
         moments=lambda layer: read_moments(inputs["moments"], layer, device),
         outputs=lambda layer: read_outputs(inputs["outputs"], layer, device),
         adapter=adapter,

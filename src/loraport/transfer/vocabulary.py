@@ -8,66 +8,26 @@ artifact writes them as sums of shared tokens (loraport.mapping.omp) that sum of
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..adapters.lora_weights import LoraWeights
-from ..artifacts import read_h5
 from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.side import Side
+from .embedding_file import Tokens, read_tokens
 
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What an embedding artifact says of a pair.
-
-    Attributes
-    ----------
-    hidden_map : W_h (d_o, d_n) float64
-    old, new : (n,) ids of the shared tokens
-    unshared : (m,) ids of new tokens that are sums of shared ones
-    picks, coefficients : (m, k) of the sums: places among the shared tokens, and weights
-    """
-
-    hidden_map: np.ndarray
-    old: np.ndarray
-    new: np.ndarray
-    unshared: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    picks: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
-    coefficients: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-
-    def spread(self, values: np.ndarray, count: int) -> np.ndarray:
-        """What each old token has, (vocabulary, ...), as `count` new tokens have it."""
-        found = np.zeros((count, *values.shape[1:]), np.float32)
-        shared = values[self.old]
-        found[self.new] = shared
-        sums = np.zeros((len(self.unshared), *values.shape[1:]))
-        for picks, weights in zip(self.picks.T, self.coefficients.T, strict=True):
-            sums += (weights * shared[picks].T).T
-        found[self.unshared] = sums
-        return found
 
 
 def vocabulary_modules(adapter: "Adapter", family: Architecture) -> dict[str, LoraWeights]:
     """Path -> factors of an adapter's embedding and head, where it adapts them."""
     names = (family.embedding, family.head)
     return {path: each for path, each in adapter.modules.items() if path in names}
-
-
-def read_tokens(path: str | Path) -> Tokens:
-    """W_h and the shared tokens from embedding.h5."""
-    with read_h5(path, "embedding") as file:
-        ids = (file[f"token_ids_{side}"][...] for side in ("old", "new"))
-        names = ("ids", "picks", "coefficients") if "unshared_ids" in file else ()
-        sums = (file[f"unshared_{name}"][...] for name in names)
-        return Tokens(file["W_h"][...].astype(np.float64), *ids, *sums)
 
 
 def carry_vocabulary(

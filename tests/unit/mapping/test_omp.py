@@ -13,7 +13,8 @@ from loraport.mapping.omp import approximate_unshared, matching_pursuit
 from loraport.models.side import Side
 from loraport.models.spec import open_model
 from loraport.models.tokens import read_vocabulary
-from loraport.transfer.vocabulary import Tokens, carry_from
+from loraport.transfer.embedding_file import Tokens
+from loraport.transfer.vocabulary import carry_from
 
 
 def planted(seed: int, count: int, width: int, sums: int, sparse: int):

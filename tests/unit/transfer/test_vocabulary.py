@@ -20,8 +20,9 @@ from loraport.models.side import Side
 from loraport.models.spec import open_model
 from loraport.models.weights import TensorFile
 from loraport.training.starts import begin
+from loraport.transfer.embedding_file import Tokens
 from loraport.transfer.merged_model import merge
-from loraport.transfer.vocabulary import Tokens, carry_from, carry_vocabulary, vocabulary_modules
+from loraport.transfer.vocabulary import carry_from, carry_vocabulary, vocabulary_modules
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = ["embed_tokens", "lm_head"]
