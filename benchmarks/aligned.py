@@ -33,7 +33,7 @@ from loraport.adapters.files import read_adapter, write_adapter
 from loraport.artifacts import write_json
 from loraport.calibration.activations import pooled_features, read_texts
 from loraport.calibration.batches import make_batches
-from loraport.calibration.gradients import TEXTS, layer_gradients
+from loraport.calibration.gradients import TEXTS_AT_ONCE, layer_gradients
 from loraport.calibration.moments import layer_moments
 from loraport.evaluation.statistics import bootstrap, difference
 from loraport.mapping.cka import cka, hsic_sums
@@ -134,7 +134,7 @@ def make_pair(
     with tqdm(total=len(texts), desc="moments") as bar:
         found = layer_moments((old, new), bases, batches, path, device, bar.update)
     moments = {j: each for (_, j), each in zip(path, found, strict=True)}
-    few = make_batches(tokenizers, texts, 256, TEXTS)
+    few = make_batches(tokenizers, texts, 256, TEXTS_AT_ONCE)
     answered = layer_gradients((old, new), bases, few, path, device)
     gradients = {j: each for (_, j), each in zip(path, answered, strict=True)}
     return Pair(old, new, dict(MAPPING), device, hidden_map, path, heads.__getitem__,

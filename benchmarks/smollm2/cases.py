@@ -34,7 +34,7 @@ def by_worked(rows: list[Row]) -> list[Row]:
         kept = {name: held for name, held in row.items() if not name.startswith("nll")}
         if row.get("worked") is not None:
             kept["nll"] = row["worked"]
-            kept[advice.KEPT] = (bare - row["worked"]) / (bare - full)
+            kept[advice.RANKED_BY] = (bare - row["worked"]) / (bare - full)
             for end in ("", "_low", "_high"):
                 kept[f"nll_difference{end}"] = row.get(f"worked_difference{end}")
         found.append(kept)

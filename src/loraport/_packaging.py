@@ -33,5 +33,5 @@ class BuildPy(build_py):
 
 def workflow_files() -> list[Path]:
     """The workflow's files, relative to the project."""
-    found = [path for part in PARTS for path in (Path(part), *sorted(Path(part).rglob("*")))]
-    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    paths = [path for part in PARTS for path in (Path(part), *sorted(Path(part).rglob("*")))]
+    return [path for path in paths if path.is_file() and "__pycache__" not in path.parts]

@@ -26,8 +26,8 @@ from .errors import LoraportError
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 SUMS = "SHA256SUMS"
 # checksums of given adapters' files, as rules first read them
 ROOT = "artifacts"  # folder of all that the workflow makes, in the working directory
@@ -149,10 +149,10 @@ def check_weights(directory: str | Path) -> None:
         return
     made = _recorded_here(directory)
     for record, path, expected in [*made, *_sums(directory)]:
-        if (found := sha256(path) if path.is_file() else "no such file") != expected:
+        if (actual := sha256(path) if path.is_file() else "no such file") != expected:
             raise LoraportError(
                 f"{path} is not the file that {record} beside it describes",
-                got=f"sha256 {found[:12]}…",
+                got=f"sha256 {actual[:12]}…",
                 expected=f"{expected[:12]}…",
                 todo="delete the folder and run the workflow again"
                 if record != SUMS
@@ -165,15 +165,15 @@ def check_weights(directory: str | Path) -> None:
 
 def _recorded_here(directory: Path) -> list[tuple[str, Path, str]]:
     """(record, weights, SHA-256) as written beside the weights of an adapter that was made here."""
-    found = []
+    records = []
     for path in sorted(directory.glob("*.json")):
         try:
             recorded = json.loads(path.read_text(encoding="utf-8")).get("weights_sha256")
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
         if recorded:
-            found.append((path.name, directory / ADAPTER_WEIGHTS, str(recorded)))
-    return found
+            records.append((path.name, directory / ADAPTER_WEIGHTS, str(recorded)))
+    return records
 
 
 def _sums(directory: Path) -> list[tuple[str, Path, str]]:
@@ -186,15 +186,15 @@ def _sums(directory: Path) -> list[tuple[str, Path, str]]:
         lines = []
     pairs = (line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2)
     named = {Path(name.lstrip("*")).name: digest.lower() for digest, name in pairs}
-    found = [(SUMS, directory / name, named[name]) for name in ADAPTER_FILES if name in named]
-    if not found:
+    listed = [(SUMS, directory / name, named[name]) for name in ADAPTER_FILES if name in named]
+    if not listed:
         raise LoraportError(
             f"{directory / SUMS} says nothing of the adapter beside it",
             got="no line that names one of its files, or no text",
             expected=f"lines as sha256sum writes them, of {' and '.join(ADAPTER_FILES)}",
             todo="make it anew (sha256sum *.safetensors *.json), or delete it",
         )
-    return found
+    return listed
 
 
 @contextmanager

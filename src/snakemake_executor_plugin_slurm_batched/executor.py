@@ -69,8 +69,8 @@ class Batch:
 
     def ended(self):
         """Jobs that ended since this was asked before, each with its exit status."""
-        found = self.statuses()
-        return [(self.waiting.pop(key), found[key]) for key in found if key in self.waiting]
+        statuses = self.statuses()
+        return [(self.waiting.pop(key), statuses[key]) for key in statuses if key in self.waiting]
 
 
 class Executor(slurm.Executor):

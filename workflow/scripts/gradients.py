@@ -5,7 +5,7 @@ from loraport.calibration.activations import load_texts
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import (
     INNER,
-    TEXTS,
+    TEXTS_AT_ONCE,
     layer_gradients,
     split_pairs,
     write_gradients,
@@ -29,16 +29,16 @@ with job(snakemake) as log:
         for model, remote in zip(sides, reading["remote_code"], strict=True)
     ]
     bases, tokenizers = zip(*loaded, strict=True)
-    size = min(settings["batch_size"], TEXTS)
+    size = min(settings["batch_size"], TEXTS_AT_ONCE)
     batches = make_batches(tokenizers, texts, settings["max_tokens"], size)
     passes = split_pairs(read_path(inputs["layers"]), sides, params.settings["moments_gib"], roles)
     with write_h5(output, "gradients", identities(inputs)) as file:
         file.attributes(texts=reading["texts_version"], count=len(texts))
         with progress(len(texts) * len(passes), "texts passed backward") as bar:
             for pairs in passes:
-                found = layer_gradients(sides, bases, batches, pairs, device, bar.update, roles)
-                for (old_layer, layer), each in zip(pairs, found, strict=True):
+                sums = layer_gradients(sides, bases, batches, pairs, device, bar.update, roles)
+                for (old_layer, layer), each in zip(pairs, sums, strict=True):
                     write_gradients(file, layer, old_layer, each)
-                del found, each  # the next ones take as much
+                del sums, each  # the next ones take as much
     tokens, layers = sum(batch.rows[0].shape[1] for batch in batches), sum(map(len, passes))
     log.info("%d paired tokens, %d layer pairs, %d pass(es)", tokens, layers, len(passes))

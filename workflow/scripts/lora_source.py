@@ -1,9 +1,9 @@
 """Rule lora_source: the source adapter cut to a lower rank, or to fewer modules, for a sweep."""
 
+from loraport.adapters.cut import cut_adapter
 from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities
 from loraport.models.spec import load_spec
-from loraport.planning.sweeps import cut_adapter
 from loraport.runtime.job import job
 
 with job(snakemake) as log:

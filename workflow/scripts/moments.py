@@ -33,12 +33,12 @@ with job(snakemake) as log:
         file.attributes(texts=reading["texts_version"], count=len(texts))
         with progress(len(texts) * len(passes), "texts read by both models") as bar:
             for pairs in passes:
-                found = layer_moments(sides, bases, batches, pairs, device, bar.update, roles, kept)
-                for (old_layer, layer), each in zip(pairs, found, strict=True):
+                sums = layer_moments(sides, bases, batches, pairs, device, bar.update, roles, kept)
+                for (old_layer, layer), each in zip(pairs, sums, strict=True):
                     write_layer(file, layer, old_layer, each)
                 if pairs is not passes[-1]:
-                    kept.save(pairs, found, len(batches))
-                del found, each  # the next ones take as much
+                    kept.save(pairs, sums, len(batches))
+                del sums, each  # the next ones take as much
     kept.remove()
     tokens, layers = sum(batch.rows[0].shape[1] for batch in batches), sum(map(len, passes))
     log.info("%d paired tokens, %d layer pairs, %d pass(es)", tokens, layers, len(passes))

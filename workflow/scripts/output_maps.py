@@ -19,6 +19,6 @@ with job(snakemake) as log:
     made = in_order(make_outputs(params.method, pair), layers, at_once)
     with write_h5(snakemake.output[0], "output maps", identities(inputs)) as file:
         file.attributes(method=params.method)
-        for layer, found in zip(layers, counted(made, len(layers), "layers"), strict=True):
-            write_outputs(file, layer, found)
+        for layer, fits in zip(layers, counted(made, len(layers), "layers"), strict=True):
+            write_outputs(file, layer, fits)
     log.info("output maps of %d layers by %s", len(layers), params.method)

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import check_weights
+from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights
 from ..errors import LoraportError
 from ..models.weights import TensorFile
-from .files import CONFIG, WEIGHTS, read_config
+from .files import read_config
 from .patterns import refuse_unsafe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
     from peft.utils import get_peft_model_state_dict
 
     directory = Path(directory)
-    file = directory / WEIGHTS
+    file = directory / ADAPTER_WEIGHTS
     if not file.is_file():
         raise LoraportError(
             f"{directory} holds no adapter",
@@ -75,7 +75,7 @@ def save_adapter(model: "PeftModel", directory: Path, base_name: str | None = No
         save_embedding_layers=False,  # "auto" would ask the hub for the base by its recorded name
     )
     (directory / "README.md").unlink(missing_ok=True)
-    path = directory / CONFIG
+    path = directory / ADAPTER_CONFIG
     config = json.loads(path.read_text())
     for key in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(key), list):

@@ -13,8 +13,8 @@ from .files import Adapter
 from .lora_weights import LoraWeights
 from .patterns import is_safe, matches
 
-FAINT, LOUD = 1e-4, 1e2  # update norms that are told, as multiples of the median
-ABSURD = 1e5  # root mean square of an update's entries; those of base weights are below 1
+FAINT_NORM, LOUD_NORM = 1e-4, 1e2  # update norms that are told, as multiples of the median
+DIVERGED_RMS = 1e5  # root mean square of an update's entries; those of base weights are below 1
 
 
 def audit(
@@ -184,11 +184,11 @@ def _check_sizes(adapter: Adapter) -> None:
     for path, weights in adapter.modules.items():
         entries = weights.b.shape[0] * weights.a.shape[1]
         size = weights.norm() / math.sqrt(entries) if weights.rank else 0.0
-        if not size <= ABSURD:
+        if not size <= DIVERGED_RMS:
             raise LoraportError(
                 f"adapter {adapter.directory} has diverged: its update at {path} is absurdly large",
                 got=f"{size:.3g} (root mean square of its entries)",
-                expected=f"at most {ABSURD:g}; base weights are below 1",
+                expected=f"at most {DIVERGED_RMS:g}; base weights are below 1",
                 todo="use a checkpoint from before the training diverged",
             )
 
@@ -197,5 +197,5 @@ def _note_odd_norms(adapter: Adapter) -> None:
     norms = {path: weights.norm() for path, weights in adapter.modules.items() if weights.rank}
     middle = float(np.median([norm for norm in norms.values() if norm > 0]))
     for path, norm in norms.items():
-        if norm < FAINT * middle or norm > LOUD * middle:
+        if norm < FAINT_NORM * middle or norm > LOUD_NORM * middle:
             adapter.warnings.append(f"{path}: update norm {norm:.3g}, median {middle:.3g}")

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..artifacts import check_weights, sha256
+from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights, sha256
 from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.weights import TensorFile, is_finite, save_tensors
@@ -18,7 +18,6 @@ from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
 from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 COPIES = (".base_layer.weight", ".base_layer.bias")
 VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
@@ -47,7 +46,7 @@ class Adapter:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of both files."""
-        return {name: sha256(self.directory / name) for name in (CONFIG, WEIGHTS)}
+        return {name: sha256(self.directory / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
 
 
 def folder_of(given: str | Sequence[str]) -> Path:
@@ -69,11 +68,11 @@ def read_adapter(directory: str | Path) -> Adapter:
     kind = kind_of(config, directory)
     refuse_what_is_not_carried(directory, config, kind.FIELDS)
     pickles = sorted(directory.glob("*.bin"))
-    if not (directory / WEIGHTS).is_file() and pickles:
+    if not (directory / ADAPTER_WEIGHTS).is_file() and pickles:
         raise LoraportError(
             f"adapter {directory} is stored as a pickle",
             got=pickles[0].name,
-            expected=f"{WEIGHTS}; a pickle can run code and is never loaded",
+            expected=f"{ADAPTER_WEIGHTS}; a pickle can run code and is never loaded",
             todo="load it once where you trust it and save it again with save_pretrained()",
         )
     parts, saved, copies = _sort_tensors(directory, config, kind)
@@ -91,7 +90,7 @@ def read_adapter(directory: str | Path) -> Adapter:
 
 def read_config(directory: Path) -> dict[str, Any]:
     """adapter_config.json of a PEFT directory."""
-    path = directory / CONFIG
+    path = directory / ADAPTER_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(config, dict):
@@ -125,7 +124,7 @@ def _sort_tensors(
     """Tensors as module path -> part -> array, float32; whole tensors of modules_to_save; paths of
     which the file holds a copy of the base's own weight, as peft adds them to adapted embeddings.
     """
-    file = TensorFile(directory / WEIGHTS)
+    file = TensorFile(directory / ADAPTER_WEIGHTS)
     kept = tuple(config.get("modules_to_save") or ())
     parts: Parts = {}
     saved: dict[str, np.ndarray] = {}
@@ -265,5 +264,5 @@ def write_adapter(
     for name, values in tensors.items():
         if not is_finite(values):
             raise LoraportError(f"the carried adapter would hold NaN or Inf in {name}")
-    save_tensors(directory / WEIGHTS, tensors)
-    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_tensors(directory / ADAPTER_WEIGHTS, tensors)
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

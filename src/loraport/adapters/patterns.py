@@ -42,10 +42,10 @@ def matches(pattern: str, path: str, *, ending: bool) -> bool:
         raise _refused(pattern, "its form can take exponential time")
     whole = rf"(.*\.)?({pattern})$" if ending else pattern
     try:
-        found = re.match(whole, path) if ending else re.fullmatch(whole, path)
+        match = re.match(whole, path) if ending else re.fullmatch(whole, path)
     except re.error as error:
         raise _refused(pattern, error) from error
-    return found is not None
+    return match is not None
 
 
 def _refused(pattern: str, reason: object) -> LoraportError:
@@ -71,11 +71,11 @@ def refuse_unsafe(config: Mapping[str, Any]) -> None:
 
     Names in lists are compared, not matched.
     """
-    found = [config.get(key) for key in ("target_modules", "exclude_modules")]
+    patterns = [config.get(key) for key in ("target_modules", "exclude_modules")]
     layers = config.get("layers_pattern") or []
-    found += [layers] if isinstance(layers, str) else [*layers]
+    patterns += [layers] if isinstance(layers, str) else [*layers]
     for key in ("rank_pattern", "alpha_pattern"):
-        found += [*(config.get(key) or {})]
-    for pattern in found:
+        patterns += [*(config.get(key) or {})]
+    for pattern in patterns:
         if isinstance(pattern, str) and not is_safe(pattern):
             raise _refused(pattern, "its form can take exponential time")

@@ -55,7 +55,7 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
             streaming=True,
         )
         long = (row[column] for row in stream if len(row[column].strip()) >= 200)
-        found = [text for text, _ in zip(long, range(examples), strict=False)]
+        chosen = [text for text, _ in zip(long, range(examples), strict=False)]
     except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(
             f"calibration data set {name!r} cannot be read",
@@ -64,7 +64,7 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
             todo="check the keys of calibration.texts (name, split, column, revision) and the "
             "network, or name a local text file",
         ) from error
-    return check_texts(found, name)
+    return check_texts(chosen, name)
 
 
 @contextmanager

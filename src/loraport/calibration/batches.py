@@ -9,7 +9,7 @@ import torch
 from ..errors import LoraportError
 from ..numerics.linalg import chunks
 
-HELD_OUT = 5  # every fifth text
+HOLD_EVERY = 5  # every fifth text
 PARTS = ("fit", "held")
 
 
@@ -59,7 +59,9 @@ def make_batches(
     encoded = [[_encode(each, text, max_tokens) for text in texts] for each in tokenizers]
     batches = []
     for part in PARTS:
-        mine = [i for i in range(len(texts)) if (i % HELD_OUT == HELD_OUT - 1) == (part == "held")]
+        mine = [
+            i for i in range(len(texts)) if (i % HOLD_EVERY == HOLD_EVERY - 1) == (part == "held")
+        ]
         mine.sort(key=lambda i: (len(encoded[0][i].input_ids), i))
         for span in chunks(len(mine), size):
             batch, pairs = Batch(part), []
@@ -95,7 +97,7 @@ def _check_parts(there: Collection[str], count: int) -> None:
         raise LoraportError(
             "there are too few texts to fit maps on some and to hold others out",
             got=f"{count} texts, and none of {none} has a token that both tokenizers end alike",
-            expected=f"at least {HELD_OUT}, better some hundreds: every fifth one is held out",
+            expected=f"at least {HOLD_EVERY}, better some hundreds: every fifth one is held out",
             todo="give more: lines of calibration.texts (as many as calibration.examples says), or "
             "prompts of the app's task for maps of one adapter",
         )

@@ -22,7 +22,7 @@ from .moments_file import pack, unpack
 from .ridge import Regression
 from .sites import STREAM
 
-TEXTS = 4  # that pass backward at a time: the scores of all their tokens are in memory
+TEXTS_AT_ONCE = 4  # that pass backward at a time: the scores of all their tokens are in memory
 INNER = tuple(role for role in ROLES if role not in STREAM)  # what they write stays in the block
 Parts = tuple[Regression, Regression]  # of the texts to fit on, and of those held out
 RoleGradients = Mapping[str, Parts]
@@ -42,7 +42,7 @@ def layer_gradients(
     Parameters
     ----------
     models, bases : old and new; the bases' parameters end up frozen
-    batches : of few texts each, see `TEXTS`
+    batches : of few texts each, see `TEXTS_AT_ONCE`
     pairs : (old, new) layers
     device : where the sums are
     roles : whose modules are meant

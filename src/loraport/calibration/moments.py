@@ -190,13 +190,13 @@ def _empty_layer(
     models: tuple[Model, Model], device: str, roles: Collection[str]
 ) -> dict[str, tuple[Moments, Moments]]:
     """Sums of no token yet, at the sites that both families have."""
-    found = {}
+    sums = {}
     for site in needed(roles):
         if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
             old, new = (width(model, site) for model in models)
             fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
-            found[site] = (fit, held)
-    return found
+            sums[site] = (fit, held)
+    return sums
 
 
 def _run(

@@ -17,10 +17,10 @@ from .sites import SITES
 GRAMS = ("gram_old", "gram_new")
 
 
-def write_layer(writer: H5Writer, layer: int, old_layer: int, found: LayerMoments) -> None:
+def write_layer(writer: H5Writer, layer: int, old_layer: int, sums: LayerMoments) -> None:
     """Store one layer pair's moments, float64; of a symmetric matrix the lower triangle."""
     writer.attributes(f"layer_{layer}", old_layer=old_layer)
-    for site, parts in found.items():
+    for site, parts in sums.items():
         for part, moments in zip(PARTS, parts, strict=True):
             group = f"layer_{layer}/{site}/{part}"
             for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
@@ -108,8 +108,8 @@ def read_moments(
 
 
 def _read_part(node: Any, device: str) -> Moments:
-    found = {name: values[...] for name, values in node.items()}
-    full = {name: unpack(found[name]) for name in GRAMS if name in found}
-    held = {name: torch.from_numpy(each).to(device) for name, each in {**found, **full}.items()}
+    arrays = {name: values[...] for name, values in node.items()}
+    full = {name: unpack(arrays[name]) for name in GRAMS if name in arrays}
+    held = {name: torch.from_numpy(each).to(device) for name, each in {**arrays, **full}.items()}
     numbers = {key: value.item() for key, value in node.attrs.items()}
     return Moments(**{**dict.fromkeys(GRAMS), **held, **numbers})

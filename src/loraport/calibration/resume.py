@@ -18,7 +18,7 @@ from .batches import Batch
 from .moments import LayerMoments
 from .moments_file import read_moments, write_layer
 
-EVERY = 600.0  # seconds between two times that the sums of a pass are kept
+SAVE_EVERY_S = 600.0  # seconds between two times that the sums of a pass are kept
 KIND = "moments_so_far"
 
 
@@ -56,7 +56,7 @@ class Kept:
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the sums were kept, or begun."""
-        return time.monotonic() - self._saved >= EVERY
+        return time.monotonic() - self._saved >= SAVE_EVERY_S
 
     def save(
         self, pairs: Sequence[tuple[int, int]], sums: Sequence[LayerMoments], batches: int
@@ -84,9 +84,9 @@ class Kept:
 
 def digest(batches: Sequence[Batch], *settings: Any) -> str:
     """Names what both models read, token by token, and the settings that it is read by."""
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for batch in batches:
-        found.update(batch.part.encode())
+        hashed.update(batch.part.encode())
         for values in (*batch.inputs[0].values(), *batch.inputs[1].values(), *batch.rows):
-            found.update(f"{tuple(values.shape)}".encode() + values.numpy().tobytes())
-    return found.hexdigest()
+            hashed.update(f"{tuple(values.shape)}".encode() + values.numpy().tobytes())
+    return hashed.hexdigest()

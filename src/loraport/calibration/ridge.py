@@ -8,11 +8,11 @@ import torch
 from .moments import Moments
 
 # λ as a fraction of the Gram's mean diagonal
-GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
-# where a map with the ridge SLIGHT has a held-out error below EXACT, one model is taken for the
+RIDGE_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
+# where a map with SLIGHT_RIDGE has a held-out error below EXACT_ERROR, one model is taken for the
 # other one rewritten; between float32 activations of such models it is about 1e-12
-SLIGHT, EXACT = 1e-9, 1e-6
-LEAST = 0.1  # that a share is taken for
+SLIGHT_RIDGE, EXACT_ERROR = 1e-9, 1e-6
+MIN_SHARE = 0.1  # that a share is taken for
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Fit:
     @property
     def share(self) -> float:
         """Of its target's variance, what the map predicts on the held-out part."""
-        return max(1 - self.error, LEAST)
+        return max(1 - self.error, MIN_SHARE)
 
 
 class Path:
@@ -133,7 +133,7 @@ class Path:
         both = [(0, 0), (0, 1), (1, 1)] if len(parts) == 2 else [(0, 0)]
         squares = {(i, j): gram * (parts[i].T @ parts[j]) for i, j in both}
         lines = [(one * cross).sum(dim=0) for one in parts]
-        found = []
+        errors = []
         for ridge in ridges:
             weight = ridge * self.unit
             below = self.values + weight
@@ -142,8 +142,8 @@ class Path:
             fitted = sum(-2 * scale @ line for scale, line in zip(scales, lines, strict=True))
             for (i, j), square in squares.items():
                 fitted += (1 if i == j else 2) * scales[i] @ square @ scales[j]
-            found.append(1 + float(fitted) / held.square if held.square > 0 else 1.0)
-        return found
+            errors.append(1 + float(fitted) / held.square if held.square > 0 else 1.0)
+        return errors
 
 
 def fit(
@@ -158,18 +158,18 @@ def fit(
     Parameters
     ----------
     part, held : sums of the texts to fit on, and of the held-out ones
-    ridge : λ as a fraction of the mean diagonal, or `auto`: of `GRID`, the one whose map of `part`
-        has the least error on `held`
+    ridge : λ as a fraction of the mean diagonal, or `auto`: of `RIDGE_GRID`, the one whose
+        map of `part` has the least error on `held`
     prior : what the map is drawn to, `zero` or `procrustes`
-    spare_exact : take `SLIGHT` in place of `ridge` where the relation of the two sides is exact
+    spare_exact : take `SLIGHT_RIDGE` in place of `ridge` where the relation of both sides is exact
     """
     whole = Regression(part.cross + held.cross, part.gram + held.gram, part.square + held.square)
-    ridges = GRID if ridge == "auto" else (float(ridge), SLIGHT)
+    ridges = RIDGE_GRID if ridge == "auto" else (float(ridge), SLIGHT_RIDGE)
     errors = Path(part, procrustes(part) if prior == "procrustes" else None).errors(held, ridges)
     if ridge == "auto":
         best = min(range(len(ridges)), key=errors.__getitem__)
     else:
-        best = int(spare_exact and errors[1] < EXACT)
+        best = int(spare_exact and errors[1] < EXACT_ERROR)
     path = Path(whole, procrustes(whole) if prior == "procrustes" else None)
     rank = int((path.values > 1e-10 * path.values[-1]).sum())
     return Fit(path.matrix(ridges[best]), ridges[best], errors[best], rank)
@@ -209,10 +209,10 @@ def solve(
         tiny = torch.finfo(below.dtype).tiny
         return torch.where(below > 0, w[:, None] * path.cross / below.clamp(min=tiny), 0.0)
 
-    slight = turned(SLIGHT)
+    slight = turned(SLIGHT_RIDGE)
     fitted = (slight * (squares * path.values * slight - 2 * w[:, None] * path.cross)).sum()
     error = 1 + float(fitted) / regression.square if regression.square > 0 else 1.0
-    return (slight if spare_exact and error < EXACT else turned(ridge)) @ path.vectors.T
+    return (slight if spare_exact and error < EXACT_ERROR else turned(ridge)) @ path.vectors.T
 
 
 def right_inverse(matrix: torch.Tensor, ridge: float) -> torch.Tensor:

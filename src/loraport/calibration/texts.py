@@ -4,8 +4,10 @@ from pathlib import Path
 
 from ..errors import LoraportError
 
-FEWEST = 4  # that the unbiased estimator can do with
-LONGEST = 100_000  # characters of a text; of a long one no more than calibration.max_tokens count
+MIN_TEXTS = 4  # that the unbiased estimator can do with
+MAX_CHARACTERS = (
+    100_000  # characters of a text; of a long one no more than calibration.max_tokens count
+)
 
 
 def read_texts(path: str | Path, examples: int) -> list[str]:
@@ -16,13 +18,13 @@ def read_texts(path: str | Path, examples: int) -> list[str]:
     LoraportError
         If the file is missing, not UTF-8 text, holds fewer than 4 texts, or one without an end.
     """
-    found: list[str] = []
+    texts: list[str] = []
     try:
         with Path(path).open(encoding="utf-8") as file:
-            while len(found) < examples and (line := file.readline(LONGEST + 1)):
-                if len(line) > LONGEST:
+            while len(texts) < examples and (line := file.readline(MAX_CHARACTERS + 1)):
+                if len(line) > MAX_CHARACTERS:
                     raise _endless(path)
-                found += [text for text in line.splitlines() if text.strip()]
+                texts += [text for text in line.splitlines() if text.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise LoraportError(
             f"calibration texts {path} cannot be read",
@@ -30,13 +32,13 @@ def read_texts(path: str | Path, examples: int) -> list[str]:
             expected="a UTF-8 text file, one text a line",
             todo="correct calibration.texts",
         ) from error
-    return check_texts(found[:examples], str(path))
+    return check_texts(texts[:examples], str(path))
 
 
 def _endless(path: str | Path) -> LoraportError:
     return LoraportError(
         f"calibration texts {path} hold a line that is no text",
-        got=f"more than {LONGEST} characters in one line",
+        got=f"more than {MAX_CHARACTERS} characters in one line",
         expected="a UTF-8 text file, one text a line",
         todo="break it into lines",
     )
@@ -44,11 +46,11 @@ def _endless(path: str | Path) -> LoraportError:
 
 def check_texts(texts: list[str], where: str) -> list[str]:
     """Refuse a calibration set that is too small for the unbiased estimator."""
-    if len(texts) < FEWEST:
+    if len(texts) < MIN_TEXTS:
         raise LoraportError(
             f"calibration texts {where} are too few",
             got=f"{len(texts)} texts that are not blank",
-            expected=f"at least {FEWEST}, better some hundreds",
+            expected=f"at least {MIN_TEXTS}, better some hundreds",
             todo="give more texts, one a line",
         )
     return texts

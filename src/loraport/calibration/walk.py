@@ -103,12 +103,12 @@ class Walk:
 
     def cross(self, sites: Collection[str]) -> list[Caught]:
         """Run the next block on all batches and move on behind it: what passed some sites of it."""
-        found = []
+        passed = []
         for number, caught in self._catching():
             self._streams[number] = self._run(number)
-            found.append({site: caught[site] for site in sites if site in caught})
+            passed.append({site: caught[site] for site in sites if site in caught})
         self.layer += 1
-        return found
+        return passed
 
     def step(self, layer: int) -> None:
         """Move the streams on to the input of a block."""

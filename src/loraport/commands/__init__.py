@@ -16,5 +16,5 @@ from importlib.resources import files
 @cache
 def names() -> tuple[str, ...]:
     """All commands, by their files."""
-    found = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
-    return tuple(sorted(name for name in found if name.isidentifier() and name[0] != "_"))
+    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
+    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))

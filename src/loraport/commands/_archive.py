@@ -104,7 +104,7 @@ def pack(
 def _specs(artifacts: Path, maps: Path, models: Mapping[str, str]) -> dict[str, Path]:
     """`old_spec` and `new_spec`: the specs that the maps were made from."""
     _, made_from = identity(maps)
-    found = {}
+    entries = {}
     for side in ("old", "new"):
         digest = made_from[f"{side}_spec"]
         every = sorted((artifacts / "models").glob(f"{models.get(side, '*')}/spec.json"))
@@ -116,8 +116,8 @@ def _specs(artifacts: Path, maps: Path, models: Mapping[str, str]) -> dict[str, 
                 expected=f"one model whose spec.json has sha256 {digest[:12]}…",
                 todo=f"name it with --{side}, or run the workflow again",
             )
-        found[f"{side}_spec"] = same[0]
-    return found
+        entries[f"{side}_spec"] = same[0]
+    return entries
 
 
 def _mapping_files(artifacts: Path, pair: str, everything: bool) -> list[Path]:

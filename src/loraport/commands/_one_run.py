@@ -238,12 +238,12 @@ def _execute(command: Sequence[str], log: Path) -> None:
         for line in process.stdout:
             file.write(line)
             lines.append(line.rstrip())
-            if found := RULE.match(line):
-                bar.set_postfix_str(found[1])
-            elif found := TOTAL.match(line):
-                bar.total = int(found[1])
-            elif found := STEPS.search(line):
-                bar.update(int(found[1]) - bar.n)
+            if match := RULE.match(line):
+                bar.set_postfix_str(match[1])
+            elif match := TOTAL.match(line):
+                bar.total = int(match[1])
+            elif match := STEPS.search(line):
+                bar.update(int(match[1]) - bar.n)
     if process.wait():
         raise LoraportError(f"{reason(lines)} All that the workflow said is in {log}")
 
@@ -266,8 +266,8 @@ def reason(lines: Sequence[str]) -> str:
 
 def _errors_of_rules(lines: Sequence[str]) -> Iterator[str]:
     """What the rules that failed said themselves, as `[rule] what. Got: … What to do: …`."""
-    failed = {found[1] for line in lines if (found := re.search(r"Error in rule (\w+)", line))}
+    failed = {match[1] for line in lines if (match := re.search(r"Error in rule (\w+)", line))}
     for line in lines:
-        found = re.match(r"\[(\w+)\] (.+)", line)
-        if found and found[1] in failed and re.search(r"What to do:|Got:|^unexpected ", found[2]):
-            yield found[2]
+        match = re.match(r"\[(\w+)\] (.+)", line)
+        if match and match[1] in failed and re.search(r"What to do:|Got:|^unexpected ", match[2]):
+            yield match[2]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import atomic, sha256, write_json
+from ..artifacts import ADAPTER_FILES, atomic, sha256, write_json
 from ..errors import LoraportError
 from ..models.weights import weight_files
 from ..runtime.measure import measured, versions
@@ -126,8 +126,8 @@ def score_stages(
                     _remember(files[name], scored)
                     took = scored["run"]["seconds"]
                     log.info("%s, %s: %.4g in %.1f s", stage.name, name, scored["value"], took)
-        found = {name: json.loads(file.read_text()) for name, file in files.items()}
-        _write_stage(stage, found, settings, inputs or {})
+        by_task = {name: json.loads(file.read_text()) for name, file in files.items()}
+        _write_stage(stage, by_task, settings, inputs or {})
 
 
 def load_tasks(
@@ -276,8 +276,7 @@ def _remember(path: Path, scored: Mapping[str, Any]) -> None:
 def _adapter_identity(adapter: Path | None) -> str:
     if adapter is None:
         return ""
-    files = ("adapter_config.json", "adapter_model.safetensors")
-    for name in files:
+    for name in ADAPTER_FILES:
         if not (adapter / name).is_file():
             raise LoraportError(
                 f"{adapter} holds no adapter",
@@ -285,7 +284,7 @@ def _adapter_identity(adapter: Path | None) -> str:
                 expected="a PEFT directory with safetensors",
                 todo="build it first, or check the adapter's `source` in adapters.tsv",
             )
-    return _digest([sha256(adapter / name) for name in files])
+    return _digest([sha256(adapter / name) for name in ADAPTER_FILES])
 
 
 def _task_identity(task: Any) -> str:

@@ -131,10 +131,10 @@ def answer_nll(lm: HFLM, task: Any, samples: Sequence[Mapping[str, Any]]) -> lis
     size = lm.batch_size_per_gpu
     lm.batch_size_per_gpu = min(size, LIKELY_BATCH)
     try:
-        found = _fitted(lm, lambda: lm.loglikelihood(requests, disable_tqdm=True))
+        likelihoods = _fitted(lm, lambda: lm.loglikelihood(requests, disable_tqdm=True))
     finally:
         lm.batch_size_per_gpu = size
-    return [-likely for likely, _ in found]
+    return [-likely for likely, _ in likelihoods]
 
 
 def truncated(lm: HFLM, task: Any, samples: Sequence[Any]) -> int:

@@ -16,7 +16,7 @@ from ..models.spec import Model
 from ..models.tokens import overlap, read_vocabulary, shared_tokens
 from ..numerics.linalg import chunks, least_squares
 
-ROWS = 2048  # embedding rows held in float64 at a time
+ROWS_AT_ONCE = 2048  # embedding rows held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def map_embedding(
     table = checkpoints[1].read(names[1])
 
     def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for span in chunks(rows[0], ROWS):
+        for span in chunks(rows[0], ROWS_AT_ONCE):
             held = slice(*np.searchsorted(ids_old, [span.start, span.stop]))
             if held.start == held.stop:
                 continue

@@ -102,8 +102,8 @@ class Walks:
             x = placed[site].to(error)
             if rms(target) in placed:
                 x = x / placed[rms(target)].to(error)
-            found = [error.T @ x, x.T @ x, error.square().sum()]
-            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+            sums = [error.T @ x, x.T @ x, error.square().sum()]
+            total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
         return Regression(total[0], total[1], float(total[2]))
 
 

@@ -119,23 +119,23 @@ def match_layer(
     O(H h d (d + H h)) time. Holds one role's weights at a time; the block [a, :, b, :] of a role's
     product is `T = W_o[a] W_h W_n[b]ᵀ`.
     """
-    found, own_old, own_new = {}, {}, {}
+    products, own_old, own_new = {}, {}, {}
     for role in ROLES:
         left, right = old(role), new(role)
         if hidden_map is not None:
             left = left @ hidden_map
         flat = left.flatten(0, 1) @ right.flatten(0, 1).T
-        found[role] = flat.reshape(*left.shape[:2], *right.shape[:2])
+        products[role] = flat.reshape(*left.shape[:2], *right.shape[:2])
         own_old[role] = left @ left.transpose(1, 2)
         own_new[role] = right @ right.transpose(1, 2)
-    similarity = head_similarity(found, own_old, own_new).cpu().numpy()
+    similarity = head_similarity(products, own_old, own_new).cpu().numpy()
     matched = assign(similarity, how)
     rows, columns = torch.from_numpy(matched).to(flat.device).T
     group_old, group_new = (len(own["q"]) // len(own["k"]) for own in (own_old, own_new))
     grouped = {"k": (rows // group_old, columns // group_new)}
     grouped["v"] = grouped["k"]
     blocks = {}
-    for role, product in found.items():
+    for role, product in products.items():
         a, b = grouped.get(role, (rows, columns))
         blocks[role] = product[a, :, b, :].float().cpu().numpy()
     return similarity, MatchedHeads(matched, blocks)

@@ -71,12 +71,12 @@ def serve_all(path: LayerPath, layers: int) -> LayerPath:
     """Every new layer: one that no old layer is matched with by that of the next pair, or of the
     last one.
     """
-    left, found = list(path), []
+    left, served = list(path), []
     for layer in range(layers):
         while left[0][1] < layer and len(left) > 1:
             del left[0]
-        found.append((left[0][0], layer))
-    return found
+        served.append((left[0][0], layer))
+    return served
 
 
 def layer_path(

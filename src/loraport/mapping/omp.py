@@ -16,8 +16,8 @@ from ..models.tokens import read_vocabulary
 from ..numerics.linalg import chunks
 
 ATOMS = 64  # shared tokens a sum has at most, as published
-ENOUGH = 1e-6  # share of a row's norm that may be left
-PRODUCTS = 1 << 24  # inner products held at a time
+MAX_RESIDUAL = 1e-6  # share of a row's norm that may be left
+PRODUCTS_AT_ONCE = 1 << 24  # inner products held at a time
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def approximate_unshared(
     atoms = torch.from_numpy(table[shared].astype(np.float32)).to(device)
     picks, coefficients = [], []
     above = below = 0.0
-    for span in chunks(len(ids), max(1, PRODUCTS // max(1, len(shared)))):
+    for span in chunks(len(ids), max(1, PRODUCTS_AT_ONCE // max(1, len(shared)))):
         rows = torch.from_numpy(table[ids[span]].astype(np.float64)).to(device)
         places, values, left = matching_pursuit(rows, atoms, count)
         picks.append(places.cpu().numpy())
@@ -94,7 +94,7 @@ def matching_pursuit(
     picks = torch.zeros(m, k, dtype=torch.int64, device=targets.device)
     left, rows = targets.clone(), torch.arange(m, device=targets.device)
     taken = torch.zeros(m, len(atoms), dtype=torch.bool, device=targets.device)
-    enough = ENOUGH * targets.norm(dim=1)
+    enough = MAX_RESIDUAL * targets.norm(dim=1)
     for step in range(k):
         cosines = (left.to(unit.dtype) @ unit.T).abs().masked_fill(taken, -1.0)
         picks[:, step] = cosines.argmax(dim=1)
@@ -105,7 +105,7 @@ def matching_pursuit(
         again = (basis @ rest[:, :, None])[:, :, 0]  # a second time, against rounding
         rest, along = rest - (again[:, None] @ basis)[:, 0], along + again
         length = rest.norm(dim=1)
-        used = (left.norm(dim=1) > enough) & (length > ENOUGH * atom.norm(dim=1))
+        used = (left.norm(dim=1) > enough) & (length > MAX_RESIDUAL * atom.norm(dim=1))
         basis[:, step] = torch.where(used[:, None], rest / length[:, None], 0.0)
         upper[:, :step, step] = torch.where(used[:, None], along[:, :step], 0.0)
         upper[:, step, step] = torch.where(used, length, 1.0)

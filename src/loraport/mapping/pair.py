@@ -82,9 +82,9 @@ def on_device(embedding: str | Path, device: str) -> torch.Tensor | None:
     return None if hidden_map is None else torch.from_numpy(hidden_map).to(device)
 
 
-def write_outputs(writer: H5Writer, layer: int, found: Mapping[str, Fit]) -> None:
+def write_outputs(writer: H5Writer, layer: int, fits: Mapping[str, Fit]) -> None:
     """Store the output maps of one new layer, float64: walks magnify what is rounded."""
-    for site, fit in found.items():
+    for site, fit in fits.items():
         group = f"layer_{layer}/{site}"
         writer.dataset(f"{group}/matrix", fit.matrix.cpu().numpy())
         writer.attributes(group, ridge=fit.ridge, error=fit.error, rank=fit.rank)

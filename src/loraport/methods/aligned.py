@@ -40,7 +40,7 @@ SETTINGS = ("ridge", "prior", "writes")
 # best magnifies directions that outputs seldom take, and an adapter takes those (docs/aligned.md)
 OUTPUT_RIDGE = 1.0
 STREAM_RIDGE = 1e-3  # of the map that reads the stream, and of its inverse
-GAIN = 0.75  # γ is the mean share of their inputs that a layer's R predict, to the power of -GAIN
+GAIN_EXPONENT = 0.75  # γ = s^-GAIN_EXPONENT, s the mean share of inputs that a layer's R predict
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -72,8 +72,8 @@ def _layer(pair: Pair, layers: tuple[int, int]) -> dict[str, tuple[Term, dict[st
         parts = moments[site]
         right[site] = fit_parts(reading, parts, settings["ridge"], settings["prior"])
         tokens[site] = sum(part.count for part in parts)
-    gain = mean(fit.share for fit in right.values()) ** -GAIN
-    found = {}
+    gain = mean(fit.share for fit in right.values()) ** -GAIN_EXPONENT
+    modules = {}
     for role in mapped:
         read, write = READS[role], _written(role, pair)
         if write not in left:
@@ -92,8 +92,8 @@ def _layer(pair: Pair, layers: tuple[int, int]) -> dict[str, tuple[Term, dict[st
             "tokens": tokens[read],
             **_sizes(moments[write]),
         }
-        found[role] = (term, notes)
-    return found
+        modules[role] = (term, notes)
+    return modules
 
 
 def _written(role: str, pair: Pair) -> str:

@@ -56,8 +56,8 @@ def _outputs(pair: Pair, layer: int) -> dict[str, Fit]:
     }
 
 
-def _with_left(each: ModuleMap, found: Fit) -> ModuleMap:
+def _with_left(each: ModuleMap, left: Fit) -> ModuleMap:
     """The map with `L = Mᵀ`."""
-    notes = {"ridge_left": found.ridge, "error_left": found.error, "rank_left": found.rank}
-    term = Term((Dense(found.matrix.T),), each.terms[0].right)
+    notes = {"ridge_left": left.ridge, "error_left": left.error, "rank_left": left.rank}
+    term = Term((Dense(left.matrix.T),), each.terms[0].right)
     return replace(each, terms=(term,), notes={**each.notes, **notes})

@@ -37,7 +37,7 @@ OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n
 NORMED_RIDGE = 1e-1  # of B_n in front of a norm, which a large update leaves the first order of
-GAIN = 0.75  # γ is the share of the stream's variance that L_s predicts, to the power of -GAIN
+GAIN_EXPONENT = 0.75  # γ = s^-GAIN_EXPONENT, s the share of the stream that L_s predicts
 
 
 def maps(pair: Pair) -> Iterator[ModuleMap]:
@@ -69,12 +69,12 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             readers = [role for role in adapted if READS[role] == site]
             if not readers:
                 continue
-            found = fit_parts(reading, walks.reading(site), asked, prior)
+            right = fit_parts(reading, walks.reading(site), asked, prior)
             for role in readers:
                 module = pair.old.architecture.module_of(role)
                 rows = pair.old.architecture.rows(role, pair.old.dims)
                 weights = held[old_layer, module].rows(rows)
-                a = _tensor(weights.a, found.matrix) @ found.matrix
+                a = _tensor(weights.a, right.matrix) @ right.matrix
                 b = _output(pair, walks, role, layer, a, weights, left[_written(role)])
                 new = pair.new.architecture
                 place(walks.placed.base, new.path(layer, new.module_of(role)),
@@ -85,7 +85,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                     old_layer,
                     (_thin(weights, b, a, f"layer_{layer}_{site}_{module}"),),
                     **norms(old_layer, layer, role),
-                    notes={"ridge_right": found.ridge, "error_right": found.error},
+                    notes={"ridge_right": right.ridge, "error_right": right.error},
                 )
 
 
@@ -93,13 +93,13 @@ def outputs(pair: Pair, layer: int) -> dict[str, Fit]:
     """L of the sites that the roles write to, and L_s of those in the residual stream."""
     asked, moments = pair.settings["ridge"], pair.moments(layer)
     auto = asked == "auto"
-    found: dict[str, Fit] = {}
+    fits: dict[str, Fit] = {}
     for site in dict.fromkeys(_written(role) for role in roles(pair)):
         ridge, prior = OUTPUT_RIDGE, pair.settings["prior"]
         if site in STREAM.values():
             ridge, prior = STREAM_RIDGE, "zero"
-        found[site] = fit_parts(writing, moments[site], ridge if auto else asked, prior, auto)
-    return found
+        fits[site] = fit_parts(writing, moments[site], ridge if auto else asked, prior, auto)
+    return fits
 
 
 def _written(role: str) -> str:
@@ -121,7 +121,7 @@ def _output(
         return left.matrix @ _tensor(weights.b, a)
     asked = pair.settings["ridge"]
     auto = asked == "auto"
-    lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, left.share**-GAIN))
+    lack = walks.missing(READS[role], STREAM[role], Wanted(left.matrix, left.share**-GAIN_EXPONENT))
     thin = Regression(lack.cross @ a.T, a @ lack.gram @ a.T, lack.square)
     factor = norm_factor(pair.new, layer, role)
     ridge = TARGET_RIDGE if factor is None else NORMED_RIDGE

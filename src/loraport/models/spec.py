@@ -262,9 +262,9 @@ def _check_unchanged(
             got = f"{size} bytes" if size is not None else "no such file"
             raise _changed(path, spec, got, f"{recorded['bytes']} bytes")
     hashed = [path for path in paths if not (streamed and path.suffix == ".safetensors")]
-    for path, found in zip(hashed, _hashes(hashed), strict=True):
-        if found != (expected := paths[path]["sha256"]):
-            raise _changed(path, spec, f"sha256 {found[:12]}…", f"{expected[:12]}…")
+    for path, actual in zip(hashed, _hashes(hashed), strict=True):
+        if actual != (expected := paths[path]["sha256"]):
+            raise _changed(path, spec, f"sha256 {actual[:12]}…", f"{expected[:12]}…")
 
 
 def _changed(path: Path, spec: str | Path, got: str, expected: str) -> LoraportError:

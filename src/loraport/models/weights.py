@@ -19,7 +19,7 @@ from ..artifacts import atomic
 from ..errors import LoraportError
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
-MOST_AXES = 8
+MAX_AXES = 8
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -75,7 +75,7 @@ class TensorFile:
             for name, entry in spans:
                 shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
                 sizes = (*shape, first, last)
-                if len(shape) > MOST_AXES or any(type(s) is not int or s < 0 for s in sizes):
+                if len(shape) > MAX_AXES or any(type(s) is not int or s < 0 for s in sizes):
                     raise self._bad(f"tensor {name!r} at bytes {first}-{last}, shape {shape}")
                 if entry["dtype"] not in DTYPES:
                     raise self._bad(f"tensor {name!r} of dtype {entry['dtype']}")
@@ -124,11 +124,11 @@ class TensorFile:
         expected = self._checksums.get(name)
         if expected is None:
             return
-        found = self.checksum(name) if data is None else zlib.crc32(data)
-        if found != expected:
+        checksum = self.checksum(name) if data is None else zlib.crc32(data)
+        if checksum != expected:
             raise LoraportError(
                 f"tensor {name!r} of {self.path} is not the one that spec.json describes",
-                got=f"CRC-32 {found:08x}",
+                got=f"CRC-32 {checksum:08x}",
                 expected=f"{expected:08x}",
                 todo="restore the file, or delete the model's spec.json to map the changed model",
             )
@@ -138,13 +138,13 @@ class TensorFile:
     def checksum(self, name: str) -> int:
         """CRC-32 of a tensor's bytes; O(its size) time, 1 MiB of memory."""
         dtype, shape, offset = self.tensors[name]
-        left, found = dtype.itemsize * math.prod(shape), 0
+        left, checksum = dtype.itemsize * math.prod(shape), 0
         with self.path.open("rb") as file:
             file.seek(self.start + offset)
             while left and (block := file.read(min(left, 1 << 20))):
-                found = zlib.crc32(block, found)
+                checksum = zlib.crc32(block, checksum)
                 left -= len(block)
-        return found
+        return checksum
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

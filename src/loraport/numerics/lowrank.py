@@ -5,7 +5,7 @@ numpy alone, as the transfer is.
 
 import numpy as np
 
-OVERSAMPLE, POWER = 10, 4  # columns beyond the rank, and passes that sharpen the spectrum
+EXTRA_COLUMNS, POWER_PASSES = 10, 4  # columns beyond the rank, and passes that sharpen the spectrum
 SEED = 0
 SAFE_CONDITION = 1e10  # of a Gram: beyond it the basis is taken by QR
 
@@ -76,10 +76,10 @@ def truncated_sum(
     entry of each column of b is positive.
     """
     matrix = constant + b @ a
-    width = min(rank + OVERSAMPLE, *matrix.shape)
+    width = min(rank + EXTRA_COLUMNS, *matrix.shape)
     start = np.random.default_rng(SEED).standard_normal((matrix.shape[1], width))
     basis, _ = np.linalg.qr(matrix @ start)
-    for _ in range(POWER):
+    for _ in range(POWER_PASSES):
         back, _ = np.linalg.qr(matrix.T @ basis)
         basis, _ = np.linalg.qr(matrix @ back)
     u, s, vh = np.linalg.svd(basis.T @ matrix, full_matrices=False)

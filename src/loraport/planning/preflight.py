@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import methods
 from ..adapters.audit import audit
-from ..adapters.files import CONFIG, WEIGHTS, read_adapter
-from ..artifacts import sha256
+from ..adapters.files import read_adapter
+from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError
 from ..models.families import Dimensions
@@ -107,7 +107,7 @@ def adapts_vocabulary(directory: str) -> bool:
 
 def adapter_files(directory: str) -> list[str]:
     """The files of an adapter that a transfer reads."""
-    return [str(Path(directory) / name) for name in (CONFIG, WEIGHTS)]
+    return [str(Path(directory) / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
 
 
 @cache

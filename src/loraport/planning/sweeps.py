@@ -6,22 +6,12 @@ its update is truncated to a lower rank, or its other modules are left out, befo
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..adapters.audit import audit
-from ..adapters.files import CONFIG, read_adapter, write_adapter
-from ..adapters.lora_weights import LoraWeights
-from ..artifacts import write_json
+from ..artifacts import ADAPTER_CONFIG
 from ..errors import LoraportError
-from ..models.families import Architecture
-from ..models.spec import Model, is_local, open_model
-from ..numerics.lowrank import balance
+from ..models.spec import is_local, open_model
 from . import stages
 from .queries import Config
 
@@ -85,7 +75,7 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
     source = config.given_adapter(cut, old) if name in CUTS else ""
     if not source:
         return {}
-    about = json.loads((Path(source) / CONFIG).read_text())
+    about = json.loads((Path(source) / ADAPTER_CONFIG).read_text())
     if name == "rank":
         return {
             value: f"the source adapter has rank {about['r']}"
@@ -115,67 +105,3 @@ def _lacking(config: Config, old: str, targets: Any, name: str) -> dict[str, str
         for value, roles in lacking.items()
         if roles
     }
-
-
-def cut_adapter(
-    source: str | Path,
-    model: Model,
-    out: Path,
-    known_as: Sequence[str],
-    cut: Mapping[str, Any],
-    base: str,
-    inputs: Mapping[str, str],
-) -> dict[str, Any]:
-    """Write an adapter with a lower rank, or with fewer modules, into the folder `out`.
-
-    Parameters
-    ----------
-    cut : {"rank": r} or {"modules": roles}
-    inputs : identities of the rule's inputs, recorded in cut.json
-
-    Returns
-    -------
-    content of cut.json: the cut, and the share of ‖ΔW‖² that is kept, summed over the modules
-    """
-    adapter = read_adapter(source)
-    located = audit(adapter, model.architecture, model.dims, known_as)
-    if "rank" in cut:
-        made = {place: truncate(weights, cut["rank"]) for place, weights in located.items()}
-    else:
-        wanted = _modules(model.architecture, cut["modules"])
-        made = {place: weights for place, weights in located.items() if place[1] in wanted}
-    if not made:
-        raise LoraportError(
-            f"adapter {source} has none of the modules that the sweep asks for",
-            got=", ".join(sorted({module for _, module in located})),
-            expected=", ".join(cut["modules"]),
-            todo="sweep an app whose adapter adapts them",
-        )
-    write_adapter(
-        out,
-        adapter.config,
-        base,
-        "",
-        model.architecture,
-        model.dims.layers,
-        made,
-        "float32",
-        adapter.saved,
-    )
-    whole = math.fsum(weights.norm() ** 2 for weights in located.values())
-    kept = math.fsum(weights.norm() ** 2 for weights in made.values()) / whole
-    content = {"cut": dict(cut), "energy_kept": kept, "adapter": adapter.hashes()}
-    write_json(out / "cut.json", "cut", inputs, content)
-    return content
-
-
-def _modules(family: Architecture, roles: Sequence[str]) -> set[str]:
-    return {family.module_of(role) for role in roles if role in family.roles}
-
-
-def truncate(weights: LoraWeights, rank: int) -> LoraWeights:
-    """The best approximation of an update of at most `rank`, with the same scale s."""
-    if rank >= weights.rank:
-        return weights
-    b, a, _ = balance(weights.b.astype(np.float64), weights.a.astype(np.float64), rank)
-    return replace(weights.replaced(b, a), magnitude=weights.magnitude, bias=weights.bias)

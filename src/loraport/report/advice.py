@@ -24,11 +24,11 @@ from ..models.families import ROLES, Dimensions
 from . import render
 
 MEASURED = Path(__file__).parent / "measured"
-ENOUGH = 0.9  # retention at which an app counts as carried
-KEPT = "nll_retention"  # what methods are ranked by: defined where scores tell nothing apart
+MIN_RETENTION = 0.9  # retention at which an app counts as carried
+RANKED_BY = "nll_retention"  # what methods are ranked by: defined where scores tell nothing apart
 NUMBERS = (
     *("average", "low", "high", "nll"),
-    *(f"{of}{end}" for of in ("retention", KEPT, "difference", "nll_difference")
+    *(f"{of}{end}" for of in ("retention", RANKED_BY, "difference", "nll_difference")
       for end in ("", "_low", "_high")),
     *("p_low", "p_high", "seeds"),
 )  # fmt: skip
@@ -128,24 +128,26 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
     alike = [case for case in cases if case["facts"]["same_shapes"] == known["same_shapes"]]
     own = [case for case in alike if (case["pair"], case["app"]) == (pair, app)]
     used = own or alike
-    found: dict[str, Any] = {"method": None, "finetuning_needed": None, "examples": None}
+    advised: dict[str, Any] = {"method": None, "finetuning_needed": None, "examples": None}
     reasons = []
     if best := best_method(used, "transferred"):
-        enough = [case for case in used if _share(case, best, "transferred", "_low") >= ENOUGH]
-        found["finetuning_needed"] = len(enough) < len(used)
-        stage = "finetuned" if found["finetuning_needed"] else "transferred"
-        found["method"] = best_method(used, stage) or best
-        found["examples"], told = _examples(used, found["method"])
+        enough = [
+            case for case in used if _share(case, best, "transferred", "_low") >= MIN_RETENTION
+        ]
+        advised["finetuning_needed"] = len(enough) < len(used)
+        stage = "finetuned" if advised["finetuning_needed"] else "transferred"
+        advised["method"] = best_method(used, stage) or best
+        advised["examples"], told = _examples(used, advised["method"])
         reasons = [
             f"Without fine-tuning, {best} kept more of LoRA(full)'s gain in NLL "
             f"than any other: {_span(used, best, 'transferred')}, on {_on(used)}.",
-            *_about_finetuning(used, found["method"], len(enough), told),
+            *_about_finetuning(used, advised["method"], len(enough), told),
         ]
     return {
         "pair": pair,
         "app": app,
         "facts": dict(known),
-        **found,
+        **advised,
         "reasons": reasons,
         "evidence": [row for case in used for row in _evidence(case)],
         "limits": limits(pair, app, known, cases, alike, own),
@@ -158,7 +160,7 @@ def best_method(cases: Iterable[Case], stage: str) -> str:
     cases = list(cases)
     for case in cases:
         for name, stages in case["methods"].items():
-            share = stages.get(stage, {}).get(KEPT)
+            share = stages.get(stage, {}).get(RANKED_BY)
             if render.is_number(share):
                 held.setdefault(name, []).append(share)
     means = {name: math.fsum(v) / len(v) for name, v in held.items() if len(v) == len(cases)}
@@ -168,14 +170,14 @@ def best_method(cases: Iterable[Case], stage: str) -> str:
 def _share(case: Case, method: str, stage: str, end: str = "") -> float:
     """Retention of the score or, where that is undefined, of the answers' likelihood."""
     held = case["methods"].get(method, {}).get(stage, {})
-    for key in ("retention", KEPT):
+    for key in ("retention", RANKED_BY):
         if render.is_number(held.get(f"{key}{end}")):
             return float(held[f"{key}{end}"])
     return -math.inf
 
 
 def _span(cases: Sequence[Case], method: str, stage: str) -> str:
-    shares = [case["methods"][method][stage][KEPT] for case in cases]
+    shares = [case["methods"][method][stage][RANKED_BY] for case in cases]
     ends = [f"{100 * each:.0f} %" for each in (min(shares), max(shares))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
@@ -192,10 +194,13 @@ def _examples(cases: Sequence[Case], method: str) -> tuple[int | None, str]:
         return None, ""
     for size in sizes:
         own = [case for case in cases if case["examples"] == size]
-        if all(_share(case, method, "finetuned", "_low") >= ENOUGH for case in own):
-            return size, f"{size} examples were enough for {100 * ENOUGH:.0f} % of the gain."
+        if all(_share(case, method, "finetuned", "_low") >= MIN_RETENTION for case in own):
+            return (
+                size,
+                f"{size} examples were enough for {100 * MIN_RETENTION:.0f} % of the gain.",
+            )
     return None, (
-        f"No measured size was enough for {100 * ENOUGH:.0f} % of the gain: more than "
+        f"No measured size was enough for {100 * MIN_RETENTION:.0f} % of the gain: more than "
         f"{sizes[-1]} examples are needed."
     )
 
@@ -208,12 +213,12 @@ def _about_finetuning(cases: Sequence[Case], method: str, enough: int, told: str
     kinds = {"score": _better_score, "the answers' likelihood": _better_likelihood}
     said = []
     for name, better in kinds.items():
-        known = [found for gain in gains if (found := better(gain)) is not None]
+        known = [gained for gain in gains if (gained := better(gain)) is not None]
         if known:
             said.append(f"by {name} in {sum(known)} of {len(known)}")
     return [
         f"{enough} of {len(cases)} measured app(s) were carried without fine-tuning "
-        f"(at least {100 * ENOUGH:.0f} % of the gain, by the interval's lower end).",
+        f"(at least {100 * MIN_RETENTION:.0f} % of the gain, by the interval's lower end).",
         told,
         f"{method} + fine-tuning beat LoRA from nothing on the same examples, beyond chance, "
         f"{' and '.join(said) or 'in no case that was compared'}.",
@@ -302,16 +307,16 @@ def points(cases: Sequence[Case], fact: str) -> list[tuple[str, float, float]]:
 
     The model distance in log10, as the trivial-baselines study has it.
     """
-    found = []
+    parts = []
     for case in cases:
         x = case["facts"].get(fact)
         best = best_method([case], "transferred")
         if x is None or not best or (fact == "distance" and x <= 0):
             continue
         x = math.log10(x) if fact == "distance" else x
-        y = case["methods"][best]["transferred"][KEPT]
-        found.append((f"{case['pair']}/{case['app']}", x, y))
-    return found
+        y = case["methods"][best]["transferred"][RANKED_BY]
+        parts.append((f"{case['pair']}/{case['app']}", x, y))
+    return parts
 
 
 def page(title: str, advised: Sequence[Mapping[str, Any]]) -> str:
@@ -352,7 +357,7 @@ def _evidence_grid(
 ) -> tuple[list[str], list[list[str]]]:
     titles = ["measured", "method", "stage", "examples", "score", "NLL", "retention", "NLL kept"]
     rows = []
-    for row in sorted(evidence, key=lambda row: (row["stage"], -(row.get(KEPT) or -math.inf))):
+    for row in sorted(evidence, key=lambda row: (row["stage"], -(row.get(RANKED_BY) or -math.inf))):
         rows.append(
             [
                 f"{row['pair']}/{row['app']}",
@@ -361,7 +366,7 @@ def _evidence_grid(
                 str(row["examples"]) if row["stage"] == "finetuned" else "0",
                 *(
                     f"{row[key]:.3g}" if render.is_number(row.get(key)) else render.NONE
-                    for key in ("average", "nll", "retention", KEPT)
+                    for key in ("average", "nll", "retention", RANKED_BY)
                 ),
             ]
         )

@@ -69,14 +69,16 @@ def comparison(
         for run in [*runs_of(list(every)), *old_lora]
         if run["scores"] not in missing
     }
-    found: dict[int, list[Run]] = {
+    runs_of_seed: dict[int, list[Run]] = {
         id(e): [held[r["scores"]] for r in e["runs"] if r["scores"] in held] for e in every
     }
-    others: dict[str, list[Run]] = {e["stage"]: found[id(e)] for e in every if not e["method"]}
+    others: dict[str, list[Run]] = {
+        e["stage"]: runs_of_seed[id(e)] for e in every if not e["method"]
+    }
     others[OLD] = [held[run["scores"]] for run in old_lora if run["scores"] in held]
     table = []
     for entry in every:
-        runs = found[id(entry)]
+        runs = runs_of_seed[id(entry)]
         about = {"app": app, "row": entry["label"]}
         about |= {key: entry[key] for key in ("stage", "method", "variant_of")}
         gone = [missing[run["scores"]] for run in entry["runs"] if run["scores"] in missing]
@@ -115,22 +117,22 @@ def _row(runs: Sequence[Run], entry: Row, others: Mapping[str, Sequence[Run]]) -
 def _averaged(contents: Sequence[Mapping[str, Any]]) -> Row:
     """Scores and likelihoods: mean over seeds, interval over items, spread over seeds."""
     each = [score_columns(content) for content in contents]
-    found = dict(each[0])
+    mean = dict(each[0])
     if len(each) == 1:
-        return found
-    keys = [key for key in found if key.startswith(SCORE) or key in ("average", "nll")]
-    found |= {key: math.fsum(row[key] for row in each) / len(each) for key in keys}
+        return mean
+    keys = [key for key in mean if key.startswith(SCORE) or key in ("average", "nll")]
+    mean |= {key: math.fsum(row[key] for row in each) / len(each) for key in keys}
     spread: Interval | None = None
     if is_binary(contents[0]):
         tasks = contents[0]["tasks"]
         spread = average_interval(
             {t: np.mean([c["tasks"][t]["items"] for c in contents], axis=0) for t in tasks}
         )
-    found |= {end: getattr(spread, end, None) for end in ("low", "high")}
+    mean |= {end: getattr(spread, end, None) for end in ("low", "high")}
     for key in ("average", "nll"):
-        if key in found:
-            found[f"{key}_spread"] = float(np.std([row[key] for row in each], ddof=1))
-    return found
+        if key in mean:
+            mean[f"{key}_spread"] = float(np.std([row[key] for row in each], ddof=1))
+    return mean
 
 
 def _items(runs: Sequence[Run], like: Mapping[str, Any], of: str = "items") -> np.ndarray:
@@ -148,14 +150,14 @@ def _measures(content: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
 
 def _kept(runs: Sequence[Run], others: Mapping[str, Sequence[Run]]) -> Row:
     """Retention of LoRA(full)'s gain, and flips against the old model with its adapter."""
-    found: Row = {}
+    row: Row = {}
     like = runs[0]["content"]
     if others.get(BARE) and others.get(FULL):
         for prefix, (of, sign) in _measures(like).items():
             sides = (_items(each, like, of) for each in (runs, others[BARE], others[FULL]))
             kept = retention(*(sign * side for side in sides))
             name = f"{prefix}retention"
-            found |= {
+            row |= {
                 name: UNDEFINED if kept.value is None else kept.value,
                 f"{name}_low": kept.low,
                 f"{name}_high": kept.high,
@@ -164,8 +166,8 @@ def _kept(runs: Sequence[Run], others: Mapping[str, Sequence[Run]]) -> Row:
         before = all_items(others[OLD][0]["content"], like)
         changed = [flips(before, all_items(run["content"])) for run in runs]
         for kind in ("negative", "positive"):
-            found[f"{kind}_flips"] = float(np.mean([getattr(each, kind) for each in changed]))
-    return found
+            row[f"{kind}_flips"] = float(np.mean([getattr(each, kind) for each in changed]))
+    return row
 
 
 def _beside_matched(runs: Sequence[Run], matched: Sequence[Run]) -> Row:
@@ -179,11 +181,11 @@ def _beside_matched(runs: Sequence[Run], matched: Sequence[Run]) -> Row:
     like = runs[0]["content"]
     if not chosen:
         return {}
-    found: Row = {}
+    row: Row = {}
     for prefix, (of, _) in _measures(like).items():
         gap = difference(_items(runs, like, of), _items(chosen, like, of))
         name = f"{prefix}difference"
-        found |= {name: gap.mean, f"{name}_low": gap.low, f"{name}_high": gap.high}
+        row |= {name: gap.mean, f"{name}_low": gap.low, f"{name}_high": gap.high}
     if is_binary(like):
         pairs = [
             (run, other) for run in runs for other in chosen if run["seed"] in ("", other["seed"])
@@ -191,24 +193,24 @@ def _beside_matched(runs: Sequence[Run], matched: Sequence[Run]) -> Row:
         tests = [
             mcnemar(all_items(a["content"]), all_items(b["content"])).p_value for a, b in pairs
         ]
-        found |= {"p_low": min(tests, default=None), "p_high": max(tests, default=None)}
-    return found
+        row |= {"p_low": min(tests, default=None), "p_high": max(tests, default=None)}
+    return row
 
 
 def _costs(runs: Sequence[Run], shared: Sequence[str]) -> Row:
     """Seconds of an adapter (mean over seeds) and of the maps, peak memory of any part."""
     each = [costs(run, run["content"]) for run in runs]
-    found: Row = {}
+    total: Row = {}
     for key in ("transfer_s", "train_s", "eval_s"):
         held = [row[key] for row in each if row[key] is not None]
-        found[key] = math.fsum(held) / len(held) if held else None
+        total[key] = math.fsum(held) / len(held) if held else None
     records = cost_records(shared)
-    found["pair_s"] = math.fsum(record["seconds"] for record in records) if records else None
+    total["pair_s"] = math.fsum(record["seconds"] for record in records) if records else None
     for key in ("peak_mib", "gpu_peak_mib"):
         held = [row[key] for row in each if row[key] is not None]
         held += [record[key] for record in records if record.get(key) is not None]
-        found[key] = max(held, default=None)
-    return found
+        total[key] = max(held, default=None)
+    return total
 
 
 def write_comparison(table: Sequence[Row], title: str, outputs: Mapping[str, str]) -> None:

@@ -307,12 +307,12 @@ def _sweep_panel(
 
 def read_curves(folders: Iterable[tuple[str, Path]]) -> dict[str, tuple[list[float], list[float]]]:
     """Label -> steps and losses, of the trained adapters among (label, directory)."""
-    found = {}
+    curves = {}
     for label, folder in folders:
         path = folder / "loss.csv"
         if path.is_file():
             with path.open(newline="") as file:
                 lines = list(csv.DictReader(file))
             steps, loss = ([float(line[key]) for line in lines] for key in ("step", "loss"))
-            found[label] = (steps, loss)
-    return found
+            curves[label] = (steps, loss)
+    return curves

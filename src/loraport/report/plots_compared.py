@@ -180,12 +180,12 @@ def distance(
     panels : label of a distance -> points (pair/app, distance, share kept) and r, or None
     pair : whose points are filled
     """
-    if not any(found for found, _ in panels.values()):
+    if not any(points for points, _ in panels.values()):
         return message("No app was measured.")
     figure, grid = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.2), sharey=True)
-    for axes, (label, (found, r)) in zip(np.atleast_1d(grid), panels.items(), strict=True):
-        names = sorted({name.partition("/")[0] for name, *_ in found})
-        for name, x, y in found:
+    for axes, (label, (points, r)) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+        names = sorted({name.partition("/")[0] for name, *_ in points})
+        for name, x, y in points:
             mark = names.index(name.partition("/")[0])
             colour = COLOURS[mark % len(COLOURS)]
             own = name.startswith(f"{pair}/")
@@ -194,10 +194,10 @@ def distance(
             axes.annotate(name.partition("/")[2], (x, y), xytext=(5, 3),
                           textcoords="offset points", fontsize=7)  # fmt: skip
         axes.margins(x=0.3)
-        told = f"r = {r:.2f}" if r is not None else "no r" if found else "not measured"
-        if not found:
+        told = f"r = {r:.2f}" if r is not None else "no r" if points else "not measured"
+        if not points:
             axes.set_xticks([])
-        axes.set_title(f"{told} ({len(found)} apps of {len(names)} pairs)", fontsize=9)
+        axes.set_title(f"{told} ({len(points)} apps of {len(names)} pairs)", fontsize=9)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     np.atleast_1d(grid)[0].set_ylabel("share of the NLL's gain kept, no LFT")

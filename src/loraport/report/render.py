@@ -260,10 +260,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """App -> its rows."""
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(str(row["app"]), []).append(row)
-    return found
+        groups.setdefault(str(row["app"]), []).append(row)
+    return groups
 
 
 def text(rows: Sequence[Row]) -> str:

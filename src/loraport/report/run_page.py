@@ -13,7 +13,7 @@ from . import render
 from .tables import cost_records, training_of
 
 Facts = list[tuple[str, str]]
-SHORT = 12  # digits of a hash that are shown
+HASH_DIGITS = 12  # digits of a hash that are shown
 
 
 def models(specs: Mapping[str, str], sources: Mapping[str, str]) -> Facts:
@@ -23,7 +23,7 @@ def models(specs: Mapping[str, str], sources: Mapping[str, str]) -> Facts:
         spec = read_json(path, "spec")
         sizes = ", ".join(f"{key} {value}" for key, value in spec["dimensions"].items())
         files = ", ".join(
-            f"{file} sha256 {about['sha256'][:SHORT]}…"
+            f"{file} sha256 {about['sha256'][:HASH_DIGITS]}…"
             for file, about in spec["files"].items()
             if file.endswith(".safetensors")
         )
@@ -55,7 +55,7 @@ def adapters(folders: Mapping[str, str]) -> Facts:
             (
                 name,
                 f"{folder}: seed {about['seed']}, {done['examples']} examples "
-                f"(draw {about['subset_seed']}, sha256 {done['data_sha256'][:SHORT]}…), "
+                f"(draw {about['subset_seed']}, sha256 {done['data_sha256'][:HASH_DIGITS]}…), "
                 f"{done['steps']} steps at {about['learning_rate']:g}, "
                 f"{done['trained_parameters']} parameters",
             )
@@ -65,12 +65,12 @@ def adapters(folders: Mapping[str, str]) -> Facts:
 
 def versions(documents: Iterable[Mapping[str, Any]]) -> Facts:
     """Versions that the scored and trained artifacts record; several where they differ."""
-    found: dict[str, set[str]] = {"loraport": {__version__}}
+    used: dict[str, set[str]] = {"loraport": {__version__}}
     for held in (*(d["versions"] for d in documents), provenance.versions()):
         for name, version in held.items():
-            found.setdefault(name, set()).add(version)
-    found["snakemake"] = {provenance.versions("snakemake")["snakemake"]}
-    return [(name, " and ".join(sorted(seen))) for name, seen in sorted(found.items())]
+            used.setdefault(name, set()).add(version)
+    used["snakemake"] = {provenance.versions("snakemake")["snakemake"]}
+    return [(name, " and ".join(sorted(seen))) for name, seen in sorted(used.items())]
 
 
 def machines(documents: Iterable[Mapping[str, Any]]) -> Facts:
@@ -117,5 +117,5 @@ def page(title: str, facts: Mapping[str, Facts], costs: Sequence[Sequence[str]])
 
 def documents(scores: Iterable[str], folders: Iterable[str]) -> list[dict[str, Any]]:
     """Score files and training.json of what there is."""
-    found = [read_json(path, "eval") for path in scores if Path(path).is_file()]
-    return found + [done for folder in folders if (done := training_of(folder))]
+    scored = [read_json(path, "eval") for path in scores if Path(path).is_file()]
+    return scored + [done for folder in folders if (done := training_of(folder))]

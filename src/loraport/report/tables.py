@@ -93,19 +93,19 @@ def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
 def score_columns(content: Mapping[str, Any]) -> Row:
     """Scores per task, their unweighted mean with its interval, and the answers' likelihood."""
     tasks = content["tasks"]
-    found: Row = {"metric": ", ".join(sorted({task["metric"] for task in tasks.values()}))}
+    row: Row = {"metric": ", ".join(sorted({task["metric"] for task in tasks.values()}))}
     for name, task in tasks.items():
-        found |= {SCORE + name: task["value"], ITEMS + name: task["n"]}
+        row |= {SCORE + name: task["value"], ITEMS + name: task["n"]}
     if len(tasks) == 1:
         (only,) = tasks.values()
-        found |= {"average": only["value"], "low": only["low"], "high": only["high"]}
+        row |= {"average": only["value"], "low": only["low"], "high": only["high"]}
     elif "average" in content:
         mean = content["average"]
-        found |= {"average": mean["mean"], "low": mean["low"], "high": mean["high"]}
+        row |= {"average": mean["mean"], "low": mean["low"], "high": mean["high"]}
     likelihoods = [task.get("nll") for task in tasks.values()]
     if None not in likelihoods:
-        found["nll"] = math.fsum(likelihoods) / len(likelihoods)
-    return found
+        row["nll"] = math.fsum(likelihoods) / len(likelihoods)
+    return row
 
 
 def scored(path: str | Path) -> Row:
@@ -118,23 +118,23 @@ def _compared(content: Mapping[str, Any], stage: str, others: Mapping[str, Any])
 
     The test is against the matched LoRA(small) of the same seed; other seeds have none here.
     """
-    found: Row = {}
+    row: Row = {}
     notes = []
     if "new" in others and "lora_full" in others:
         kept = retention(
             *(weighted_items(each) for each in (content, others["new"], others["lora_full"]))
         )
-        found["retention"] = UNDEFINED if kept.value is None else kept.value
-        found |= {"retention_low": kept.low, "retention_high": kept.high}
+        row["retention"] = UNDEFINED if kept.value is None else kept.value
+        row |= {"retention_low": kept.low, "retention_high": kept.high}
         notes += [f"retention undefined: {kept.reason}"] if kept.reason and stage == "new" else []
     if is_binary(content):
         if "old_lora" in others:
             changed = flips(all_items(others["old_lora"], content), all_items(content))
-            found |= {"negative_flips": changed.negative, "positive_flips": changed.positive}
+            row |= {"negative_flips": changed.negative, "positive_flips": changed.positive}
         if others.get(MATCHED) and stage != MATCHED:
             baseline = all_items(others[MATCHED], content)
-            found["p_matched"] = mcnemar(all_items(content), baseline).p_value
-    return {**found, "note": "; ".join(notes)}
+            row["p_matched"] = mcnemar(all_items(content), baseline).p_value
+    return {**row, "note": "; ".join(notes)}
 
 
 def is_binary(content: Mapping[str, Any]) -> bool:

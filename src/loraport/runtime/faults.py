@@ -112,7 +112,7 @@ def told_of_killed(root: Path, since: float) -> list[LoraportError]:
 
     Their logs are ended in their stead, so that tables can tell of them.
     """
-    found = []
+    killed = []
     for path in sorted(root.glob("**/logs/**/*.log")):
         if path.stat().st_mtime < since or not (record := _unfinished(path)):
             continue
@@ -124,11 +124,11 @@ def told_of_killed(root: Path, since: float) -> list[LoraportError]:
             todo=f"{_smaller(record['rule'])}; then run the same command again: only what is "
             "unfinished is redone",
         )
-        found.append(error)
+        killed.append(error)
         record |= {"status": "failed", "seconds": 0.0, "peak_mib": 0.0}
         with path.open("a") as log:
             log.write(f"\n{error}\n{json.dumps(record)}\n")
-    return found
+    return killed
 
 
 def _unfinished(path: Path) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _unfinished(path: Path) -> dict[str, Any]:
 
 def _record(line: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

@@ -115,7 +115,7 @@ def read_records(
     from datasets import load_dataset  # imports pandas and pyarrow: only where it is needed
 
     try:
-        found = load_dataset(source, name or None, split=split, revision=revision or None)
+        loaded = load_dataset(source, name or None, split=split, revision=revision or None)
     except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(
             f"training data {source!r} could not be loaded",
@@ -124,7 +124,7 @@ def read_records(
             todo="correct the task's `train` in config.yaml (paths are relative to the working "
             "directory), or download the set and name the file",
         ) from error
-    return [dict(record) for record in found]
+    return [dict(record) for record in loaded]
 
 
 def _read_file(path: Path) -> list[dict[str, Any]]:

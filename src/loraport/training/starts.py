@@ -1,6 +1,5 @@
 """What a training starts from: a fresh adapter, or a transferred one with its new layers."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
 
 from ..adapters.attach import attach
+from ..adapters.files import read_config
 from ..errors import LoraportError
 from ..models.families import Architecture
 
@@ -33,13 +33,7 @@ class Fresh:
 
 def fresh_like(adapter: str | Path) -> Fresh:
     """A fresh adapter of the same kind, rank, scale and places as a PEFT directory."""
-    path = Path(adapter) / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise LoraportError(
-            f"{path} cannot be read", got=error, expected="a PEFT adapter"
-        ) from error
+    config = read_config(Path(adapter))
     targets = config["target_modules"]
     if config.get("peft_type") == "ADALORA":
         kind, rank = "adalora", config["init_r"]
@@ -82,7 +76,7 @@ def begin(model: Any, start: Fresh | str | Path, new_layers: str, steps: int) ->
 
 def empty_layers(model: PeftModel) -> list[Any]:
     """The adapter's modules whose factors are both zero: new layers without a source."""
-    found = []
+    empty = []
     modules: Iterator[Any] = model.modules()
     for module in modules:
         if not hasattr(module, "lora_A") or "default" not in module.lora_A:
@@ -90,8 +84,8 @@ def empty_layers(model: PeftModel) -> list[Any]:
         a, b = module.lora_A["default"], module.lora_B["default"]
         factors = [factor.weight if hasattr(factor, "weight") else factor for factor in (a, b)]
         if not any(bool(factor.any()) for factor in factors):
-            found.append(module)
-    return found
+            empty.append(module)
+    return empty
 
 
 def _reset(layer: Any) -> None:

@@ -30,7 +30,8 @@ from transformers import (
 )
 
 from ..adapters.attach import save_adapter
-from ..artifacts import atomic, sha256, write_json
+from ..adapters.files import read_config
+from ..artifacts import ADAPTER_WEIGHTS, atomic, sha256, write_json
 from ..errors import LoraportError
 from ..models.loading import load_base
 from ..runtime.job import progress
@@ -174,8 +175,7 @@ def train_lora(
 def _recorded_base(start: Fresh | str | Path) -> str | None:
     if isinstance(start, Fresh):
         return None
-    config = json.loads((Path(start) / "adapter_config.json").read_text())
-    return config.get("base_model_name_or_path")
+    return read_config(Path(start)).get("base_model_name_or_path")
 
 
 def _losses(trainer: Trainer) -> list[dict[str, Any]]:
@@ -300,7 +300,7 @@ def _key(
     if isinstance(start, Fresh):
         begun: Any = asdict(start)
     else:
-        begun = sha256(Path(start) / "adapter_model.safetensors")
+        begun = sha256(Path(start) / ADAPTER_WEIGHTS)
     parts = [asdict(settings), begun, fingerprint(chosen), dict(inputs or {}), versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

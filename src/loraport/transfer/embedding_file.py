@@ -33,14 +33,14 @@ class Tokens:
 
     def spread(self, values: np.ndarray, count: int) -> np.ndarray:
         """What each old token has, (vocabulary, ...), as `count` new tokens have it."""
-        found = np.zeros((count, *values.shape[1:]), np.float32)
+        spread = np.zeros((count, *values.shape[1:]), np.float32)
         shared = values[self.old]
-        found[self.new] = shared
+        spread[self.new] = shared
         sums = np.zeros((len(self.unshared), *values.shape[1:]))
         for picks, weights in zip(self.picks.T, self.coefficients.T, strict=True):
             sums += (weights * shared[picks].T).T
-        found[self.unshared] = sums
-        return found
+        spread[self.unshared] = sums
+        return spread
 
 
 def write_embedding(

@@ -14,14 +14,14 @@ import numpy as np
 from ..errors import LoraportError
 from .maps import ModuleMap
 
-LARGE = 0.5  # relative norm from which an update is told of
-GROWN = 10.0  # times its relative norm before, from which an update is told of
+TOLD_ABOVE = 0.5  # relative norm from which an update is told of
+TOLD_GROWTH = 10.0  # times its relative norm before, from which an update is told of
 # Relative norm from which a transfer is refused. Measured: `aligned` from nano v1 to v2, which
 # helps, writes o_proj updates of up to 5.9 times their weight; the one that destroyed Gemma 3 270M
 # wrote some of 10 to 217 times theirs (docs/methods.md)
-REFUSED = 8.0
-NAMED = 3  # modules in a message
-LISTED = 20  # modules in transfer.json
+MAX_SIZE = 8.0
+MODULES_NAMED = 3  # modules in a message
+MODULES_LISTED = 20  # modules in transfer.json
 
 
 def by_definition(maps: Iterable[ModuleMap], weight: float) -> dict[str, float]:
@@ -51,17 +51,19 @@ def check_size(
     Raises
     ------
     LoraportError
-        If an update is more than `REFUSED` times its weight.
+        If an update is more than `MAX_SIZE` times its weight.
     """
     told = [_entry(name, each) for name, each in modules.items() if _is_large(each)]
     told.sort(key=lambda each: (-each["after"], each["module"]))
-    beyond = [each for each in told if each["after"] - _constant(modules[each["module"]]) > REFUSED]
+    beyond = [
+        each for each in told if each["after"] - _constant(modules[each["module"]]) > MAX_SIZE
+    ]
     if beyond and not allow_large:
         raise LoraportError(
-            f"{len(beyond)} of {_served(modules)} carried updates are more than {REFUSED:g} times "
+            f"{len(beyond)} of {_served(modules)} carried updates are more than {MAX_SIZE:g} times "
             "the weights that they would be added to: the new model would write gibberish",
             got=_worst(beyond),
-            expected=f"updates of at most {REFUSED:g} times their weight; the largest one before "
+            expected=f"updates of at most {MAX_SIZE:g} times their weight; the largest one before "
             f"is {_percent(max(each['before'] for each in beyond))}",
             todo="carry it by another method, or keep the relative norms (transfer.scale: norm); "
             "to write it all the same: transfer.allow_large: true, or --allow-large",
@@ -71,14 +73,14 @@ def check_size(
 
 def listed(told: list[dict[str, Any]]) -> dict[str, Any]:
     """The same for transfer.json: the worst ones, and how many there are."""
-    return {"oversized": told[:LISTED], "oversized_count": len(told)}
+    return {"oversized": told[:MODULES_LISTED], "oversized_count": len(told)}
 
 
 def _is_large(entry: Mapping[str, Any]) -> bool:
     if entry["source"] is None:
         return False
     before, after = entry["relative_norm_before"], entry["relative_norm_after"]
-    return after > LARGE or after > GROWN * before > 0
+    return after > TOLD_ABOVE or after > TOLD_GROWTH * before > 0
 
 
 def _entry(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _warning(told: list[dict[str, Any]], modules: Mapping[str, Mapping[str, Any]
         )
     return (
         f"{len(told)} of {_served(modules)} carried updates are large, above "
-        f"{_percent(LARGE)} of their weight or {GROWN:g} times what they were: "
+        f"{_percent(TOLD_ABOVE)} of their weight or {TOLD_GROWTH:g} times what they were: "
         f"{_worst(told)}; {why}"
     )
 
@@ -117,7 +119,7 @@ def _warning(told: list[dict[str, Any]], modules: Mapping[str, Mapping[str, Any]
 def _worst(told: list[dict[str, Any]]) -> str:
     names = [
         f"{each['module']} {_percent(each['after'])} (before: {_percent(each['before'])})"
-        for each in told[:NAMED]
+        for each in told[:MODULES_NAMED]
     ]
     more = len(told) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")

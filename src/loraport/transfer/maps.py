@@ -20,7 +20,7 @@ from ..artifacts import H5Writer, read_h5, write_h5
 from ..errors import LoraportError
 
 STORED = ("constant", "rows_old", "rows_new")  # arrays of a module's map that may be there
-COLUMNS = 512  # of a map that are formed at a time
+COLUMNS_AT_ONCE = 512  # of a map that are formed at a time
 NOTE = "note_"  # prefix of the attributes that hold a module's notes
 
 
@@ -139,8 +139,8 @@ def absolute_times(entry: ModuleMap, right: np.ndarray) -> np.ndarray:
     if all(not term.left for term in entry.terms):
         return right * len(entry.terms)
     total: Any = 0.0
-    for start in range(0, len(right), COLUMNS):
-        span = slice(start, min(start + COLUMNS, len(right)))
+    for start in range(0, len(right), COLUMNS_AT_ONCE):
+        span = slice(start, min(start + COLUMNS_AT_ONCE, len(right)))
         columns = np.zeros((len(right), span.stop - start))
         columns[span] = np.eye(span.stop - start)
         left: Any = sum(term.carry_left(columns) for term in entry.terms)

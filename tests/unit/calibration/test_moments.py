@@ -171,7 +171,7 @@ folder, tests, pair, gib, files = json.loads(sys.argv[1])
 sys.path[:0] = [tests, tests + "/unit/calibration"]
 import test_moments as here
 from loraport.calibration import resume as kept
-kept.EVERY = 0.0
+kept.SAVE_EVERY_S = 0.0
 written = kept.write_layer
 def write_layer(*arguments):
     global files
@@ -254,7 +254,7 @@ def test_sums_are_kept_once_the_time_has_passed_and_no_more_often(tmp_path, monk
     now = [100.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
     file = Kept(tmp_path, "moments.h5", {})
-    for seconds, due in ((0, False), (resume.EVERY - 1, False), (1, True)):
+    for seconds, due in ((0, False), (resume.SAVE_EVERY_S - 1, False), (1, True)):
         now[0] += seconds
         assert file.is_due() == due
     file.save([(0, 0)], [{}], 1)

@@ -66,7 +66,7 @@ def test_doubled_and_empty_atoms_and_rows_of_zero_leave_no_nan():
 
 @pytest.mark.parametrize("products", [1 << 24, 100])
 def test_only_tokens_that_the_tokenizer_writes_are_approximated(tmp_path, monkeypatch, products):
-    monkeypatch.setattr("loraport.mapping.omp.PRODUCTS", products)  # in few or many blocks
+    monkeypatch.setattr("loraport.mapping.omp.PRODUCTS_AT_ONCE", products)  # in few or many blocks
     model = open_model(pico.make_model(tmp_path / "model", seed=1, hidden=16, intermediate=24,
                                        layers=1, heads=2, kv_heads=2))  # fmt: skip
     written = sorted(read_vocabulary(model.directory).raw.values())

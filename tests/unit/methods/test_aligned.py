@@ -12,11 +12,11 @@ import twins
 from twins import PATH
 
 from loraport.artifacts import sha256
-from loraport.calibration.batches import HELD_OUT, make_batches, paired_tokens
+from loraport.calibration.batches import HOLD_EVERY, make_batches, paired_tokens
 from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import (
-    GRID,
-    SLIGHT,
+    RIDGE_GRID,
+    SLIGHT_RIDGE,
     Regression,
     fit,
     procrustes,
@@ -182,14 +182,14 @@ def test_ridge_is_small_where_the_relation_is_exact_and_large_where_there_is_non
     M = np.random.default_rng(5).normal(size=(5, 7))
     exact = [random_moments(seed, "inner", 40, 7, 5, M)[0] for seed in (0, 1)]
     noise = [random_moments(seed, "inner", 40, 7, 5)[0] for seed in (0, 1)]
-    assert fit(*map(writing, exact)).ridge == min(GRID)
-    assert fit(*map(writing, noise)).ridge == max(GRID)
+    assert fit(*map(writing, exact)).ridge == min(RIDGE_GRID)
+    assert fit(*map(writing, noise)).ridge == max(RIDGE_GRID)
 
 
 def test_a_ridge_gives_way_where_the_relation_is_exact_and_nowhere_else():
     M = np.random.default_rng(5).normal(size=(5, 7))
     exact = [random_moments(seed, "inner", 40, 7, 5, M)[0] for seed in (0, 1)]
-    assert fit(*map(writing, exact), 0.1, spare_exact=True).ridge == SLIGHT
+    assert fit(*map(writing, exact), 0.1, spare_exact=True).ridge == SLIGHT_RIDGE
     assert fit(*map(writing, exact), 0.1).ridge == 0.1
     rows = [random_moments(seed, "inner", 40, 7, 5, M)[1:] for seed in (0, 1)]
     noisy = [Moments.empty("inner", 7, 5, "cpu") for _ in rows]
@@ -237,7 +237,7 @@ def test_every_fifth_text_is_held_out_and_padding_never_counts():
         assert batch.inputs[0]["attention_mask"][text, place].all() and (place > 0).all()
         counts[batch.part] += len(place)
     sizes = [len(tokenizer(text).input_ids) - 1 for text in texts]
-    assert counts["held"] == sum(sizes[HELD_OUT - 1 :: HELD_OUT])
+    assert counts["held"] == sum(sizes[HOLD_EVERY - 1 :: HOLD_EVERY])
     assert sum(counts.values()) == sum(sizes)
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from twins import PATH
 
 from loraport.calibration.batches import make_batches
-from loraport.calibration.gradients import INNER, TEXTS, layer_gradients, read_gradients
+from loraport.calibration.gradients import INNER, TEXTS_AT_ONCE, layer_gradients, read_gradients
 from loraport.calibration.ridge import Regression
 from loraport.methods import make_maps
 from loraport.models.loading import load_base
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_the_next_tokens_loss(pico_pair):
     text = pico.texts(5)[:1] * 5  # of five the last one is held out
     model = open_model(pico_pair.old)
     base, tokenizer = load_base(pico_pair.old, device="cpu")
-    batches = make_batches((tokenizer, tokenizer), text, 64, TEXTS)
+    batches = make_batches((tokenizer, tokenizer), text, 64, TEXTS_AT_ONCE)
     (found,) = layer_gradients((model, model), (base, base), batches, [(1, 1)], "cpu")
     plain = AutoModelForCausalLM.from_pretrained(pico_pair.old)
     kept = {}

@@ -15,7 +15,7 @@ from normed_twins import EDITS, FAMILIES
 from loraport.artifacts import write_h5
 from loraport.calibration.batches import make_batches
 from loraport.calibration.moments_file import read_moments, write_layer
-from loraport.calibration.ridge import SLIGHT, Regression, solve
+from loraport.calibration.ridge import SLIGHT_RIDGE, Regression, solve
 from loraport.calibration.sites import STREAM, caught_sites, rms, written
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
@@ -263,7 +263,7 @@ def test_a_weighted_ridge_map_is_the_printed_formula(exact):
     sums = [torch.from_numpy(each) for each in (y.T @ x, x.T @ x)]
     regression = Regression(*sums, float((y**2).sum()))
     got = solve(regression, 0.3, True, torch.from_numpy(w)).numpy()
-    ridge = SLIGHT if exact else 0.3
+    ridge = SLIGHT_RIDGE if exact else 0.3
     weight = ridge * np.trace(x.T @ x) / 3 * np.mean(w**2)
     for row, factor in enumerate(w):  # of the least Σ (y − w m·x)² + λ‖m‖²
         gram, right = factor**2 * x.T @ x, factor * x.T @ y[:, row]

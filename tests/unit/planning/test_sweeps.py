@@ -1,15 +1,14 @@
 """Sweeps: what a point changes, what is cut from a source adapter, what cannot be run."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from loraport.adapters.audit import audit
+from loraport.adapters.cut import cut_adapter
 from loraport.adapters.files import read_adapter
-from loraport.adapters.lora_weights import LoraWeights
 from loraport.errors import LoraportError
 from loraport.models.spec import open_model
 from loraport.planning import sweeps
@@ -43,7 +42,7 @@ def cut(pico_pair, out, **what):
     out.mkdir()
     model = open_model(pico_pair.old)
     known = [pico_pair.old.name, str(pico_pair.old)]
-    return sweeps.cut_adapter(pico_pair.adapter, model, out, known, what, str(pico_pair.old), {})
+    return cut_adapter(pico_pair.adapter, model, out, known, what, str(pico_pair.old), {})
 
 
 def updates(folder, model):
@@ -105,17 +104,6 @@ def test_truncation_is_the_best_of_its_rank(pico_pair, tmp_path):
         np.testing.assert_allclose(low[place], (u[:, :2] * s[:2]) @ vh[:2], atol=1e-5)
         kept, total = kept + float(np.sum(s[:2] ** 2)), total + float(np.sum(s**2))
     assert done["energy_kept"] == pytest.approx(kept / total, rel=1e-4)
-
-
-@pytest.mark.parametrize("rslora", [False, True])
-def test_truncation_keeps_the_scale(rslora):
-    rng = np.random.default_rng(0)
-    b, a = rng.normal(size=(6, 4)), rng.normal(size=(4, 5))
-    weights = LoraWeights(b, a, 8.0, rslora)
-    low = sweeps.truncate(weights, 2)
-    assert low.scale == pytest.approx(weights.scale)
-    assert low.alpha == pytest.approx(8 / math.sqrt(2) if rslora else 4)
-    assert sweeps.truncate(weights, 4) is weights
 
 
 def test_fewer_modules_are_left_as_they_are(pico_pair, tmp_path):

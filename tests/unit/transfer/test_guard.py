@@ -15,10 +15,10 @@ from loraport.commands.transfer import add_arguments
 from loraport.errors import LoraportError
 from loraport.report.summary import summarise
 from loraport.transfer.guard import (
-    GROWN,
-    LARGE,
-    LISTED,
-    REFUSED,
+    MAX_SIZE,
+    MODULES_LISTED,
+    TOLD_ABOVE,
+    TOLD_GROWTH,
     by_definition,
     check_size,
     listed,
@@ -34,10 +34,10 @@ def entry(before: float, after: float, source: int | None = 0, **more: float) ->
 @pytest.mark.parametrize(
     ("before", "after", "is_told"),
     [
-        (0.2, LARGE - 0.01, False),
-        (0.2, LARGE + 0.01, True),
-        (0.01, 0.01 * GROWN - 1e-4, False),
-        (0.01, 0.01 * GROWN + 1e-4, True),
+        (0.2, TOLD_ABOVE - 0.01, False),
+        (0.2, TOLD_ABOVE + 0.01, True),
+        (0.01, 0.01 * TOLD_GROWTH - 1e-4, False),
+        (0.01, 0.01 * TOLD_GROWTH + 1e-4, True),
         (0.0, 0.0, False),
         (0.0, 0.3, False),  # nothing before: no growth
     ],
@@ -59,7 +59,7 @@ def test_a_warning_is_one_line_that_names_the_worst_three_and_counts_the_rest():
     assert [f"layer.{i}.o" in told for i in (29, 28, 27, 26)] == [True, True, True, False]
     assert "350 % (before: 10 %)" in told and "27 more" in told and "scale: norm" in told
     kept = listed(oversized)
-    assert kept["oversized_count"] == 30 and len(kept["oversized"]) == LISTED
+    assert kept["oversized_count"] == 30 and len(kept["oversized"]) == MODULES_LISTED
     assert [each["after"] for each in kept["oversized"]] == sorted(
         (each["after"] for each in kept["oversized"]), reverse=True
     )
@@ -71,7 +71,10 @@ def test_nothing_large_is_nothing_told():
 
 
 def test_an_update_of_many_times_its_weight_is_refused_unless_that_is_allowed():
-    at, beyond = {"m": entry(0.1, REFUSED)}, {"m": entry(0.1, REFUSED + 0.1), "n": entry(0.1, 0.6)}
+    at, beyond = (
+        {"m": entry(0.1, MAX_SIZE)},
+        {"m": entry(0.1, MAX_SIZE + 0.1), "n": entry(0.1, 0.6)},
+    )
     assert len(check_size(at)[0]) == 1
     with pytest.raises(LoraportError, match=r"1 of 2 .* m 810 % .*allow_large: true, or --allow"):
         check_size(beyond)
@@ -84,7 +87,7 @@ def test_a_difference_of_weights_is_told_and_its_own_size_is_not_refused():
     (told,), _ = check_size({"m": entry(0.1, 31.0, **size)})
     assert "difference of the two models' weights" in told
     with pytest.raises(LoraportError, match="1 of 1"):
-        check_size({"m": entry(0.1, 30.0 + REFUSED + 0.1, **size)})
+        check_size({"m": entry(0.1, 30.0 + MAX_SIZE + 0.1, **size)})
 
 
 def test_the_size_of_a_difference_is_that_of_all_roles_of_a_module():
@@ -117,10 +120,10 @@ def test_a_refused_transfer_leaves_nothing_and_an_allowed_one_says_it(pico_pair,
     out = run.transferred(loud, allow_large=True)
     report = read_json(out / "transfer.json", "transfer")
     served = [each for each in report["modules"].values() if each["source"] is not None]
-    large = [each for each in served if each["relative_norm_after"] > LARGE]
+    large = [each for each in served if each["relative_norm_after"] > TOLD_ABOVE]
     assert report["oversized_count"] >= len(large) > 0
     worst = report["oversized"][0]
-    assert worst["after"] == max(each["relative_norm_after"] for each in served) > REFUSED
+    assert worst["after"] == max(each["relative_norm_after"] for each in served) > MAX_SIZE
     assert any(worst["module"] in warning for warning in report["warnings"])
     log = Path(f"{out}.log").read_text()
     assert log.count("carried updates are large") == 1

@@ -196,10 +196,10 @@ def _wrong_norms(content: Mapping[str, Any]) -> set[str]:
 @cache
 def families() -> dict[str, Architecture]:
     """All families by name."""
-    found = {path.name: path for path in files(__package__).iterdir()}
+    by_name = {path.name: path for path in files(__package__).iterdir()}
     return {
-        (name := file.removesuffix(".json")): parse(name, json.loads(found[file].read_text()))
-        for file in sorted(found)
+        (name := file.removesuffix(".json")): parse(name, json.loads(by_name[file].read_text()))
+        for file in sorted(by_name)
         if file.endswith(".json")
     }
 
