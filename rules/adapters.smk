@@ -1,10 +1,11 @@
-# One adapter through the maps of a pair: seconds, and no base model.
+# One adapter through the maps of a pair: seconds, and no base model unless its gain is chosen.
 
 
 rule transferred:
     input:
         unpack(look.transfer_inputs),
         unpack(look.vocabulary_inputs),
+        unpack(look.gain_file),
     output:
         directory(f"{layout.APP}/{layout.TRANSFERRED}"),
     log:
@@ -53,3 +54,38 @@ use rule transferred as transferred_by_method with:
         directory(f"{layout.BY_METHOD}/{layout.TRANSFERRED}"),
     log:
         layout.LOGS["transferred_by_method"],
+
+
+rule gain:  # what a carried update is multiplied by, chosen on answers: runs the new model
+    input:
+        unpack(look.transfer_inputs),
+        unpack(look.vocabulary_inputs),
+        spec=look.spec_of("new"),
+        data=look.small_files("lft"),
+    output:
+        f"{layout.APP}/{layout.GAIN}",
+    log:
+        layout.LOGS["gain"],
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=look.mem_mb("finetune"),
+        runtime=look.runtime("finetune"),
+        gpu=look.gpus("finetune"),
+    params:
+        transfer=look.transfer_params,
+        base=look.base_of("new"),
+        data=look.small_data("lft"),
+        settings=look.small_settings("lft"),
+        answers=look.answers_of_small_set(),
+        code=look.code("gain"),
+    script:
+        "../workflow/scripts/gain.py"
+
+
+use rule gain as gain_by_method with:
+    output:
+        f"{layout.BY_METHOD}/{layout.GAIN}",
+    log:
+        layout.LOGS["gain_by_method"],

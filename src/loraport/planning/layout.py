@@ -65,6 +65,7 @@ SHARED = {
 
 # adapters of the new model, each in one of the folders above
 TRANSFERRED = "lora_transferred"
+GAIN = "gain.json"
 SMALL = "lora_small"
 SMALL_MATCHED = "lora_small_matched"
 FINETUNED = "lora_finetuned"
@@ -108,6 +109,8 @@ LOGS = {  # rule -> its log
     "maps": f"{_PAIR_LOGS}/maps/{{method}}.log",
     "output_maps": f"{_PAIR_LOGS}/output_maps/{{method}}.log",
     "adapter_maps": f"{_APP_LOGS}/maps/{{method}}.log",
+    "gain": f"{_APP_LOGS}/gain.log",
+    "gain_by_method": f"{_APP_LOGS}/{{method}}/gain.log",
     "transferred": f"{_APP_LOGS}/transferred.log",
     "transferred_by_method": f"{_APP_LOGS}/{{method}}/transferred.log",
     "model_merged": f"{_APP_LOGS}/model_merged.log",

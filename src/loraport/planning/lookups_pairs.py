@@ -8,7 +8,7 @@ from typing import Any
 from .. import methods
 from ..models.spec import is_local
 from ..provenance import code_hash, versions
-from . import layout, preflight
+from . import layout, preflight, stages
 from .places import Places
 from .queries import Config
 from .resources import Resources
@@ -248,6 +248,16 @@ class PairLookups(Resources):
         names = {"pair": wildcards.pair, "app": wildcards.app, "method": method}
         maps = layout.path(layout.ADAPTER_MAPS if own else layout.MAPS, **names)
         return {**self.pair_specs(wildcards), "maps": maps, "adapter": self.old_adapter(wildcards)}
+
+    def gain_file(self, wildcards: Wildcards) -> Inputs:
+        """The gain of a carried update, where it is to be chosen and the app's task has texts."""
+        automatic = self.config.transfer(self.method_of(wildcards))["gain"] == "auto"
+        models = self.pair_models(wildcards)
+        if not automatic or not stages.has_training_data(self.config, wildcards.app, *models):
+            return {}
+        by_method = hasattr(wildcards, "method")
+        home = layout.BY_METHOD if by_method else layout.APP
+        return {"gain": layout.path(f"{home}/{layout.GAIN}", **dict(wildcards.items()))}
 
     def old_adapter(self, wildcards: Wildcards) -> Any:
         """What is carried: files that are checked against the old model, or a folder made here."""

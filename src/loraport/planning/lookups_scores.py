@@ -80,6 +80,11 @@ class ScoreLookups(PairLookups):
 
         return look_up
 
+    def answers_of_small_set(self) -> str:
+        """Whose answers a small set has, in words."""
+        own = self.config.content["finetune"]["answers"] == "own"
+        return "the adapted old model's answers" if own else "the task's answers"
+
     def answering(self) -> Inputs:
         """Settings of the writing of a small set's answers."""
         return stages.answering(self.config)

@@ -101,6 +101,12 @@ def _joined(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**parts[0], "task": name, "train": "", "eval": list(dict.fromkeys(scored))}
 
 
+def has_training_data(config: Config, app: str, *models: str) -> bool:
+    """Whether an app has a task with training data."""
+    rows = [row for (name, _), row in config.adapters.items() if name == app and row["task"]]
+    return bool(rows) and not config.merge(app) and bool(task_of(config, app, *models)["train"])
+
+
 def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `data.read` for a task's training data."""
     if not task["train"]:

@@ -1,7 +1,7 @@
 """What a transfer did, as a table on the terminal: `python -m loraport.summary DIRECTORY`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,19 @@ def cost_table(logs: Sequence[Path]) -> str:
     return table(["rule", "wall time", "peak memory"], rows)
 
 
+def gain_lines(gain: Mapping[str, Any]) -> list[str]:
+    """What the update was multiplied by, where that is not 1, and what it rests on."""
+    if gain.get("gain", 1.0) == 1.0 and "curve" not in gain:
+        return []
+    line = f"the update is multiplied by {gain['gain']:g}, chosen on {gain['chosen_on']}"
+    if "improvement" in gain:
+        line += (
+            f": on those left out, {gain['improvement']:.2f} nats an answer better than no update "
+            f"(standard error {gain['standard_error']:.2f}, {gain['examples']} answers)"
+        )
+    return [line]
+
+
 def summarise(directory: Path, shown: Path | None = None) -> str:
     """The whole summary of a `lora_transferred` directory; `shown` is a copy of it to point to."""
     shown = shown or directory
@@ -85,6 +98,7 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         cost_table(logs),
         "",
         f"modules of the old adapter without a place in the new model: {left}",
+        *gain_lines(report.get("gain", {})),
         *(f"warning: {each}" for each in report["warnings"]),
         f"The carried adapter: {shown}",
         f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",

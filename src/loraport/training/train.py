@@ -56,6 +56,7 @@ class Settings:
     max_steps : where above 0, the number of optimiser steps in place of `epochs`
     batch_size : examples an optimiser step; `micro_batch` of them at once (0: all), the rest by
         gradient accumulation
+    warmup_steps : a whole number of steps, or, below 1, a share of all of them
     save_steps : steps between checkpoints (kept outside the output, for a run that is killed)
     new_layers : `init` gives modules whose factors are both zero a standard LoRA start; `zero`
         leaves them as they are, for good
@@ -67,7 +68,7 @@ class Settings:
     loss: str = "answer"
     learning_rate: float = 1e-3
     schedule: str = "linear"
-    warmup_steps: int = 0
+    warmup_steps: float = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     batch_size: int = 16

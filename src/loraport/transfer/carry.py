@@ -2,10 +2,10 @@
 
 `B_n = Σ L B_o`, `A_n = A_o R`: the update's rank stays at most r, so that no d×d product and no
 large SVD is needed. The factors are then balanced, which equals the truncated SVD that LoRASuite
-takes of the full d×d update (arXiv 2505.13515), at O(d r²) in place of O(d³).
+takes of the full d×d update (arXiv 2505.13515), at O(d r²) in place of O(d³), multiplied by the
+gain, and put into the gauge that is asked for (`gauge`).
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from ..models.side import Side
 from ..models.spec import load_spec
 from ..numerics.lowrank import balance, truncated_sum
 from ..provenance import versions
+from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
 from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
@@ -124,9 +125,7 @@ def new_layer(
     b = np.zeros((shape[0], rank))
     if how == "zero":
         return b, np.zeros((rank, shape[1]))
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    bound = 1 / math.sqrt(shape[1])
-    return b, np.random.default_rng(seed).uniform(-bound, bound, (rank, shape[1]))
+    return b, fresh_rows(rank, shape[1], name)
 
 
 def carry(
@@ -137,6 +136,8 @@ def carry(
     *,
     scale: str = "paper",
     new_layers: str = "zero",
+    factors: str = "balanced",
+    gain: float = 1.0,
 ) -> tuple[dict[Place, LoraWeights], dict[str, Any]]:
     """Carry an audited adapter to the new model.
 
@@ -145,6 +146,8 @@ def carry(
     scale : `paper` keeps what the maps give; `norm` rescales each module so that ‖ΔW_n‖/‖W_n‖ =
         ‖ΔW_o‖/‖W_o‖
     new_layers : `zero` or `init`, for layers without a source
+    factors : the gauge of the carried factors, `balanced` or `fresh`; the update is the same
+    gain : multiplies every carried update; the report's norms are those behind it
 
     Returns
     -------
@@ -172,8 +175,10 @@ def carry(
                 weights, kept = carry_module(sources, new, module)
                 if scale == "norm":
                     weights = _rescaled(weights, sources)
-                modules[name] = _account(weights, sources, kept)
                 weights = with_row_vectors(weights, sources, new, module, entries)
+                weights = scaled(weights, gain, _base_rows(weights, new, module, entries))
+                modules[name] = _account(weights, sources, kept, gain)
+                weights = in_gauge(weights, factors, name)
             elif any(entries.values()) or kin[0].magnitude is not None:
                 continue  # left alone by the adapter, or without norms for DoRA's magnitudes
             else:
@@ -246,6 +251,20 @@ def with_row_vectors(
     return replace(weights, bias=bias.astype(np.float32)) if has_bias else weights
 
 
+def _base_rows(
+    weights: LoraWeights, new: Side, module: str, entries: Mapping[str, ModuleMap | None]
+) -> np.ndarray | None:
+    """‖W_n‖ of each row of a DoRA module, (d_out,), from the maps of the roles that it holds."""
+    if weights.magnitude is None:
+        return None
+    norms = np.zeros(len(weights.magnitude))
+    for role, entry in entries.items():
+        if entry is not None:
+            rows = new.family.rows(role, new.dims)
+            norms[slice(None) if rows is None else rows] = row_norms(entry)[1]
+    return norms
+
+
 def _complete(magnitude: np.ndarray, module: str) -> np.ndarray:
     if (magnitude > 0).all():
         return magnitude
@@ -275,7 +294,9 @@ def _rescaled(weights: LoraWeights, sources: list[Source]) -> LoraWeights:
     return weights.replaced(weights.b * root, weights.a * root)
 
 
-def _account(weights: LoraWeights, sources: list[Source], kept: float) -> dict[str, Any]:
+def _account(
+    weights: LoraWeights, sources: list[Source], kept: float, gain: float
+) -> dict[str, Any]:
     before, base_old, base_new = _norms(sources)
     after = weights.norm()
     return {
@@ -285,8 +306,31 @@ def _account(weights: LoraWeights, sources: list[Source], kept: float) -> dict[s
         "relative_norm_before": before / base_old if base_old else 0.0,
         "relative_norm_after": after / base_new if base_new else 0.0,
         "energy_kept": kept,
-        **by_definition((source.map for source in sources), base_new),
+        **by_definition((source.map for source in sources), base_new / gain if gain else 0.0),
     }
+
+
+def chosen_gain(
+    settings: Mapping[str, Any], path: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings with a gain that is a number, and what it rests on.
+
+    Parameters
+    ----------
+    settings : of the transfer; `gain` is a number, or `auto`: as was chosen on texts where there
+        are any, else 1
+    path : the artifact of that choice, or None
+    """
+    asked = settings.get("gain", 1.0)
+    if asked != "auto":
+        about: dict[str, Any] = {"gain": float(asked), "chosen_on": "given as a number"}
+    elif path is None:
+        about = {"gain": 1.0, "chosen_on": "nothing: there were no texts to choose it on"}
+    else:
+        content = read_json(path, "gain")
+        keys = ("gain", "curve", "improvement", "standard_error", "examples", "chosen_on")
+        about = {key: content[key] for key in keys}
+    return {**settings, "gain": about["gain"]}, about
 
 
 def transfer_files(
@@ -300,8 +344,8 @@ def transfer_files(
 
     Parameters
     ----------
-    artifacts : paths of `old_spec`, `new_spec`, `maps` and, for adapters of the vocabulary,
-        `embedding`
+    artifacts : paths of `old_spec`, `new_spec`, `maps`, for adapters of the vocabulary
+        `embedding` and, where one was chosen on texts, `gain`
     identities : of those
     params : `settings` (the transfer section), `of` (names of the models, app and method),
         `known_as` (names of the old base), `base` and `revision` (the new base, as recorded)
@@ -319,7 +363,8 @@ def transfer_files(
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
     saved = keep_saved(adapter, old, new)
     words, of_words = carry_from(adapter, artifacts.get("embedding"), old, new)
-    settings = dict(params["settings"])
+    settings, chosen = chosen_gain(params["settings"], artifacts.get("gain"))
+    words = {path: scaled(each, settings["gain"]) for path, each in words.items()}
     dtype, allow_large = settings.pop("dtype"), settings.pop("allow_large", False)
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
@@ -334,6 +379,7 @@ def transfer_files(
         "of": dict(params["of"]),
         "method": method,
         "settings": dict(params["settings"]),
+        "gain": chosen,
         "adapter": adapter.hashes(),
         "versions": versions("numpy", "h5py", "safetensors"),
         "kept": sorted(saved),

@@ -1,0 +1,246 @@
+"""How much of a carried update helps: the gain that a held-back text likes best.
+
+The update is multiplied by each gain g of a grid, zero among them, and the model with it is asked
+how likely it finds answers that no map was fitted on: a task's own answers, or those that the old
+model with its adapter wrote. A gain is taken only where it pays on answers that it was not chosen
+on; else it is zero, so that a carried adapter is not worse than none beyond chance.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..adapters.attach import attach
+from ..artifacts import write_json
+from ..errors import LoraportError
+from ..models.loading import load_base
+from ..numerics.linalg import chunks
+from ..runtime.job import progress as progress_bar
+from ..training.data import IGNORED, Example, encode, read, subset
+
+GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+EXAMPLES = 50  # answers that a gain is chosen on, at most
+FOLDS = 5
+CERTAINTY = 1.0  # standard errors that the improvement over no update has to be above zero
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What was chosen, and on what.
+
+    Attributes
+    ----------
+    gain : that the update is multiplied by
+    curve : gain -> mean negative log-likelihood of an answer, in nats
+    improvement : nats an answer over no update, of gains chosen without that answer
+    standard_error : of the improvement
+    examples : answers that were read
+    """
+
+    gain: float
+    curve: dict[float, float]
+    improvement: float
+    standard_error: float
+    examples: int
+
+
+def choose(gains: Sequence[float], losses: np.ndarray) -> Gain:
+    """The gain with the least loss, or zero where that does not pay on answers left out.
+
+    Parameters
+    ----------
+    gains : (g,), zero among them
+    losses : (g, n) nats of each answer under each gain
+
+    Returns
+    -------
+    The choice. By cross-validation: for each of `FOLDS` parts of the answers, the gain that is
+    best on the others is held against none on the part; the mean improvement must be more than
+    `CERTAINTY` standard errors above zero.
+
+    Raises
+    ------
+    LoraportError
+        If the losses under no update are not finite; a gain whose losses are not is left out.
+    """
+    finite = np.isfinite(losses).all(axis=1)
+    zero = list(gains).index(0.0)
+    if not finite[zero]:
+        raise LoraportError(
+            "the new model gives no likelihood of the answers that the gain is chosen on",
+            got="NaN or Inf without any update",
+            expected="finite log-likelihoods",
+            todo="check the new model's weights, or give the gain as a number (transfer.gain)",
+        )
+    held = np.where(finite[:, None], losses, np.inf)
+    count = losses.shape[1]
+    part = np.arange(count) % min(FOLDS, count)
+    better = np.zeros(count)
+    for fold in range(int(part.max()) + 1):
+        out = part == fold
+        rest = held[:, ~out] if count > 1 else held
+        best = int(rest.mean(axis=1).argmin())
+        better[out] = losses[zero, out] - held[best, out]
+    mean = float(better.mean())
+    error = float(better.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    best = int(held.mean(axis=1).argmin())
+    gain = float(gains[best]) if mean > CERTAINTY * error and mean > 0 else 0.0
+    curve = {
+        float(g): float(row.mean())
+        for g, row, there in zip(gains, losses, finite, strict=True)
+        if there
+    }
+    return Gain(gain, curve, mean, error, count)
+
+
+@torch.no_grad()
+def answer_losses(
+    model: Any, tokenizer: Any, examples: Sequence[Example], cutoff: int, batch_size: int
+) -> np.ndarray:
+    """Negative log-likelihood of each answer given its prompt, in nats, (n,) float64.
+
+    Parameters
+    ----------
+    cutoff : tokens of an example, at most; an answer that lies behind it counts nothing
+    """
+    rows = [encode([example], tokenizer, cutoff, "answer").rows[0] for example in examples]
+    order = sorted(range(len(rows)), key=lambda place: (len(rows[place]["input_ids"]), place))
+    losses = np.zeros(len(rows))
+    for span in chunks(len(order), batch_size):
+        places = order[span]
+        batch = [rows[place] for place in places]
+        longest = max(len(row["input_ids"]) for row in batch)
+        ids, labels, mask = (
+            torch.tensor([values + [fill] * (longest - len(values)) for values in held])
+            for held, fill in (
+                ([row["input_ids"] for row in batch], tokenizer.pad_token_id),
+                ([row["labels"] for row in batch], IGNORED),
+                ([[1] * len(row["input_ids"]) for row in batch], 0),
+            )
+        )
+        logits = model(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+        ).logits
+        each = functional.cross_entropy(
+            logits[:, :-1].transpose(1, 2).float(),
+            labels[:, 1:].to(logits.device),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        losses[places] = each.double().sum(dim=1).cpu().numpy()
+    return losses
+
+
+@contextmanager
+def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
+    """Give a function that sets the gain of every update of a PEFT model; undone at the end.
+
+    Parameters
+    ----------
+    base_magnitudes : DoRA module -> row norms of its base weight, its magnitudes at a gain of zero
+    """
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict)  # attention has a number of that name
+    ]
+    scaling = {name: dict(module.scaling) for name, module in layers}
+    vectors = {
+        name: module.lora_magnitude_vector["default"].weight.detach().clone()
+        for name, module in layers
+        if name in base_magnitudes
+    }
+
+    def set_gain(gain: float) -> None:
+        for name, module in layers:
+            for adapter, scale in scaling[name].items():
+                module.scaling[adapter] = gain * scale
+            if name in vectors:
+                at_zero = base_magnitudes[name].to(vectors[name])
+                weight = module.lora_magnitude_vector["default"].weight
+                weight.data = at_zero + gain * (vectors[name] - at_zero)
+
+    try:
+        yield set_gain
+    finally:
+        set_gain(1.0)
+
+
+def row_norms(model: Any) -> dict[str, torch.Tensor]:
+    """DoRA module -> ‖W‖ of each row of its base weight, (d_out,)."""
+    return {
+        name: module.get_base_layer().weight.detach().float().norm(dim=1)
+        for name, module in model.named_modules()
+        if "default" in getattr(module, "lora_magnitude_vector", {})
+    }
+
+
+def measure(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    cutoff: int,
+    batch_size: int,
+    gains: Sequence[float] = GAINS,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> Gain:
+    """Choose the gain of a PEFT model's update by the likelihood of answers.
+
+    Notes
+    -----
+    A forward pass over the examples for each gain.
+    """
+    losses = []
+    with gained(model, row_norms(model)) as set_gain:
+        for gain in gains:
+            set_gain(gain)
+            losses.append(answer_losses(model, tokenizer, examples, cutoff, batch_size))
+            progress(1)
+    return choose(gains, np.array(losses))
+
+
+def choose_for(
+    model_dir: str | Path,
+    adapter: str | Path,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    base: Mapping[str, Any],
+) -> Gain:
+    """Choose the gain of a carried adapter's directory on a small set.
+
+    Parameters
+    ----------
+    data : the small set, as `training.data.read` takes it
+    settings : of the light fine-tuning: which examples, how they are cut, where the model is; the
+        first `EXAMPLES` of the small set are read
+    base : of the new model: `remote_code`
+    """
+    examples = subset(read(**data), settings["examples"], settings["subset_seed"])[:EXAMPLES]
+    model, tokenizer = load_base(
+        model_dir,
+        dtype=settings["dtype"],
+        device=settings["device"],
+        device_map=settings["device_map"],
+        trust_remote_code=base["remote_code"],
+    )
+    with progress_bar(len(GAINS), "gains") as bar:
+        return measure(
+            attach(model, adapter).eval(),
+            tokenizer,
+            examples,
+            settings["cutoff"],
+            settings["micro_batch"] or settings["batch_size"],
+            progress=bar.update,
+        )
+
+
+def write_gain(path: str | Path, inputs: Mapping[str, str], chosen: Gain, chosen_on: str) -> None:
+    """Write the artifact of a choice: what was chosen, its curve, and which answers were read."""
+    content = {**asdict(chosen), "curve": {str(g): nats for g, nats in chosen.curve.items()}}
+    write_json(path, "gain", inputs, {**content, "chosen_on": chosen_on})
