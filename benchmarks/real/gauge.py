@@ -10,6 +10,7 @@ A start is written `CARRIED:TRANSFORM[,KEY=NUMBER]…`, for instance `aligned:fr
     fresh        A = c·0.577 Vᵀ, B = U S / (c·0.577): rows of A as long as a fresh LoRA's
     a_only       A as in `fresh`, B zero
     g            the update is multiplied by it (`auto`: chosen on the small set)
+    qkv          that of q, k and v once more by this (`auto`: chosen together with g)
     c            multiple of a fresh LoRA's size, of `fresh` and `a_only` (1)
     plus         learning rate of B as a multiple of A's (LoRA+)
     rs           scale s of s·B A, with B divided by it (rsLoRA at rank 32: 5.66)
@@ -32,7 +33,8 @@ from safetensors.numpy import load_file
 FRESH = 1 / math.sqrt(3)  # norm of a row of A at LoRA's standard start
 ZERO = 1e-12  # of the largest singular value: below it a direction is free
 TRANSFORMS = ("balanced", "fresh", "a_only")
-KEYS = ("g", "c", "plus", "rs")
+KEYS = ("g", "qkv", "c", "plus", "rs")
+QKV = ("q_proj", "k_proj", "v_proj")
 PREFIX, SUFFIX = "base_model.model.", ".lora_A.weight"
 
 
@@ -61,6 +63,14 @@ class Start:
 
     def number(self, key: str, default: float = 1.0) -> float:
         return float(self.keys.get(key, default))
+
+    def at(self, **numbers: float) -> "Start":
+        """The start with these keys."""
+        return Start(self.carried, self.transform, {**self.keys, **numbers})
+
+    def gains(self) -> dict[str, float | str]:
+        """Its gains, by key."""
+        return {key: self.keys[key] for key in ("g", "qkv") if key in self.keys}
 
 
 def parse(name: str) -> Start:
@@ -140,10 +150,11 @@ def transformed(
     if update is None or not len(update.s) or start.transform == "nothing":
         return Factors(b, a)
     count = min(rank, len(update.s))
-    u, s, vt = update.u[:, :count], update.s[:count] * start.number("g"), update.vt[:count]
+    gain = start.number("g") * (start.number("qkv") if path.endswith(QKV) else 1.0)
+    u, s, vt = update.u[:, :count], update.s[:count] * gain, update.vt[:count]
     if start.transform == "balanced":
         # at gain 0 A stays as it was
-        a[:count] = np.sqrt(update.s[:count] * (start.number("g") or 1.0))[:, None] * vt
+        a[:count] = np.sqrt(update.s[:count] * (gain or 1.0))[:, None] * vt
         size = np.linalg.norm(a[:count], axis=1)
     else:
         size = np.full(count, FRESH * start.number("c"))

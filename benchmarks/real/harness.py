@@ -6,7 +6,8 @@ to be stored beside it. Nats and scores of all starts of a cell's app come from 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from .scoring import RULES
 
 Cell = dict[str, Any]
 SMALL = 100  # records of the small set on which gains are told
+TAUGHT, HELD = 400, 100  # prompts that the old adapted model answers, for training and held out
+AUTO = {"g": (), "qkv": (0.0, 0.5, 1.0)}  # gains tried by key; those of g are the bench's
 KEPT_ADAPTERS = 8  # carried ones whose SVDs stay in memory
 
 
@@ -42,7 +45,7 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
     """
     apps = given.apps or list(bench["apps"])
     pairs = given.pairs or list(bench["pairs"])
-    if stage == "full":
+    if stage in ("full", "answers"):
         models = given.models or list(bench["models"])
         return [{"stage": stage, "model": m, "app": a} for a in apps for m in models]
     named: list[Cell] = []
@@ -51,7 +54,8 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
             for start in given.starts:
                 # nothing is carried: one cell for all pairs with the same new model
                 carried = gauge.parse(start).carried
-                whose = {"pair": pair} if carried else {"model": bench["pairs"][pair][1]}
+                by_pair = carried or stage == "taught"
+                whose = {"pair": pair} if by_pair else {"model": bench["pairs"][pair][1]}
                 cell = {"stage": stage, **whose, "app": app, "start": start}
                 if cell not in named and (carried or stage != "gain"):
                     named.append(cell)
@@ -61,7 +65,8 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
         {**cell, "examples": count}
         for count in given.examples
         for cell in named
-        if count or "pair" in cell  # nothing without fine-tuning is the bare model, of `full`
+        # nothing without fine-tuning is the bare model, of `full`
+        if count or gauge.parse(cell["start"]).carried
     ]
 
 
@@ -87,9 +92,7 @@ class Worker:
         begun = time.monotonic()
         self._load(model_of(self.bench, cell))
         loaded = time.monotonic()
-        result = {"full": self._full, "starts": self._starts, "gain": self._gain}[cell["stage"]](
-            cell
-        )
+        result = getattr(self, f"_{cell['stage']}")(cell)
         seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
         return result | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
 
@@ -182,7 +185,7 @@ class Worker:
         for rate in self.bench["full"]["rates"]:
             self.place(cell, nothing, 0)
             schedule = self._schedule("full", rate, epochs=self.bench["apps"][app]["epochs"])
-            told = self._trained(app, rows, schedule, 0)
+            told = self._trained(self.rows(app, "held"), rows, schedule, 0)
             result["rates"][str(rate)] = told
             if told["held"] is not None and told["held"] < best[0]:
                 best = told["held"], self.learner.worn()
@@ -196,32 +199,40 @@ class Worker:
         return result | {"examples": len(rows), "full": self.scored(app)}
 
     def _trained(
-        self, app: str, rows: Sequence[Row], schedule: Schedule, seed: int
+        self, held_rows: Sequence[Row], rows: Sequence[Row], schedule: Schedule, seed: int
     ) -> dict[str, Any]:
         """A training of what is worn: first and last losses, held-out nats (None: not finite)."""
         try:
             losses = self.learner.train(rows, schedule, seed)
         except FloatingPointError as error:
             return {"held": None, "error": str(error)}
-        held = self.held(app)
+        held = float(np.mean(self.learner.nats(held_rows)))
         ends = [round(loss, 4) for loss in (losses[0], losses[-1])]
         return {"held": held if np.isfinite(held) else None, "steps": len(losses), "losses": ends}
 
     def _starts(self, cell: Cell) -> dict[str, Any]:
-        """Light fine-tuning at the rate that is best on held-out records with the first seed."""
-        app, start, count = cell["app"], gauge.parse(cell["start"]), cell["examples"]
-        seeds = self.bench["light"]["seeds"]
+        """Light fine-tuning on labelled records, or none where `examples` is 0."""
+        app, count = cell["app"], cell["examples"]
+        seed = self.bench["light"]["seeds"][0]
         if not count:
-            rows = self.drawn(app, min(SMALL, len(self.records(app, "train"))), seeds[0])
-            start = self._chosen_gain(cell, start, rows, seeds[0])
-            self.place(cell, start, seeds[0])
-            return {"held": self.held(app), "seeds": {"": self.scored(app)}}
-        result: dict[str, Any] = {"rates": {}, "seeds": {}}
+            rows = self.drawn(app, min(SMALL, len(self.records(app, "train"))), seed)
+            start = self._chosen_gain(cell, gauge.parse(cell["start"]), rows, seed)
+            self.place(cell, start, seed)
+            return {"held": self.held(app), "seeds": {"": self.scored(app)}, "gain": start.gains()}
+        return self._tuned(cell, lambda seed: self.drawn(app, count, seed), self.rows(app, "held"))
+
+    def _tuned(
+        self, cell: Cell, drawn: Callable[[int], Sequence[Row]], held: Sequence[Row]
+    ) -> dict[str, Any]:
+        """Training at the rate that has the least nats on `held` with the first seed; all seeds."""
+        app, start = cell["app"], gauge.parse(cell["start"])
+        seeds = self.bench["light"]["seeds"]
+        result: dict[str, Any] = {"rates": {}, "seeds": {}, "gains": {}}
         best: tuple[float, Any] = (float("inf"), None)
-        rows = self.drawn(app, count, seeds[0])
+        rows = drawn(seeds[0])
         chosen = self._chosen_gain(cell, start, rows, seeds[0])
         for rate in self.bench["light"]["rates"]:
-            told = self._light(cell, chosen, rows, rate, seeds[0])
+            told = self._light(cell, chosen, rows, held, rate, seeds[0])
             result["rates"][str(rate)] = told
             if told["held"] is not None and told["held"] < best[0]:
                 best = told["held"], self.learner.worn()
@@ -229,39 +240,75 @@ class Worker:
         if best[1] is None:
             raise FloatingPointError("no rate gave a finite loss")
         self.learner.wear(best[1])
-        gains = {seeds[0]: chosen.keys.get("g")}
+        result["gains"][str(seeds[0])] = chosen.gains()
         result["seeds"][str(seeds[0])] = {"held": best[0], **self.scored(app)}
         for seed in seeds[1:]:
-            rows = self.drawn(app, count, seed)
+            rows = drawn(seed)
             chosen = self._chosen_gain(cell, start, rows, seed)
-            gains[seed] = chosen.keys.get("g")
-            told = self._light(cell, chosen, rows, result["rate"], seed)
+            result["gains"][str(seed)] = chosen.gains()
+            told = self._light(cell, chosen, rows, held, result["rate"], seed)
             result["seeds"][str(seed)] = {"held": told["held"], **self.scored(app)}
-        return result | ({"gains": gains} if "g" in start.keys else {})
+        return result
 
     def _light(
-        self, cell: Cell, start: gauge.Start, rows: Sequence[Row], rate: float, seed: int
+        self,
+        cell: Cell,
+        start: gauge.Start,
+        rows: Sequence[Row],
+        held: Sequence[Row],
+        rate: float,
+        seed: int,
     ) -> dict[str, Any]:
         self.place(cell, start, seed)
         schedule = self._schedule(
             "light", rate, epochs=self.bench["light"]["epochs"], plus=start.number("plus")
         )
-        return self._trained(cell["app"], rows, schedule, seed)
+        return self._trained(held, rows, schedule, seed)
+
+    def _answers(self, cell: Cell) -> dict[str, Any]:
+        """What a model with its LoRA(full) writes to prompts of the training records."""
+        app, model = cell["app"], cell["model"]
+        folder = self.built / "adapters" / model / app
+        updates = {path: gauge.thin(each) for path, each in gauge.read(folder).items()}
+        gauge.place(self.learner.model, updates, gauge.parse("old:fresh"), self.bench["rank"], 0)
+        prompts = [record["prompt"] for record in self.records(app, "train")]
+        order = np.random.default_rng(0).permutation(len(prompts))[: TAUGHT + HELD]
+        asked = [prompts[place] for place in order]
+        kind = self.bench["apps"][app]
+        written = self.learner.answers(asked, kind["tokens"])
+        lines = [{"prompt": p, "completion": w} for p, w in zip(asked, written, strict=True)]
+        path = self.built / "answers" / f"{model}.{app}.jsonl"
+        with atomic(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return {"written": len(lines), "empty": sum(not w.strip() for w in written)}
+
+    def _taught(self, cell: Cell) -> dict[str, Any]:
+        """Training on the old adapted model's answers; no label is seen, held-out ones neither."""
+        old = self.bench["pairs"][cell["pair"]][0]
+        text = (self.built / "answers" / f"{old}.{cell['app']}.jsonl").read_text(encoding="utf-8")
+        records = [json.loads(line) for line in text.split("\n") if line]
+        held = [each for each in records[TAUGHT:] if each["completion"].strip()]
+        used = [each for each in records[: cell["examples"]] if each["completion"].strip()]
+        rows, held_rows = self.learner.encoded(used), self.learner.encoded(held)
+        return self._tuned(cell, lambda seed: rows, held_rows)
 
     def _chosen_gain(
         self, cell: Cell, start: gauge.Start, rows: Sequence[Row], seed: int
     ) -> gauge.Start:
-        """A start whose gain `auto` is replaced by the one with the least nats on the small set."""
-        if start.keys.get("g") != "auto":
+        """A start whose `auto` is replaced by the gains with the least nats on the small set."""
+        tried = {key: AUTO[key] for key in AUTO if start.keys.get(key) == "auto"}
+        if "g" in tried:
+            tried["g"] = self.bench["gains"]
+        if not tried:
             return start
-        nats = {gain: self._told(cell, start, gain, rows, seed) for gain in self.bench["gains"]}
-        return _with_gain(start, min(nats, key=nats.__getitem__))
+        rows = rows[:SMALL]
+        choices = [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+        nats = [self._told(cell, start.at(**each), rows, seed) for each in choices]
+        return start.at(**choices[int(np.argmin(nats))])
 
-    def _told(
-        self, cell: Cell, start: gauge.Start, gain: float, rows: Sequence[Row], seed: int
-    ) -> float:
-        """Mean nats of `rows` with a start at a gain; infinite where they are not finite."""
-        self.place(cell, _with_gain(start, gain), seed)
+    def _told(self, cell: Cell, start: gauge.Start, rows: Sequence[Row], seed: int) -> float:
+        """Mean nats of `rows` with a start; infinite where they are not finite."""
+        self.place(cell, start, seed)
         nats = float(np.mean(self.learner.nats(rows)))
         return nats if np.isfinite(nats) else float("inf")
 
@@ -274,11 +321,10 @@ class Worker:
             "held": self.rows(app, "held"),
         }
         curve = {
-            str(gain): {part: self._told(cell, start, gain, r, seed) for part, r in rows.items()}
+            str(gain): {
+                part: self._told(cell, start.at(g=gain), drawn, seed)
+                for part, drawn in rows.items()
+            }
             for gain in self.bench["gains"]
         }
         return {"gains": curve}
-
-
-def _with_gain(start: gauge.Start, gain: float) -> gauge.Start:
-    return gauge.Start(start.carried, start.transform, {**start.keys, "g": gain})

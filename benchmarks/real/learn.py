@@ -24,7 +24,7 @@ ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBack
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 CUTOFF = 512
 TOKENS_AT_ONCE = 32768  # of a forward pass without gradients
-LOGITS_AT_ONCE = 2**29
+LOGITS_AT_ONCE = 2**27
 Row = dict[str, list[int]]
 
 

@@ -25,6 +25,7 @@ LEVEL = 0.95
 RESAMPLES = 20000
 BATCH = 2000
 GAINED = 0.10  # of an old adapter over its bare model: then there is something to carry
+TAUGHT = " taught"  # behind a start: on the old adapted model's answers
 Row = dict[str, Any]
 Key = tuple[str, str, str, int]  # pair, app, start, examples
 
@@ -99,6 +100,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
         }
     starts: dict[Key, Row] = {}
     for row in good:
+        if row["stage"] == "taught":  # never compared with labelled data
+            starts[row["pair"], row["app"], row["start"] + TAUGHT, row["examples"]] = row
         if row["stage"] == "starts":
             names = [p for p, (_, new) in bench["pairs"].items() if new == row.get("model")]
             for pair in names or [row["pair"]]:
@@ -108,7 +111,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
     for key in sorted(starts, key=lambda each: (order.index(each[0]), *each[1:])):
         (pair, app, start, examples), row = key, starts[key]
         bare = full.get((bench["pairs"][pair][1], app))
-        other = starts.get((pair, app, "nothing", examples))
+        nothing = "nothing" + (TAUGHT if start.endswith(TAUGHT) else "")
+        other = starts.get((pair, app, nothing, examples))
         against = other["seeds"] if examples and other else {"": bare["bare"]} if bare else {}
         entry = {"start": start, "examples": examples, **told(row["seeds"])}
         entry |= {name: row[name] for name in ("rate", "gains") if name in row}

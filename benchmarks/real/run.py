@@ -85,7 +85,7 @@ def watch(command: Sequence[str], folder: Path, stage: str, given: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("full", "starts", "gain"))
+    parser.add_argument("stage", choices=("full", "starts", "gain", "answers", "taught"))
     parser.add_argument("--bench", type=Path, default=BENCH)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--per-gpu", type=int, default=1, help="workers on each")

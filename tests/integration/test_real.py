@@ -218,11 +218,14 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     common = ["--bench", str(bench)]
     assert run.main(["full", *common, "--per-gpu", "2"]) == 0
     assert (tmp_path / "adapters" / "old" / "a" / "adapter_model.safetensors").exists()
-    starts = ["--starts", "nothing", "m:fresh", "m:fresh,g=auto"]
+    starts = ["--starts", "nothing", "m:fresh", "m:fresh,g=auto,qkv=auto"]
     assert run.main(["starts", *common, *starts, "--examples", "6", "0"]) == 0
     assert run.main(["gain", *common, *starts]) == 0
     rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
-    assert len(rows) == 2 + 5 + 2 and not any("error" in row for row in rows.values())
+    assert run.main(["answers", *common]) == 0
+    assert run.main(["taught", *common, *starts, "--examples", "6"]) == 0
+    rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
+    assert len(rows) == 2 + 5 + 2 + 2 + 3 and not any("error" in row for row in rows.values())
     asked = {"stage": "starts", "pair": "p", "app": "a", "start": "m:fresh", "examples": 6}
     light = rows[json.dumps(asked, sort_keys=True)]
     assert set(light["rates"]) == {"0.0003", "0.001", "0.003"}
@@ -235,7 +238,9 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     assert set(content["models"]) == {"old", "new"} and not content["failed"]
     assert {row["start"]: row["cells"] for row in content["verdicts"]} == {
         "m:fresh": 1,
-        "m:fresh,g=auto": 1,
+        "m:fresh,g=auto,qkv=auto": 1,
+        "m:fresh taught": 1,
+        "m:fresh,g=auto,qkv=auto taught": 1,
     }
     assert "| m:fresh | 6 |" in out.with_suffix(".md").read_text()
     # what is done is not done again
