@@ -320,11 +320,10 @@ class Worker:
             "small": self.drawn(app, min(SMALL, len(train)), seed),
             "held": self.rows(app, "held"),
         }
-        curve = {
-            str(gain): {
-                part: self._told(cell, start.at(g=gain), drawn, seed)
-                for part, drawn in rows.items()
+        curve: dict[str, Any] = {}
+        for gain in self.bench["gains"]:
+            tried = start.at(g=gain, qkv=1.0)
+            curve[str(gain)] = {
+                part: self._told(cell, tried, each, seed) for part, each in rows.items()
             }
-            for gain in self.bench["gains"]
-        }
         return {"gains": curve}
