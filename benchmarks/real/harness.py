@@ -287,8 +287,10 @@ class Worker:
         old = self.bench["pairs"][cell["pair"]][0]
         text = (self.built / "answers" / f"{old}.{cell['app']}.jsonl").read_text(encoding="utf-8")
         records = [json.loads(line) for line in text.split("\n") if line]
-        held = [each for each in records[TAUGHT:] if each["completion"].strip()]
-        used = [each for each in records[: cell["examples"]] if each["completion"].strip()]
+        split = len(records) * TAUGHT // (TAUGHT + HELD)
+        held = [each for each in records[split:] if each["completion"].strip()]
+        used = [each for each in records[:split] if each["completion"].strip()]
+        used = used[: cell["examples"]]
         rows, held_rows = self.learner.encoded(used), self.learner.encoded(held)
         return self._tuned(cell, lambda seed: rows, held_rows)
 

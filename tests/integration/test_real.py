@@ -221,7 +221,6 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     starts = ["--starts", "nothing", "m:fresh", "m:fresh,g=auto,qkv=auto"]
     assert run.main(["starts", *common, *starts, "--examples", "6", "0"]) == 0
     assert run.main(["gain", *common, *starts]) == 0
-    rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
     assert run.main(["answers", *common]) == 0
     assert run.main(["taught", *common, *starts, "--examples", "6"]) == 0
     rows = {row["cell"]: row for row in run.lines(tmp_path / "cells")}
