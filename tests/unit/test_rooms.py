@@ -19,6 +19,7 @@ ROOMS = (
     "mapping",
     "methods",
     "evaluation",
+    "upgrade",
     "planning",
     "report",
     "commands",

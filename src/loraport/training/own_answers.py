@@ -42,14 +42,21 @@ def write_answers(
     max_tokens: int,
     batch_size: int,
     new_tokens: int = NEW_TOKENS,
+    temperature: float = 0.0,
+    also: Sequence[Any] = (),
 ) -> list[Answer]:
-    """Greedy answers of a model to prompts; each ends where the model ends it.
+    """Answers of a model to prompts; each ends where the model ends it.
 
     Parameters
     ----------
     max_tokens : prompts longer than that are cut at their start
     new_tokens : that an answer has at most
+    temperature : 0 takes the likeliest token; above it, torch's generator draws them
+    also : transformers' LogitsProcessors that have a say in each token
     """
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     answers = [Answer("", False)] * len(prompts)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     ends = _ends(model, tokenizer)
@@ -64,7 +71,8 @@ def write_answers(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=new_tokens,
-            do_sample=False,
+            logits_processor=list(also),
+            **sampling,
             repetition_penalty=1.0,  # whatever a chat model's own configuration says
             no_repeat_ngram_size=0,
             eos_token_id=sorted(ends),
@@ -153,7 +161,7 @@ def write_own_answers(
 
 
 def task_texts(
-    kind: str, examples: Sequence[Example], model: Any, tokenizer: Any, **limits: int
+    kind: str, examples: Sequence[Example], model: Any, tokenizer: Any, **limits: Any
 ) -> list[str]:
     """What the maps are fitted on, of `KINDS` but `generic`.
 

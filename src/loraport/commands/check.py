@@ -1,0 +1,110 @@
+"""`loraport check`: may a new adapter on a new model take the place of the old one?
+
+Both answer the same test. With gold answers their scores are compared, item by item; without, it
+is counted how often the new one gives the old one's answers. Exit status 0: DEPLOY; 3: RETRAIN or
+UNDECIDED.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..upgrade.base import Limits
+
+HELP = "may a new adapter take the place of the old one: DEPLOY, RETRAIN or UNDECIDED"
+OTHER_VERDICT = 3  # exit status where a verdict is not DEPLOY
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Both models with their adapters, and the test."""
+    add = parser.add_argument
+    add("old", metavar="OLD", help="the old model: a directory or a hub id")
+    add("old_adapter", metavar="OLD_ADAPTER", type=Path, help="its adapter: a PEFT directory")
+    add("new", metavar="NEW", help="the new model")
+    add("new_adapter", metavar="NEW_ADAPTER", type=Path, help="the adapter to be judged")
+    add("--test", metavar="FILE", type=Path, required=True,
+        help="prompts that nothing was trained on, with gold answers or without: JSONL with "
+        "`prompt` or `messages`, and `completion`; or text, one prompt a line")  # fmt: skip
+    add_judging(parser)
+    add("--out", metavar="FILE", type=Path, default=Path("verdict.json"),
+        help="where the verdict is written (default: verdict.json)")  # fmt: skip
+
+
+def add_judging(parser: ArgumentParser) -> None:
+    """What `check` and `upgrade` have in common."""
+    add = parser.add_argument
+    add("--match", default="exact", metavar="HOW",
+        help="how answers are compared: exact (default), number, contains")  # fmt: skip
+    add("--margin", type=float, default=2.0, metavar="POINTS",
+        help="points of 100 that the new adapter may be worse (default: 2)")  # fmt: skip
+    add("--limit", type=int, default=0, metavar="N", help="the first N items of the test only")
+    add("--texts", type=Path, metavar="FILE",
+        help="generic texts, one a line, on which the adapters' cost is measured")  # fmt: skip
+    add("--batch-size", type=int, default=64, help="prompts at a time (default: 64)")
+    add("--max-tokens", type=int, default=512, help="tokens of a prompt (default: 512)")
+    add("--new-tokens", type=int, default=128, help="tokens of an answer (default: 128)")
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+
+
+def run(arguments: Namespace) -> int:
+    """Judge, write verdict.json, and say what it holds."""
+    from ..evaluation.verdict import DEPLOY, Settings, write_verdict
+    from ..upgrade.base import Base
+    from ..upgrade.prompts import read_prompts
+    from ..upgrade.verify import check_yardstick, old_answers, verify
+
+    settings = Settings(arguments.margin, match=arguments.match)
+    test = read_prompts(arguments.test)
+    test = test[: arguments.limit or len(test)]
+    texts = generic_texts(arguments.texts)
+    old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
+    answered = old_answers(old, arguments.old_adapter, test, texts)
+    check_yardstick(answered, test, settings)
+    del old
+    new = Base.load(model_folder(arguments.new), limits(arguments), **place(arguments))
+    verdict, _ = verify(new, arguments.new_adapter, answered, test, texts, settings)
+    about = {
+        "old": arguments.old,
+        "old_adapter": str(arguments.old_adapter),
+        "new": arguments.new,
+        "new_adapter": str(arguments.new_adapter),
+        "test": str(arguments.test),
+        "match": arguments.match,
+    }
+    write_verdict(arguments.out, verdict, about=about)
+    print(f"{verdict.verdict}  {verdict.why}")
+    if costs := verdict.evidence.get("generic_text"):
+        print(
+            f"On generic text the new adapter costs {costs['new_nats_a_token']:+.3f} nats a token, "
+            f"the old one {costs['old_nats_a_token']:+.3f}."
+        )
+    print(f"All numbers: {arguments.out}")
+    return 0 if verdict.verdict == DEPLOY else OTHER_VERDICT
+
+
+def limits(arguments: Namespace) -> "Limits":
+    """How much is read and written at a time, as asked for."""
+    from ..upgrade.base import Limits
+
+    return Limits(arguments.batch_size, arguments.max_tokens, arguments.new_tokens)
+
+
+def place(arguments: Namespace) -> dict[str, str]:
+    """Where a model is put, as asked for."""
+    return {"device": arguments.device, "dtype": arguments.dtype}
+
+
+def model_folder(source: str) -> Path:
+    """The folder of a model, fetched where it is one of the hub."""
+    from ..models.spec import resolve
+
+    return resolve(source)[0]
+
+
+def generic_texts(path: Path | None, most: int = 64) -> list[str]:
+    """Generic texts of a file, the first ones; none without a file."""
+    from ..calibration.texts import read_texts
+
+    return read_texts(path, most) if path else []

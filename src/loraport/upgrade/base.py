@@ -1,0 +1,185 @@
+"""A base model in memory that wears one adapter at a time: one load serves many adapters."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..adapters.attach import attach
+from ..errors import LoraportError
+from ..evaluation.gain import answer_losses
+from ..models.loading import load_base
+from ..training.data import Example
+from ..training.own_answers import Answer, write_answers
+from .prompts import Prompt, as_text
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
+@dataclass
+class Limits:
+    """How much is read and written at a time.
+
+    batch_size : prompts in a forward pass; halved for good whenever memory runs out
+    max_tokens : of a prompt, and of an example that is scored
+    new_tokens : of a written answer
+    """
+
+    batch_size: int = 64
+    max_tokens: int = 512
+    new_tokens: int = 128
+
+
+class Base:
+    """A base model and its tokenizer.
+
+    Attributes
+    ----------
+    model : the bare model, or with the adapter that it wears at the moment
+    tokenizer : its own
+    limits : how much it reads and writes at a time
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, limits: Limits | None = None):
+        self.model, self.tokenizer, self.limits = model, tokenizer, limits or Limits()
+
+    @classmethod
+    def load(cls, directory: str | Path, limits: Limits | None = None, **where: Any) -> "Base":
+        """Load a model's directory; `where` as for `models.loading.load_base`."""
+        return cls(*load_base(directory, **where), limits)
+
+    @contextmanager
+    def wearing(self, adapter: str | Path | None) -> Iterator[Any]:
+        """Let the model wear an adapter (None: nothing) during the block; gives the model."""
+        if adapter is None:
+            yield self.model
+            return
+        bare, before = self.model, _requires_grad(self.model)
+        self.model = attach(bare, adapter).eval()
+        try:
+            yield self.model
+        finally:
+            self.model = self.model.unload()
+            _restore(self.model, before)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[Any]:
+        """The bare model, while it wears an adapter otherwise."""
+        if hasattr(self.model, "disable_adapter"):
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            yield self.model
+
+    def texts(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Prompts as this model's tokenizer reads them, messages through its chat template."""
+        return [as_text(prompt, self.tokenizer) for prompt in prompts]
+
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        also: Sequence[Any] = (),
+    ) -> list[Answer]:
+        """Answers to prompts, greedy or drawn at a temperature from a seed."""
+        texts, limits = self.texts(prompts), self.limits
+        if temperature > 0:
+            torch.manual_seed(seed)
+        return self._fitted(
+            lambda size: write_answers(
+                self.model,
+                self.tokenizer,
+                texts,
+                limits.max_tokens,
+                size,
+                limits.new_tokens,
+                temperature,
+                also,
+            )
+        )
+
+    def losses(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """Negative log-likelihood of each answer with its end, given its prompt: nats, (n,)."""
+        texts = self.texts(prompts)
+        examples = [Example(text, answer) for text, answer in zip(texts, answers, strict=True)]
+        most = self.limits.max_tokens + self.limits.new_tokens
+        return self._fitted(
+            lambda size: answer_losses(self.model, self.tokenizer, examples, most, size)
+        )
+
+    @torch.no_grad()
+    def text_losses(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Nats and tokens of each text but its first token, (n,) and (n,)."""
+        most = self.limits.max_tokens
+        rows = [self.tokenizer(text)["input_ids"][:most] for text in texts]
+        nats, counts = np.zeros(len(rows)), np.zeros(len(rows))
+        for place, ids in enumerate(rows):
+            if len(ids) < 2:
+                continue
+            given = torch.tensor([ids], device=self.model.device)
+            likely = self.model(input_ids=given, use_cache=False).logits[0, :-1].float()
+            each = torch.nn.functional.cross_entropy(likely, given[0, 1:], reduction="sum")
+            nats[place], counts[place] = float(each), len(ids) - 1
+        return nats, counts
+
+    @torch.no_grad()
+    def first_logits(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Logits of the token after each prompt, (n, vocabulary), float32 on the CPU."""
+        rows = []
+        for text in self.texts(prompts):
+            ids = self.tokenizer(text)["input_ids"][-self.limits.max_tokens :]
+            given = torch.tensor([ids], device=self.model.device)
+            rows.append(self.model(input_ids=given, use_cache=False).logits[0, -1].float().cpu())
+        return torch.stack(rows)
+
+    def _fitted(self, work: Callable[[int], Any]) -> Any:
+        """What `work` gives for a batch size, with half of it whenever memory runs out."""
+        while True:
+            try:
+                return work(self.limits.batch_size)
+            except (RuntimeError, MemoryError) as error:
+                memory = isinstance(error, MemoryError) or any(
+                    words in str(error) for words in OUT_OF_MEMORY
+                )
+                if not memory or self.limits.batch_size == 1:
+                    raise
+                self.limits.batch_size //= 2
+                torch.cuda.empty_cache()
+
+
+def _requires_grad(model: Any) -> dict[str, bool]:
+    return {name: values.requires_grad for name, values in model.named_parameters()}
+
+
+def _restore(model: Any, before: dict[str, bool]) -> None:
+    """PEFT freezes the base that an adapter is put on."""
+    for name, values in model.named_parameters():
+        if name in before:
+            values.requires_grad_(before[name])
+
+
+def check_changes(base: Base, adapter: str | Path, prompts: Sequence[Prompt]) -> bool:
+    """Whether an adapter loads with no missing or extra key, and changes a logit of the model.
+
+    Raises
+    ------
+    LoraportError
+        If it does not load.
+    """
+    prompts = prompts[:4]
+    bare = base.first_logits(prompts)
+    with base.wearing(adapter):
+        adapted = base.first_logits(prompts)
+    if not torch.isfinite(adapted).all():
+        raise LoraportError(
+            f"with adapter {adapter} the model's logits are NaN or Inf",
+            expected="finite logits",
+            todo="look at the adapter's weights: `loraport inspect` prints their norms",
+        )
+    return bool((adapted - bare).abs().max() > 0)
