@@ -118,12 +118,8 @@ def as_text(prompt: Prompt, tokenizer: Any) -> str:
         )
     messages = [{"role": role, "content": content} for role, content in prompt]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    start = tokenizer.bos_token
-    if (
-        start
-        and text.startswith(start)
-        and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    ):
+    start, first = tokenizer.bos_token, tokenizer("a")["input_ids"][0]
+    if start and text.startswith(start) and first == tokenizer.bos_token_id:
         return text[len(start) :]
     return text
 

@@ -143,11 +143,10 @@ def test_messages_go_through_each_models_own_template(pico_pair):
 
 
 def checked(tmp_path, old_adapter, new_adapter, *more, app="command"):
-    status = main(
-        ["check", str(NANO / "v1"), str(old_adapter), str(NANO / "v2"), str(new_adapter)]
-        + ["--out", str(tmp_path / "verdict.json"), "--new-tokens", "48", "--device", "cpu"]
-        + ["--test", str(NANO / "data" / f"{app}.test.jsonl"), *more]
-    )
+    named = [NANO / "v1", old_adapter, NANO / "v2", new_adapter]
+    named += ["--out", tmp_path / "verdict.json", "--test", NANO / f"data/{app}.test.jsonl"]
+    settings = ["--new-tokens", "48", "--device", "cpu", *more]
+    status = main(["check", *map(str, named), *settings])
     file = tmp_path / "verdict.json"
     return status, json.loads(file.read_text()) if file.exists() else None
 
