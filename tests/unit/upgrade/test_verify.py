@@ -15,6 +15,7 @@ from loraport.errors import LoraportError
 from loraport.upgrade.base import Base, Limits, check_changes
 from loraport.upgrade.prompts import Record, as_text, read_prompts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NANO = Path(__file__).parents[3] / "resources" / "nano"
 
 
