@@ -16,6 +16,7 @@ from ..models.loading import load_base
 from ..training.data import Example
 from ..training.own_answers import Answer, write_answers
 from .prompts import Prompt, as_text
+from .spans import Span, spans_of
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
@@ -112,6 +113,11 @@ class Base:
         return self._fitted(
             lambda size: answer_losses(self.model, self.tokenizer, examples, most, size)
         )
+
+    def spans(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[Span]]:
+        """What the model says of each piece of each answer."""
+        texts = self.texts(prompts)
+        return self._fitted(lambda size: spans_of(self.model, self.tokenizer, texts, answers, size))
 
     @torch.no_grad()
     def text_losses(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,99 @@
+"""Teachers of an upgraded adapter: one file each, found by its name. None needs a label.
+
+A teacher is a module with
+
+`HELP` : what it teaches, one line.
+`targets(room, prompts)` : a `Target` for each prompt, from the models of a `Classroom`, whose old
+    model wears its adapter and whose new model is bare.
+`again(room, prompts, seed)` : optional; targets that are made anew in each epoch, while the new
+    model wears the adapter that is being taught.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+from ...errors import LoraportError
+from ..base import Base
+from ..prompts import Prompt
+from ..spans import Span
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the new model is to learn for a prompt.
+
+    Attributes
+    ----------
+    answer : text, with its own leading space
+    whole : its writer ended it itself; others are not learned from
+    spans : what the teacher says of it piece by piece; none: each token counts alike
+    soft : the spans' probabilities are the target, and not the text alone
+    """
+
+    prompt: Prompt
+    answer: str
+    whole: bool = True
+    spans: tuple[Span, ...] = ()
+    soft: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How teachers teach; each reads what concerns it.
+
+    soft : `old`: its probabilities are the target, not its text alone
+    alpha : `delta`: what the old adapter's change of the logits is multiplied by
+    weighted : `delta`: a piece counts by how much likelier the old adapter makes it
+    shots : `context`: demonstrations before each prompt
+    temperature : of samples
+    seed : of samples, and of the choice of demonstrations
+    """
+
+    soft: bool = False
+    alpha: float = 1.0
+    weighted: bool = False
+    shots: int = 8
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Classroom:
+    """Both models, and what the adapted old one wrote to the prompts that demonstrations come from.
+
+    Attributes
+    ----------
+    old : wears its adapter
+    new : bare, or with the adapter that is being taught
+    shown : (prompt, answer) of the adapted old model
+    """
+
+    old: Base
+    new: Base
+    settings: Settings
+    shown: Sequence[tuple[Prompt, str]] = ()
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All teachers, by their files."""
+    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
+    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+
+
+def teacher(name: str) -> Any:
+    """The module of a teacher."""
+    if name not in names():
+        near = get_close_matches(name, names(), 1)
+        raise LoraportError(
+            f"unknown teacher {name!r}",
+            got=name,
+            expected=f"auto, {', '.join(names())}",
+            todo=f"did you mean {near[0]!r}?" if near else "",
+        )
+    return import_module(f"{__package__}.{name}")
