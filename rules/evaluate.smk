@@ -5,6 +5,7 @@
 rule evaluated_model:
     input:
         look.files_of(look.model_adapters),
+        look.scored_on,
         spec=look.spec_of("own"),
     output:
         look.model_scores(),
@@ -23,7 +24,7 @@ rule evaluated_model:
         adapters=look.model_adapters,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
-        tasks_version=look.tasks_version(),
+        tasks_version=look.tasks_version,
         code=look.code("evaluated_model"),
     script:
         "../workflow/scripts/evaluated_model.py"
@@ -34,6 +35,7 @@ if look.has_stages("old"):
     use rule evaluated_model as evaluated_old with:
         input:
             look.files_of(look.pair_adapters("old")),
+            look.scored_on,
             spec=look.spec_of("old"),
         output:
             look.score_files("old"),
@@ -45,7 +47,7 @@ if look.has_stages("old"):
             adapters=look.pair_adapters("old"),
             settings=look.scoring(),
             tasks_dir=look.tasks_dir(),
-            tasks_version=look.tasks_version(),
+            tasks_version=look.tasks_version,
             code=look.code("evaluated_model"),
 
 
@@ -54,6 +56,7 @@ if look.has_stages("new"):
     use rule evaluated_model as evaluated_new with:
         input:
             look.files_of(look.pair_adapters("new")),
+            look.scored_on,
             spec=look.spec_of("new"),
         output:
             look.score_files("new"),
@@ -67,13 +70,14 @@ if look.has_stages("new"):
             adapters=look.pair_adapters("new"),
             settings=look.scoring(),
             tasks_dir=look.tasks_dir(),
-            tasks_version=look.tasks_version(),
+            tasks_version=look.tasks_version,
             code=look.code("evaluated_model"),
 
 
 use rule evaluated_model as evaluated_method with:
     input:
         look.files_of(look.method_adapters),
+        look.scored_on,
         spec=look.spec_of("new"),
     output:
         look.method_score_files(),
@@ -85,13 +89,14 @@ use rule evaluated_model as evaluated_method with:
         adapters=look.method_adapters,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
-        tasks_version=look.tasks_version(),
+        tasks_version=look.tasks_version,
         code=look.code("evaluated_model"),
 
 
 use rule evaluated_model as evaluated_baselines with:
     input:
         look.files_of(look.baseline_adapters),
+        look.scored_on,
         spec=look.spec_of("new"),
     output:
         look.baseline_score_files(),
@@ -103,5 +108,5 @@ use rule evaluated_model as evaluated_baselines with:
         adapters=look.baseline_adapters,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
-        tasks_version=look.tasks_version(),
+        tasks_version=look.tasks_version,
         code=look.code("evaluated_model"),

@@ -49,6 +49,7 @@ use rule lora_merged as merged_after_by_method with:
 use rule evaluated_model as evaluated_merge with:
     input:
         look.files_of(look.merge_stages),
+        look.scored_on,
         spec=look.spec_of("new"),
     output:
         look.merge_score_files(),
@@ -62,7 +63,7 @@ use rule evaluated_model as evaluated_merge with:
         adapters=look.merge_stages,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
-        tasks_version=look.tasks_version(),
+        tasks_version=look.tasks_version,
         code=look.code("evaluated_model"),
 
 

@@ -5,6 +5,7 @@
 rule sweep:
     input:
         look.sweep_adapters,
+        look.scored_on,
         spec=look.spec_of("new"),
     output:
         table=f"{layout.SWEEP}.csv",
@@ -32,7 +33,7 @@ rule sweep:
         order=look.sweep_values,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
-        tasks_version=look.tasks_version(),
+        tasks_version=look.tasks_version,
         code=look.code("sweep"),
     script:
         "../workflow/scripts/sweep.py"

@@ -18,11 +18,19 @@ from typing import Any
 from datasets import Dataset
 
 from loraport.errors import LoraportError, words
+from loraport.evaluation.answers import (  # noqa: F401  (task files name them)
+    first_match,
+    last_number,
+    normalised,
+    score_choice,
+    score_exact,
+    score_number,
+    standalone_letter,
+)
 from loraport.training.data import read_records, to_example
 
 HERE = Path(__file__).parent
 LLM_ADAPTERS = "https://raw.githubusercontent.com/AGI-Edgerunners/LLM-Adapters"
-CLOSE = 1e-3
 LETTERS = "ABCDE"
 LANGUAGES = {"cs": "Czech", "de": "German", "en": "English", "fr": "French"}
 
@@ -216,32 +224,6 @@ def _from_arc(record: Mapping[str, Any]) -> tuple[str, list[str], int]:
 # ---- when an answer is right (`process_results`)
 
 
-def last_number(text: str) -> float:
-    """The last number of a text as LLM-Adapters reads it; infinity where there is none."""
-    found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
-    return float(found[-1]) if found else float("inf")
-
-
-def first_match(text: str, pattern: str) -> str:
-    """The first match, exact and case-sensitive, or an empty string."""
-    found = re.search(pattern, text)
-    return found.group() if found else ""
-
-
-def standalone_letter(text: str) -> str:
-    """The first of A to E that is a word of its own: B in "Answer: B", where `A|B|…` finds A."""
-    return first_match(text, r"\b[A-E]\b")
-
-
-def normalised(text: str) -> str:
-    """One line, single spaces, nothing around it."""
-    return " ".join(text.split())
-
-
-def score_number(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    return {"acc": float(abs(last_number(results[0]) - float(doc["answer"])) <= CLOSE)}
-
-
 def score_aqua(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """The published rule, and beside it one that does not take the A of "Answer" for a choice."""
     published = first_match(results[0], "A|B|C|D|E")
@@ -249,14 +231,6 @@ def score_aqua(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
         "acc": float(published == doc["answer"]),
         "acc_letter": float(standalone_letter(results[0]) == doc["answer"]),
     }
-
-
-def score_choice(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    return {"acc": float(first_match(results[0], doc["pattern"]) == doc["answer"])}
-
-
-def score_exact(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    return {"acc": float(normalised(results[0]) == normalised(doc["answer"]))}
 
 
 def score_translation(doc: Mapping[str, Any], results: list[str]) -> dict[str, tuple[str, str]]:

@@ -16,7 +16,16 @@ from ..artifacts import ADAPTER_FILES, atomic, sha256, write_json
 from ..errors import LoraportError
 from ..models.weights import weight_files
 from ..runtime.measure import measured, versions
-from .harness import adapted, answer_nll, load, load_task, run_task, task_manager, truncated
+from .harness import (
+    adapted,
+    answer_nll,
+    code_of,
+    load,
+    load_task,
+    run_task,
+    task_manager,
+    truncated,
+)
 from .statistics import CORPUS_METRICS, LEVEL, RESAMPLES, average_interval, bootstrap
 from .translation import comet_scores, corpus_score
 
@@ -30,14 +39,14 @@ class Stage:
 
     name : the stage's name, such as `transferred`
     out : the JSON file to write
-    tasks : names of harness tasks, or paths of task YAMLs
+    tasks : names of harness tasks, paths of task YAMLs, or tasks of own data (`own_data.entry`)
     template : how instructions are put to the model (see `loraport.training.data`)
     """
 
     name: str
     adapter: Path | None
     out: Path
-    tasks: tuple[str, ...]
+    tasks: tuple[str | Mapping[str, str], ...]
     template: str = "question"
 
 
@@ -143,17 +152,18 @@ def load_tasks(
                 f"stage {stage.name!r} has no task to be scored on",
                 got=f"no task for {stage.out}",
                 expected="at least one",
-                todo="name its `eval` tasks under `tasks` in config.yaml",
+                todo="name a `test` file, or `eval` tasks, of the task in config.yaml",
             )
         if stage.template not in managers:
             managers[stage.template] = task_manager(
                 tasks_dir, stage.template, settings.data_dir, settings.revisions
             )
         of_stage: dict[str, Any] = {}
-        for name in stage.tasks:
-            if (stage.template, name) not in made:
-                made[stage.template, name] = load_task(managers[stage.template], name)
-            of_stage.update(made[stage.template, name])
+        for task in stage.tasks:
+            key = stage.template, json.dumps(task)
+            if key not in made:
+                made[key] = load_task(managers[stage.template], task)
+            of_stage.update(made[key])
         loaded[stage.name, stage.out] = of_stage
     return loaded
 
@@ -288,11 +298,11 @@ def _adapter_identity(adapter: Path | None) -> str:
 
 
 def _task_identity(task: Any) -> str:
-    """Digest of a task: its settings with the code they call, and its items."""
+    """Digest of a task: its settings, the code that they call and what that imports, its items."""
     config = task.config.to_dict()
     for key in ("metadata", "fewshot_config"):  # paths and repeats of the rest
         config.pop(key, None)
-    return _digest([config, [dict(doc) for doc in task.eval_docs]])
+    return _digest([config, code_of(task), [dict(doc) for doc in task.eval_docs]])
 
 
 def _what(settings: Settings) -> dict[str, Any]:

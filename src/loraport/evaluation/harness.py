@@ -1,6 +1,6 @@
 """lm-evaluation-harness as loraport uses it: tasks, a model that wears adapters, one pass of it."""
 
-import difflib
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,8 @@ from lm_eval.tasks import TaskManager
 from ..adapters.attach import attach
 from ..errors import LoraportError
 from ..models.loading import load_base
+from ..provenance import code_hash
+from . import own_data, task_files
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
 AUTO_BATCH = 64
@@ -66,17 +68,30 @@ def task_manager(
     return TaskManager(include_path=str(tasks_dir), include_defaults=False, metadata=metadata)
 
 
-def load_task(manager: TaskManager, name: str) -> dict[str, Any]:
-    """The tasks of a name (one, or all of a tag or group)."""
-    if name not in manager.all_tasks and not Path(name).is_file():
-        near = difflib.get_close_matches(name, manager.all_tasks, 3) or manager.all_tasks
-        raise LoraportError(
-            f"unknown evaluation task {name!r}",
-            got=name,
-            expected=f"a task in resources/tasks, such as {', '.join(near[:8])}, or a YAML file",
-            todo="correct `eval` of the task in config.yaml",
-        )
-    return dict(manager.load([name])["tasks"])
+def load_task(manager: TaskManager, task: str | Mapping[str, str]) -> dict[str, Any]:
+    """The tasks of a name (one, or all of a tag or group), of a file, or the task of own data."""
+    if not isinstance(task, str):
+        return dict(manager.load([own_data.harness_config(task)])["tasks"])
+    if task not in manager.all_tasks and not Path(task).is_file():
+        raise task_files.unknown(task, manager.all_tasks, manager.include_path)
+    _let_import(Path(task).parent if Path(task).is_file() else Path(str(manager.include_path)))
+    return dict(manager.load([task])["tasks"])
+
+
+def _let_import(folder: Path) -> None:
+    """Let helpers of task files import what lies beside them."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+
+
+def code_of(task: Any) -> list[str]:
+    """Hashes of the files of the functions that a task calls, and of what those import from beside
+    them or from this package.
+    """
+    calls = filter(callable, vars(task.config).values())
+    files = (inspect.getsourcefile(inspect.unwrap(call)) for call in calls)
+    named = sorted({Path(file) for file in files if file})
+    return [code_hash(*task_files.with_imports(file)) for file in named]
 
 
 def run_task(lm: HFLM, task: Any, limit: int) -> Any:

@@ -11,6 +11,7 @@ from .adapters_table import ERRORS_SHOWN, read_table
 from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
 from .queries import SAME_FOR_ALL, Config, near_to
 from .schema import complete, not_finite, problem, read_schema, schema_errors
+from .tasks import AUTO, settings_errors
 
 
 def load(content: Mapping[str, Any], schemas: str | Path) -> Config:
@@ -97,7 +98,11 @@ def _brace_errors(config: Config) -> Iterator[str]:
     paths = {f"config.models.{name}.source": m["source"] for name, m in content["models"].items()}
     paths |= {f"config.models.{n}.texts": m.get("texts") for n, m in content["models"].items()}
     paths["config.calibration.texts"] = content["calibration"].get("texts")
-    paths |= {f"config.tasks.{n}.train": task["train"] for n, task in content["tasks"].items()}
+    paths |= {
+        f"config.tasks.{name}.{key}": task[key]
+        for name, task in content["tasks"].items()
+        for key in ("train", "test", "score")
+    }
     paths |= {
         f"{content['adapters']}, app {app!r} of model {model!r}, source": row["source"]
         for (app, model), row in config.adapters.items()
@@ -178,10 +183,11 @@ def _task_errors(config: Config) -> Iterator[str]:
     """Templates that no record could be put into."""
     for name, task in config.content["tasks"].items():
         template = task["template"]
-        if template != "plain" and template not in TEMPLATES and "{" not in template:
+        yield from settings_errors(name, task)
+        if template not in ("plain", AUTO) and template not in TEMPLATES and "{" not in template:
             yield problem(
                 f"config.tasks.{name}.template: there is no such template",
-                near_to(template, ["plain", *TEMPLATES]),
-                f"plain, {', '.join(TEMPLATES)}, or text with fields in braces",
+                near_to(template, [AUTO, "plain", *TEMPLATES]),
+                f"{AUTO}, plain, {', '.join(TEMPLATES)}, or text with fields in braces",
                 "correct it",
             )

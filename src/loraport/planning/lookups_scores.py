@@ -1,9 +1,11 @@
 """Look-ups of the rules that train, score and merge an app's adapters."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from . import layout, preflight, rows, stages
+from ..evaluation import task_files
+from . import layout, preflight, rows, stages, tasks
 from .lookups_pairs import Inputs, Lookup, PairLookups, Wildcards
 
 
@@ -24,19 +26,20 @@ class ScoreLookups(PairLookups):
 
     def task(self, wildcards: Wildcards) -> Inputs:
         """The task of an app: of a model's own, or of a pair's new and then old model."""
-        if hasattr(wildcards, "model"):
-            return stages.task_of(self.config, wildcards.app, wildcards.model)
-        old, new = self.pair_models(wildcards)
-        return stages.task_of(self.config, wildcards.app, new, old)
+        one = hasattr(wildcards, "model")
+        models = [wildcards.model] if one else reversed(self.pair_models(wildcards))
+        task = stages.task_of(self.config, wildcards.app, *models)
+        tasks.check(self.config, task, self.tasks_dir())
+        return task
 
     def task_file(self, wildcards: Wildcards) -> list[Any]:
         """The task's training file; none for a data set of the hub."""
-        return self.given_files(stages.local_data(self.task(wildcards)))
+        return self.given_files(tasks.train_files(self.task(wildcards)))
 
     def full_files(self, wildcards: Wildcards) -> list[Any]:
         """The training file of an adapter that is trained from scratch on a task's data."""
         stages.check_examples(
-            stages.local_data(self.task(wildcards)), self.training("full")(wildcards)["examples"]
+            tasks.train_files(self.task(wildcards)), self.training("full")(wildcards)["examples"]
         )
         return self.task_file(wildcards)
 
@@ -114,9 +117,19 @@ class ScoreLookups(PairLookups):
         named = self.config.content["evaluation"]["tasks_dir"]
         return named or str(self._source("resources/tasks"))
 
-    def tasks_version(self) -> str:
-        """Digest of the task files."""
-        return stages.folder_version(self.tasks_dir())
+    def scored_on(self, wildcards: Wildcards) -> list[Any]:
+        """Files that the scores of an app depend on: test data, task files with what they include,
+        and their helpers.
+        """
+        return self.given_files(map(str, self._scored_on(wildcards)))
+
+    def tasks_version(self, wildcards: Wildcards) -> str:
+        """Digest of these files: a file of the same age with other content counts as another."""
+        return task_files.version(self._scored_on(wildcards))
+
+    def _scored_on(self, wildcards: Wildcards) -> list[Path]:
+        data_dir = self.config.content["evaluation"]["data_dir"]
+        return tasks.files(self.task(wildcards), self.tasks_dir(), data_dir)
 
     def has_stages(self, side: str) -> bool:
         """Whether anything of a pair is scored on its old, or on its new model."""

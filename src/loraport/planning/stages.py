@@ -1,6 +1,5 @@
 """What is trained and scored for an app: its task, its settings, and the stages of its table."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any
 
 from ..errors import LoraportError
 from ..models.families import Dimensions
-from ..training.data import FILES
-from . import layout, needs
+from . import layout, needs, tasks
 from .queries import Config
 
 
@@ -78,7 +76,7 @@ def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:
     rows += [row for (name, _), row in config.adapters.items() if name == app]
     for row in rows:
         if row["task"]:
-            return {"task": row["task"], **config.content["tasks"][row["task"]]}
+            return tasks.completed(row["task"], config.content["tasks"][row["task"]])
     raise LoraportError(
         f"app {app!r} has no task, so there is nothing to train or to score it on",
         got=f"{len(rows)} row(s) of it in {config.content['adapters']}, each with an empty task",
@@ -97,8 +95,10 @@ def _joined(name: str, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             expected="one template",
             todo="merge apps whose tasks have the same `template`",
         )
-    scored = [each for part in parts for each in part["eval"]]
-    return {**parts[0], "task": name, "train": "", "eval": list(dict.fromkeys(scored))}
+    scored: list[Any] = []
+    for each in (each for part in parts for each in part["eval"]):
+        scored += [] if each in scored else [each]
+    return {**parts[0], "task": name, "train": "", "test": "", "eval": scored}
 
 
 def has_training_data(config: Config, app: str, *models: str) -> bool:
@@ -118,21 +118,6 @@ def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
         )
     keys = {"source": "train", **{key: key for key in ("template", "name", "split", "revision")}}
     return {key: task[name] for key, name in keys.items()}
-
-
-def local_data(task: Mapping[str, Any]) -> list[str]:
-    """The task's training file, so that a change of it is noticed; none for a data set."""
-    path = Path(task["train"])
-    if path.suffix not in FILES:
-        return []
-    if not path.is_file():
-        raise LoraportError(
-            f"training data {task['train']!r} of task {task['task']!r} is not there",
-            got="no such file",
-            expected="a .jsonl or .json file (paths are relative to the working directory)",
-            todo="correct `train` of the task in config.yaml, or make the file",
-        )
-    return [str(path)]
 
 
 def count_examples(files: Sequence[str]) -> int:
@@ -179,7 +164,7 @@ def small_set(
     Its answers are the task's, or those that the old model with its adapter writes: these lie in a
     file of their own, which is the draw already.
     """
-    files = local_data(task)
+    files = tasks.train_files(task)
     check_examples(files, settings["examples"])
     if config.content["finetune"]["answers"] == "given":
         return {"files": files, "data": train_data(task), "settings": dict(settings)}
@@ -283,15 +268,6 @@ def about_base(config: Config, model: str) -> dict[str, Any]:
     """Where a base model is, for the rules that load it."""
     entry = config.model(model)
     return {"source": entry["source"], "remote_code": entry["remote_code"]}
-
-
-def folder_version(folder: str | Path) -> str:
-    """Digest of the task files (YAML and Python) of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*")):
-        if path.suffix in (".yaml", ".py"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:

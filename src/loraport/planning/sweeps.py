@@ -12,7 +12,7 @@ from typing import Any
 from ..artifacts import ADAPTER_CONFIG
 from ..errors import LoraportError
 from ..models.spec import is_local, open_model
-from . import stages
+from . import stages, tasks
 from .queries import Config
 
 NAMES = ("rank", "learning_rate", "examples", "modules")
@@ -65,7 +65,7 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
     old, new = config.pair(pair)
     if name == "examples":
         task = stages.task_of(config, app, new, old)
-        held = stages.count_examples(stages.local_data(task))
+        held = stages.count_examples(tasks.train_files(task))
         return {
             value: f"the task has {held} training examples"
             for value in values(config, name)

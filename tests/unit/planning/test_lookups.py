@@ -46,7 +46,7 @@ def made(tmp_path, monkeypatch):
             "adapters": "adapters.tsv",
             "calibration": {"texts": "texts.txt", "examples": 20},
             "finetune": {"examples": 8},
-            "tasks": {"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["s"]}},
+            "tasks": {"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["nano_math"]}},
             "variants": {"v": {"method": "lorasuite", "mapping": {"heads": "none"}}},
             **sections,
         }

@@ -8,7 +8,7 @@ import yaml
 from loraport.errors import LoraportError
 from loraport.evaluation.evaluate import Settings as Evaluation
 from loraport.models.families import Dimensions
-from loraport.planning import checks, stages
+from loraport.planning import checks, stages, tasks
 from loraport.training.train import Settings as Training
 
 PROJECT = Path(__file__).parents[3]
@@ -72,10 +72,10 @@ def test_missing_training_data_is_told_before_any_rule_runs(load, tmp_path):
     made = load()
     task = stages.task_of(made, "a")
     with pytest.raises(LoraportError, match=r"'sums\.jsonl' of task 'sums' is not there"):
-        stages.local_data(task)
+        tasks.train_files(task)
     (tmp_path / "sums.jsonl").write_text("")
-    assert stages.local_data(task) == ["sums.jsonl"]
-    assert stages.local_data(stages.task_of(made, "c")) == []
+    assert tasks.train_files(task) == ["sums.jsonl"]
+    assert tasks.train_files(stages.task_of(made, "c")) == []
     with pytest.raises(LoraportError, match="names no training data"):
         stages.train_data({"task": "nothing", **made.content["tasks"]["nothing"]})
 
@@ -137,10 +137,3 @@ def test_larger_models_and_batches_ask_for_more():
     assert asked(large, batch_size=16) > asked(small, batch_size=16)
     batch = {"batch_size": 64, "cutoff": 256}
     assert asked(small, **batch) > asked(small, **batch, micro_batch=1)
-
-
-def test_a_change_of_a_task_file_is_seen(tmp_path):
-    (tmp_path / "a.yaml").write_text("task: a")
-    before = stages.folder_version(tmp_path)
-    (tmp_path / "a.yaml").write_text("task: b")
-    assert stages.folder_version(tmp_path) != before
