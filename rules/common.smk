@@ -47,7 +47,7 @@ def load():
     """The look-ups of this workflow's configuration; `local` keeps a file on this disk."""
     preflight.check_writable([".snakemake/locks"])
     schemas = [source(f"workflow/schemas/{n}.schema.json") for n in ("config", "adapters")]
-    return Lookups(checks.load(config, schemas[0].parent), given=local, source=source)
+    return Lookups(checks.load(config, schemas[0].parent, workflow), given=local, source=source)
 
 
 def check_outputs():

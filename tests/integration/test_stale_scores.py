@@ -93,6 +93,19 @@ def test_a_change_redoes_the_scores_of_what_reads_it(scored, changed, text):
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def test_paths_are_relative_to_the_configuration(scored, tmp_path):
+    work = scored.copy(tmp_path / "work")
+    conf = tmp_path / "elsewhere"
+    conf.mkdir()
+    for name in ("config.yaml", "adapters.tsv", "own.jsonl", "train.jsonl"):
+        (work.root / name).rename(conf / name)
+    (conf / "own.jsonl").write_text(record("3") * 3)
+    arguments = ("--configfile", str(conf / "config.yaml"), "--", OWN)
+    assert work.planned(*arguments) == {"evaluated_new": 1}
+    work.run(*arguments)
+    assert score(work, OWN)["n"] == 3
+
+
 def test_scores_that_are_kept_do_not_outlive_a_helpers_helper(scored, tmp_path):
     work = scored.copy(tmp_path / "work")
     (work.root / "conf/inner.py").write_text("def value(text): return 1.0\n")

@@ -8,19 +8,21 @@ from .. import methods
 from ..errors import LoraportError
 from ..training.data import TEMPLATES
 from .adapters_table import ERRORS_SHOWN, read_table
+from .config_paths import beside, rebased
 from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
 from .queries import SAME_FOR_ALL, Config, near_to
 from .schema import complete, not_finite, problem, read_schema, schema_errors
 from .tasks import AUTO, settings_errors
 
 
-def load(content: Mapping[str, Any], schemas: str | Path) -> Config:
+def load(content: Mapping[str, Any], schemas: str | Path, workflow: Any = None) -> Config:
     """Validate a configuration and the table that it names.
 
     Parameters
     ----------
     content : what the YAML files and the command line add up to
     schemas : folder of config.schema.json and adapters.schema.json
+    workflow : Snakemake's, whose configuration files paths may be relative to
 
     Raises
     ------
@@ -28,6 +30,9 @@ def load(content: Mapping[str, Any], schemas: str | Path) -> Config:
         With every error at once: what, got, expected and what to do, one a line.
     """
     schema = read_schema(schemas, "config")
+    if workflow is not None:  # those of the command line win
+        on_top = workflow.overwrite_configfiles
+        content = rebased(content, sorted(workflow.configfiles, key=on_top.__contains__))
     filled = complete(schema, dict(content), schema["$defs"])
     errors = [*schema_errors(schema, filled, "config"), *not_finite(filled, "config")]
     if errors:
@@ -39,7 +44,7 @@ def load(content: Mapping[str, Any], schemas: str | Path) -> Config:
         if key in adapters:
             where = f"{filled['adapters']}, line {number}"
             errors.append(problem(f"{where}: a second row for {key}", todo="keep one of them"))
-        adapters[key] = row
+        adapters[key] = {**row, "source": beside(row["source"], Path(filled["adapters"]).parent)}
     config = Config(filled, adapters)
     errors += _cross_errors(config)
     if errors:
