@@ -51,9 +51,17 @@ def test_choices_of_one_letter_are_upper_or_lower_case_as_written():
 
 
 def test_rouge_is_the_f_measure_of_the_longest_common_subsequence():
-    values = SCORES["rouge"]({"answer": "the cat sat down"}, ["the cat sat"])
-    assert set(values) == {METRICS["rouge"]}
-    assert values["rougeL"] == pytest.approx(2 * 1.0 * 0.75 / 1.75)
+    # precision 3/4, recall 3/4: police killed the gunman / police kill the gunman (Lin 2004, 3.1)
+    item = {"answer": "police killed the gunman"}
+    for text, value in {
+        "police kill the gunman": 3 / 4,
+        "the gunman kill police": 2 / 4,
+        "The gunman, police killed!": 2 / 4,
+        "": 0,
+        "police": 2 * 1 * (1 / 4) / (1 + 1 / 4),
+    }.items():
+        values = SCORES["rouge"](item, [text])
+        assert values == {METRICS["rouge"]: pytest.approx(value)}, text
 
 
 def test_the_first_json_skips_brackets_that_are_none():
