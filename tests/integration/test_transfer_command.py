@@ -99,7 +99,7 @@ REQUEST = _one_run.Request(
 
 def test_names_are_such_that_the_workflow_takes_them():
     assert REQUEST.models == {"old": "a_b", "new": "Model-2"}
-    assert REQUEST.apps == ["tables_2", "one", "one_2"]
+    assert REQUEST.apps == ["tables_2", "y_one", "z_one"]
     same = _one_run.Request("v1/model", "v2/model", (), ())
     assert same.models == {"old": "model", "new": "model_new"}
     assert _one_run.plain_name("../…") != ""

@@ -22,6 +22,7 @@ from ..errors import LoraportError
 from ..models.spec import is_local, resolve
 from ..planning import layout
 from ..runtime.job import progress
+from ._names import distinct_names
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
@@ -77,14 +78,8 @@ class Request:
 
     @property
     def apps(self) -> list[str]:
-        """Name of each adapter in the workflow: its folder's, numbered where that is not enough."""
-        names: list[str] = []
-        for adapter in self.adapters:
-            name = plain_name(str(adapter.resolve()))
-            taken = [*layout.RESERVED_APPS, *names]
-            numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))
-            names.append(next(each for each in (name, *numbered) if each not in taken))
-        return names
+        """Name of each adapter in the workflow: the last parts of its path that tell it apart."""
+        return distinct_names(self.adapters, layout.RESERVED_APPS)
 
     def results(self) -> list[Path]:
         """What the workflow makes for each adapter, below the folder."""

@@ -38,6 +38,9 @@ def add_judging(parser: ArgumentParser) -> None:
         help="how answers are compared: exact (default), number, contains")  # fmt: skip
     add("--margin", type=float, default=2.0, metavar="POINTS",
         help="points of 100 that the new adapter may be worse (default: 2)")  # fmt: skip
+    add("--temperature", type=float, default=0.7, metavar="T",
+        help="without gold answers: at which the old adapter's agreement with itself is counted "
+        "(default: 0.7)")  # fmt: skip
     add("--limit", type=int, default=0, metavar="N", help="the first N items of the test only")
     add("--texts", type=Path, metavar="FILE",
         help="generic texts, one a line, on which the adapters' cost is measured")  # fmt: skip
@@ -55,12 +58,14 @@ def run(arguments: Namespace) -> int:
     from ..upgrade.prompts import read_prompts
     from ..upgrade.verify import check_yardstick, old_answers, verify
 
-    settings = Settings(arguments.margin, match=arguments.match)
+    settings = Settings(arguments.margin, match=arguments.match, temperature=arguments.temperature)
     test = read_prompts(arguments.test)
     test = test[: arguments.limit or len(test)]
     texts = generic_texts(arguments.texts)
     old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
-    answered = old_answers(old, arguments.old_adapter, test, texts)
+    answered = old_answers(
+        old, arguments.old_adapter, test, texts, temperature=settings.temperature
+    )
     check_yardstick(answered, test, settings)
     del old
     new = Base.load(model_folder(arguments.new), limits(arguments), **place(arguments))

@@ -33,11 +33,13 @@ class Settings:
     margin : points (of 100) that the new adapter may be worse than the old one
     level : of the two-sided interval
     match : how an answer is compared with its gold, or with the old adapter's: see `matching`
+    temperature : of the old adapter's answers that its agreement with itself is counted on
     """
 
     margin: float = MARGIN
     level: float = LEVEL
     match: str = "exact"
+    temperature: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,8 @@ def _measures_nothing(
         got=f"{of}: {points * yardstick.first:.1f} % from the old model alone, "
         f"{points * yardstick.second:.1f} % with its adapter ({yardstick.items} items)",
         expected="the adapter ahead, beyond the interval",
-        todo="check the prompts' form, the chat template and how answers are compared; or give "
-        "more items",
+        todo="check the prompts' form, the chat template and how answers are compared (--match); "
+        "give more items; or, for free text without gold answers, lower --temperature",
     )
 
 

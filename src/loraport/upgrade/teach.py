@@ -115,12 +115,7 @@ def teach(
     rows = encoded(new, targets)
     checked = [target for target in held if target.whole]
     if not rows or not checked:
-        raise LoraportError(
-            "there is nothing to teach",
-            got=f"{len(rows)} whole answers to learn and {len(checked)} held back",
-            expected="at least one of both",
-            todo="give more prompts, raise --new-tokens, or use another --teacher",
-        )
+        raise nothing_to_teach(len(rows), len(checked))
     until = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     state = _State(new, start, like, rows, checked, settings, again, until)
     taught = Taught(_untaught(state))
@@ -138,6 +133,16 @@ def teach(
         )
     _write(state, taught, Path(out), base_name)
     return taught
+
+
+def nothing_to_teach(learned: int, held: int) -> LoraportError:
+    """Of a teacher that ends none of its answers."""
+    return LoraportError(
+        "there is nothing to teach",
+        got=f"{learned} whole answers to learn and {held} held back",
+        expected="at least one of both",
+        todo="give more prompts, raise --new-tokens, or use another --teacher",
+    )
 
 
 @dataclass

@@ -20,7 +20,6 @@ from .base import Base, check_changes
 from .prompts import Record, labelled, said
 
 SAMPLES = 2  # answers of the old adapter at temperature, a prompt
-TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def old_answers(
     texts: Sequence[str] = (),
     *,
     samples: int = SAMPLES,
-    temperature: float = TEMPERATURE,
+    temperature: float = 0.7,
 ) -> OldAnswers:
     """Let the old model answer a test, with and without its adapter."""
     prompts = [record.prompt for record in test]

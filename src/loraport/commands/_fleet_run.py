@@ -1,0 +1,270 @@
+"""What `loraport upgrade` does: adapters are carried, both models loaded once, each one taught."""
+
+import hashlib
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..adapters.files import read_adapter
+from ..artifacts import ADAPTER_FILES, read_json, sha256
+from ..errors import LoraportError
+from ..evaluation.verdict import KIND
+from ..evaluation.verdict import Settings as Judging
+from ..runtime.faults import explained
+from ..upgrade import fleet
+from ..upgrade.base import Base
+from ..upgrade.prompts import Record, read_prompts
+from ..upgrade.teach import Settings as Teaching
+from ..upgrade.teachers import Settings as Teachers
+from ..upgrade.teachers import names as teacher_names
+from ..upgrade.upgrade import REPORT, Settings, Upgraded, upgrade
+from . import _one_run, check
+from ._names import distinct_names
+
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter: what it is called, where it lies and goes, and its prompts and test."""
+
+    name: str
+    adapter: Path
+    out: Path
+    records: list[Record]
+    test: list[Record]
+    files: list[Path]
+
+
+def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
+    """Upgrade all adapters that were named; gives a row for each, in their order.
+
+    Raises
+    ------
+    LoraportError
+        If an adapter fails and others are not to go on (`--strict`, or a single one).
+    """
+    settings = settings_of(arguments)
+    jobs = list(_jobs(arguments))
+    skip = arguments.skip_bad if arguments.skip_bad is not None else len(jobs) > 1
+    rows: dict[str, fleet.Row] = {}
+    kept = [job for job in jobs if _taken(job, arguments, settings, rows)]
+    good = [job for job in kept if _readable(job, skip, rows)]
+    texts = check.generic_texts(arguments.texts)
+    with TemporaryDirectory(prefix="loraport-") as folder:
+        carried = _carry(good, arguments, Path(folder))
+        if good:
+            limits, place = check.limits(arguments), check.place(arguments)
+            old = Base.load(check.model_folder(arguments.old), replace(limits), **place)
+            new = Base.load(check.model_folder(arguments.new), replace(limits), **place)
+        for number, job in enumerate(good, 1):
+            print(f"[{number} of {len(good)}] {job.name}", file=sys.stderr, flush=True)
+            begun = time.monotonic()
+            try:
+                done = _upgrade(job, old, new, carried[job.name], texts, arguments, settings)
+                rows[job.name] = fleet.row(
+                    job.name, str(job.adapter), (time.monotonic() - begun) / 60, done
+                )
+            except Exception as error:
+                if not skip:
+                    raise
+                told = _told(error, job)
+                minutes = (time.monotonic() - begun) / 60
+                rows[job.name] = fleet.failed(job.name, str(job.adapter), minutes, told)
+            _write(arguments, jobs, rows)
+    _write(arguments, jobs, rows)
+    return [rows[job.name] for job in jobs]
+
+
+def settings_of(arguments: Namespace) -> Settings:
+    """Settings of the upgrades, as asked for."""
+    try:
+        rates = tuple(float(rate) for rate in arguments.rates.split(","))
+    except ValueError as error:
+        raise LoraportError(
+            "the learning rates can't be read",
+            got=arguments.rates,
+            expected="numbers with commas between, such as 3e-4,1e-3",
+        ) from error
+    if arguments.teacher not in ("auto", *teacher_names()):
+        raise LoraportError(
+            f"unknown teacher {arguments.teacher!r}",
+            expected=f"one of auto, {', '.join(teacher_names())}",
+        )
+    return Settings(
+        teacher=arguments.teacher,
+        prompts=arguments.use,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        writing=Teachers(
+            soft=arguments.soft, alpha=arguments.alpha, shots=arguments.shots, seed=arguments.seed
+        ),
+        teaching=Teaching(
+            rates=rates, epochs=arguments.epochs, match=arguments.match, seed=arguments.seed
+        ),
+        verdict=Judging(arguments.margin, match=arguments.match, temperature=arguments.temperature),
+    )
+
+
+def _jobs(arguments: Namespace) -> Iterator[Job]:
+    adapters = arguments.adapters
+    prompts = _for_each(arguments.prompts, len(adapters), "--prompts")
+    tests = _for_each(arguments.test, len(adapters), "--test") if arguments.test else []
+    names = distinct_names(adapters)
+    for number, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
+        out = arguments.out / name if len(adapters) > 1 else arguments.out
+        test = read_prompts(tests[number]) if tests else []
+        test = test[: arguments.limit or len(test)]
+        files = [prompts[number], *(tests[number : number + 1])]
+        yield Job(name, adapter, out, read_prompts(prompts[number]), test, files)
+
+
+def _for_each(files: Sequence[Path], count: int, option: str) -> list[Path]:
+    if len(files) not in (1, count):
+        raise LoraportError(
+            f"{option} names neither one file nor one for each adapter",
+            got=f"{len(files)} files for {count} adapters",
+            expected=f"1 or {count}",
+        )
+    return list(files) * (count // len(files))
+
+
+def _key(job: Job, arguments: Namespace, settings: Settings) -> str:
+    """What a finished upgrade was made from, as far as its files say."""
+    asked = [arguments.old, arguments.new, arguments.start, arguments.limit, str(arguments.texts)]
+    parts = [sha256(path) for path in job.files]
+    parts += [sha256(job.adapter / name) for name in ADAPTER_FILES]
+    text = json.dumps([asked, repr(settings), parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _taken(job: Job, arguments: Namespace, settings: Settings, rows: dict[str, fleet.Row]) -> bool:
+    """Whether a job is to be done: its row is taken from an upgrade that was finished before."""
+    if not job.out.exists() or not any(job.out.iterdir()):
+        return True
+    try:
+        report = read_json(job.out / REPORT, "upgrade")
+        verdict = read_json(job.out / "verdict.json", KIND)
+        if report["key"] != _key(job, arguments, settings):
+            raise KeyError("key")
+    except (LoraportError, OSError, KeyError) as error:
+        raise LoraportError(
+            f"{job.out} is there already",
+            got="a folder that this very upgrade did not make",
+            expected="a new folder",
+            todo="name another one, or remove it",
+        ) from error
+    rows[job.name] = fleet.Row(
+        job.name, verdict["verdict"], str(job.adapter), verdict["why"], 0.0,
+        **{key: round(value, 2) for key, value in report["scores"].items()},
+        teacher=report["choice"]["teacher"], start=report["start"]["start"],
+    )  # fmt: skip
+    return False
+
+
+def _readable(job: Job, skip: bool, rows: dict[str, fleet.Row]) -> bool:
+    """Whether an adapter can be read; a row says why not."""
+    try:
+        read_adapter(job.adapter)
+    except (LoraportError, OSError) as error:
+        if not skip:
+            raise
+        rows[job.name] = fleet.failed(job.name, str(job.adapter), 0.0, error)
+        return False
+    return True
+
+
+def _carry(jobs: Sequence[Job], arguments: Namespace, folder: Path) -> dict[str, dict[str, Path]]:
+    """Adapter -> method -> carried adapter; all at once, or one by one where that fails."""
+    carried: dict[str, dict[str, Path]] = {job.name: {} for job in jobs}
+    for method in arguments.start or ["aligned"]:
+        if method == NOTHING or not jobs:
+            continue
+        try:
+            _carry_by(method, jobs, arguments, folder, carried)
+        except LoraportError:
+            for job in jobs:
+                try:
+                    _carry_by(method, [job], arguments, folder, carried)
+                except LoraportError as error:
+                    told = f"loraport: {job.name} is not carried by {method}: {error}"
+                    print(told, file=sys.stderr)
+    return carried
+
+
+def _carry_by(
+    method: str,
+    jobs: Sequence[Job],
+    arguments: Namespace,
+    folder: Path,
+    carried: dict[str, dict[str, Path]],
+) -> None:
+    outs = tuple(folder / method / job.name for job in jobs)
+    request = _one_run.Request(
+        old=arguments.old,
+        new=arguments.new,
+        adapters=tuple(job.adapter for job in jobs),
+        outs=outs,
+        method=method,
+        texts=arguments.calibration,
+        known_as=tuple(arguments.known_as),
+        settings=("transfer.factors=fresh",),
+        allow_large=True,
+        work=arguments.work,
+        cores=arguments.cores,
+    )
+    _one_run.run(request)
+    for job, out in zip(jobs, outs, strict=True):
+        carried[job.name][method] = out
+
+
+def _upgrade(
+    job: Job,
+    old: Base,
+    new: Base,
+    carried: dict[str, Path],
+    texts: Sequence[str],
+    arguments: Namespace,
+    settings: Settings,
+) -> Upgraded:
+    about: dict[str, Any] = {
+        "name": job.name,
+        "old": arguments.old,
+        "new": arguments.new,
+        "adapter": str(job.adapter),
+        "key": _key(job, arguments, settings),
+    }
+    return upgrade(
+        old,
+        new,
+        job.adapter,
+        carried,
+        job.records,
+        job.out,
+        settings,
+        test=job.test,
+        texts=texts,
+        base_name=arguments.new,
+        about=about,
+    )
+
+
+def _told(error: Exception, job: Job) -> object:
+    if isinstance(error, LoraportError):
+        return error
+    return explained(error, job.name, None) or f"unexpected {type(error).__name__}: {error}"
+
+
+def _write(arguments: Namespace, jobs: Sequence[Job], rows: dict[str, fleet.Row]) -> None:
+    """Write fleet.csv and fleet.json of what is done so far, where there are several adapters."""
+    if len(jobs) < 2:
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    done = [rows[job.name] for job in jobs if job.name in rows]
+    fleet.write_fleet(arguments.out, done, {"old": arguments.old, "new": arguments.new}, {})

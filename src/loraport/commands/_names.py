@@ -1,0 +1,36 @@
+"""Names of adapters from their folders: no more of the path than tells them apart."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+
+def distinct_names(folders: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
+    """A name for each folder: its last parts, as many of them as tell the folders apart.
+
+    A folder that is named twice, or as one of `taken`, gets a number.
+
+    Examples
+    --------
+    >>> distinct_names([Path("/a/customer/final"), Path("/a/legal/final"), Path("/a/other")])
+    ['customer_final', 'legal_final', 'other']
+    """
+    folders = [folder.resolve() for folder in folders]
+    names: list[str] = []
+    for folder in folders:
+        others = {other for other in folders if other != folder}
+        depth = 1
+        while depth < len(folder.parts) - 1 and any(
+            _last(other, depth) == _last(folder, depth) for other in others
+        ):
+            depth += 1
+        name = _last(folder, depth)
+        used = {*taken, *names}
+        numbered = (f"{name}_{number}" for number in range(2, len(used) + 3))
+        names.append(next(each for each in (name, *numbered) if each not in used))
+    return names
+
+
+def _last(folder: Path, depth: int) -> str:
+    parts = [part for part in folder.parts[-depth:] if part != folder.anchor]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "_".join(parts)).lstrip("_.-") or "adapter"

@@ -1,0 +1,55 @@
+"""The model card of an upgraded adapter: what it is, where it comes from, and what it was found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.verdict import Verdict
+
+CARD = """---
+library_name: peft
+base_model: {base}
+tags: [lora, loraport]
+---
+
+# {name}: an upgraded LoRA adapter
+
+Made from the adapter `{source}` of `{old}`, for `{new}`.
+
+**{verdict}.** {why}
+
+| | score, % |
+|---|---|
+| old model with the old adapter | {scores[old]:.1f} |
+| new model with the start of the teaching | {scores[carried]:.1f} |
+| new model with this adapter | {scores[upgraded]:.1f} |
+
+- Teacher: `{choice[teacher]}`. {choice[why]}
+- Start: `{start[start]}`, its update multiplied by {start[gain]:g}.
+- Learning rate {best[rate]:g}, {best[epoch]} epochs, chosen on {prompts[held]} held-back prompts.
+- Prompts: {prompts[taught]} taught, {synthetic} of them written by the old model with its adapter;
+  {prompts[labelled]} of the taught and held-back ones have a gold answer. {prompts[test]} for the
+  verdict.
+
+`upgrade.json` holds every number of the teaching, `verdict.json` those of the verdict.
+"""
+
+
+def write_card(folder: Path, report: Mapping[str, Any], verdict: Verdict) -> None:
+    """Write README.md beside an adapter."""
+    text = CARD.format(
+        base=report.get("new", "unknown"),
+        name=report.get("name", "adapter"),
+        source=report.get("adapter", "unknown"),
+        old=report.get("old", "unknown"),
+        new=report.get("new", "unknown"),
+        verdict=verdict.verdict,
+        why=verdict.why,
+        scores=report["scores"],
+        choice=report["choice"],
+        start=report["start"],
+        best=report["taught"]["best"],
+        prompts=report["prompts"],
+        synthetic=report["prompts"].get("synthetic", {}).get("kept", 0),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

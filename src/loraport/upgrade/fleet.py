@@ -1,0 +1,93 @@
+"""Many adapters of one pair: a row each, in a table that is printed and kept as CSV and JSON."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import atomic, write_json
+from ..evaluation.verdict import DEPLOY
+from .upgrade import Upgraded
+
+COLUMNS = (
+    "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",
+)  # fmt: skip
+FAILED = "FAILED"  # in the place of a verdict, where there is none
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one adapter; scores in points, None where it failed.
+
+    minutes : that it took
+    source : the old adapter's folder
+    why : of the verdict, or of the failure
+    """
+
+    name: str
+    verdict: str
+    source: str
+    why: str
+    minutes: float
+    old: float | None = None
+    carried: float | None = None
+    upgraded: float | None = None
+    teacher: str = ""
+    start: str = ""
+
+
+def row(name: str, source: str, minutes: float, done: Upgraded) -> Row:
+    """The row of an adapter that was upgraded."""
+    return Row(
+        name,
+        done.verdict.verdict,
+        source,
+        done.verdict.why,
+        round(minutes, 2),
+        **{key: round(value, 2) for key, value in done.scores.items()},
+        teacher=done.report["choice"]["teacher"],
+        start=done.report["start"]["start"],
+    )
+
+
+def failed(name: str, source: str, minutes: float, error: object) -> Row:
+    """The row of an adapter that could not be upgraded."""
+    return Row(name, FAILED, source, str(error), round(minutes, 2))
+
+
+def write_fleet(
+    folder: Path, rows: Sequence[Row], about: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
+    """Write fleet.csv and fleet.json."""
+    with (
+        atomic(folder / "fleet.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: asdict(each)[key] for key in COLUMNS} for each in rows)
+    content = {**about, "rows": [asdict(each) for each in rows]}
+    write_json(folder / "fleet.json", "fleet", inputs, content)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text of at most 100 columns, and what stands behind each verdict below."""
+    width = max(4, *(min(len(each.name), 32) for each in rows)) if rows else 4
+    head = f"{'name':{width}}  {'verdict':9}  {'old':>6}  {'carried':>7}  {'upgraded':>8}  minutes"
+    lines = [head, "-" * len(head)]
+    for each in rows:
+        old, carried, upgraded = (
+            "" if value is None else f"{value:.1f}"
+            for value in (each.old, each.carried, each.upgraded)
+        )
+        lines.append(
+            f"{each.name[:width]:{width}}  {each.verdict:9}  {old:>6}  {carried:>7}  "
+            f"{upgraded:>8}  {each.minutes:7.1f}"
+        )
+    return "\n".join(lines)
+
+
+def all_deployed(rows: Sequence[Row]) -> bool:
+    """Whether every adapter may take its old one's place."""
+    return bool(rows) and all(each.verdict == DEPLOY for each in rows)

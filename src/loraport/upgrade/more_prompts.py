@@ -1,0 +1,120 @@
+"""Prompts for a teaching that has few: the adapted old model writes more like those given.
+
+It continues a list of prompts. What it writes is kept where it is new, has the form of the given
+ones, and is something that the adapter was made for: on its own answer, the adapted model must be
+ahead of the bare one by as much as on the given prompts' (Trans-LoRA, arXiv 2405.17258; TuneShift-
+KD filter by such a difference).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import Base
+from .prompts import Prompt, Record, said
+
+ENOUGH = 100  # prompts for a teaching
+SHOTS = 6  # given prompts before each new one
+ROUNDS = 6
+BETWEEN = "\n\n"
+FAILED_SHARE = 10  # percentile of the given prompts' excess that a new one must reach
+
+
+@dataclass(frozen=True)
+class Written:
+    """Prompts that were written, and what became of the others."""
+
+    records: list[Record]
+    repeated: int = 0
+    misshapen: int = 0
+    filtered: int = 0
+
+    def told(self) -> dict[str, int]:
+        """As reports record it."""
+        return {
+            "kept": len(self.records),
+            "repeated": self.repeated,
+            "misshapen": self.misshapen,
+            "filtered": self.filtered,
+        }
+
+
+def write_more(old: Base, given: Sequence[Record], count: int, seed: int = 0) -> Written:
+    """Up to `count` synthetic records; the old model wears its adapter."""
+    texts = [said(_last(record.prompt)) for record in given]
+    end = _common_end(texts)
+    bound = np.percentile(excess(old, [record.prompt for record in given]), FAILED_SHARE)
+    seen = {_plain(text) for text in texts}
+    rng = np.random.default_rng(seed)
+    kept: list[Record] = []
+    repeated = misshapen = filtered = 0
+    for number in range(ROUNDS):
+        if len(kept) >= count:
+            break
+        asked = [_list_of(texts, rng) for _ in range(max(2 * (count - len(kept)), 8))]
+        answers = old.write(asked, temperature=1.0, seed=seed * ROUNDS + number)
+        shaped = [_shaped(answer.text, end) for answer in answers]
+        misshapen += sum(text is None for text in shaped)
+        new: list[Prompt] = []
+        for text in filter(None, shaped):
+            if _plain(text) in seen:
+                repeated += 1
+                continue
+            seen.add(_plain(text))
+            new.append(_as_given(text, given[int(rng.integers(len(given)))].prompt))
+        if not new:
+            continue
+        good = excess(old, new) >= bound
+        filtered += int((~good).sum())
+        kept += [Record(prompt, synthetic=True) for prompt, ok in zip(new, good, strict=True) if ok]
+    return Written(kept[:count], repeated, misshapen, filtered)
+
+
+def excess(old: Base, prompts: Sequence[Prompt]) -> np.ndarray:
+    """Nats a character by which the adapter makes its own answer likelier, (n,); −inf if empty."""
+    answers = [answer.text for answer in old.write(prompts)]
+    adapted = old.losses(prompts, answers)
+    with old.without_adapter():
+        bare = old.losses(prompts, answers)
+    lengths = np.array([len(answer) for answer in answers])
+    return np.where(lengths > 0, (bare - adapted) / np.maximum(lengths, 1), -np.inf)
+
+
+def _list_of(texts: Sequence[str], rng: np.random.Generator) -> str:
+    """Some given prompts one below another, to be continued."""
+    places = rng.permutation(len(texts))[:SHOTS]
+    return BETWEEN.join(texts[place] for place in places) + BETWEEN
+
+
+def _common_end(texts: Sequence[str]) -> str:
+    """What all given prompts end on, such as "\\nAnswer:"; empty for a single one."""
+    if len(texts) < 2:
+        return ""
+    same = 0
+    while all(text[-same - 1 :] == texts[0][-same - 1 :] != text for text in texts):
+        same += 1
+    return texts[0][len(texts[0]) - same :]
+
+
+def _shaped(text: str, end: str) -> str | None:
+    """The first prompt of what was written; None where it has not the given ones' end."""
+    first = text.lstrip().partition(BETWEEN)[0]
+    if end.strip():
+        head, there, _ = first.partition(end)
+        return head + end if there and head.strip() else None
+    return first.rstrip() or None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _last(prompt: Prompt) -> Prompt:
+    """What a user says last in a chat; a text as it is."""
+    return prompt if isinstance(prompt, str) else (prompt[-1],)
+
+
+def _as_given(text: str, like: Prompt) -> Prompt:
+    """A new text as a prompt of the form of a given one."""
+    return text if isinstance(like, str) else (*like[:-1], (like[-1][0], text))

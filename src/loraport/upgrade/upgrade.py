@@ -1,0 +1,285 @@
+"""One adapter from the old model to the new one: carried, taught, verified. Models stay loaded."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts import atomic, write_json
+from ..evaluation import verdict as verdicts
+from ..evaluation.verdict import Verdict
+from ..runtime.measure import measured, versions
+from . import teach as lessons
+from . import teachers
+from .base import Base
+from .candidates import Start, choose_start, fitting, started
+from .card import write_card
+from .choice import Choice, choose_teacher
+from .more_prompts import ENOUGH, write_more
+from .prompts import Record, labelled
+from .teachers import Classroom, Target
+from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
+
+REPORT = "upgrade.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an adapter is upgraded.
+
+    teacher : a name of `teachers`, or `auto`
+    prompts : that are taught or held back, at most
+    held : share of them that is held back from teaching, to choose by; at most `most_held`
+    verify : prompts that the verdict rests on, at most, where no test is given
+    synthetic : whether more prompts are written where there are fewer than 100
+    minutes : for one adapter; 0: no limit. Teaching ends in time; the verdict is always found
+    writing, teaching, verdict : of the teachers, of the training, and of the verdict
+    """
+
+    teacher: str = "auto"
+    prompts: int = 400
+    held: float = 0.2
+    most_held: int = 64
+    verify: int = 500
+    synthetic: bool = True
+    minutes: float = 0.0
+    seed: int = 0
+    writing: teachers.Settings = field(default_factory=teachers.Settings)
+    teaching: lessons.Settings = field(default_factory=lessons.Settings)
+    verdict: verdicts.Settings = field(default_factory=verdicts.Settings)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Records of an upgrade: what is taught, held back from teaching, and verified on."""
+
+    taught: list[Record]
+    held: list[Record]
+    test: list[Record]
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """What came of an upgrade.
+
+    Attributes
+    ----------
+    verdict : on the upgraded adapter
+    scores : `old`, `carried` and `upgraded`, in points of the test (or of agreement)
+    report : content of upgrade.json
+    """
+
+    verdict: Verdict
+    scores: dict[str, float]
+    report: dict[str, Any]
+
+
+def split(
+    records: Sequence[Record], test: Sequence[Record], settings: Settings = Settings()
+) -> Parts:
+    """Parts of the records, drawn by the seed; nothing of the test is in the others.
+
+    Without a test, a quarter of the records at least is set apart for the verdict: all that are
+    not taught, up to `verify`.
+    """
+    order = np.random.default_rng(settings.seed).permutation(len(records))
+    asked = {record.prompt for record in test}
+    left = [records[place] for place in order if records[place].prompt not in asked]
+    if test:
+        chosen, reserved = left[: settings.prompts], list(test)
+    else:
+        count = min(settings.prompts, len(left) * 3 // 4)
+        chosen, reserved = left[:count], left[count : count + settings.verify]
+    aside = min(settings.most_held, max(1, round(settings.held * len(chosen))))
+    return Parts(chosen[aside:], chosen[:aside], reserved)
+
+
+def upgrade(
+    old: Base,
+    new: Base,
+    adapter: Path,
+    carried: Mapping[str, Path],
+    records: Sequence[Record],
+    out: Path,
+    settings: Settings = Settings(),
+    *,
+    test: Sequence[Record] = (),
+    texts: Sequence[str] = (),
+    base_name: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    verdict_file: Path | None = None,
+) -> Upgraded:
+    """Upgrade one adapter and write it with its record, its model card and its verdict.
+
+    Parameters
+    ----------
+    old, new : bare base models; they are so again at the end
+    adapter : of the old model
+    carried : candidate starts, name -> adapter of the new model; may be empty
+    records : prompts; their gold answers, where there are some, are taught in place of a teacher's
+    out : PEFT directory to write, whole or not at all
+    test : records for the verdict; without, some of `records` are set apart
+    texts : generic ones, on which the adapters' cost is measured
+    about : of the two models and the adapter, recorded as it is
+    verdict_file : where verdict.json goes; None: into `out`
+
+    Raises
+    ------
+    LoraportError
+        If the test does not measure what the old adapter does (before anything is taught), or
+        there is nothing to teach.
+    """
+    begun = time.monotonic()
+    parts = split(records, test, settings)
+    with measured() as run:
+        before = old_answers(
+            old, adapter, parts.test, texts, temperature=settings.verdict.temperature
+        )
+        check_yardstick(before, parts.test, settings.verdict)
+        room = Classroom(old, new, settings.writing)
+        with old.wearing(adapter):
+            lesson = prepare(room, parts, settings)
+            start = choose_start(new, fitting(new, carried, adapter), lesson.held)
+            like = next(iter(carried.values()), adapter)
+            first = _answers_at_start(new, start, like, parts.test)
+            limit = settings.minutes - (time.monotonic() - begun) / 60 if settings.minutes else 0.0
+            if settings.minutes:
+                limit = max(limit, 1e-6)
+            with atomic(out) as temporary:
+                taught = lessons.teach(
+                    new,
+                    start,
+                    like,
+                    lesson.targets,
+                    lesson.held,
+                    temporary,
+                    replace(settings.teaching, minutes=limit),
+                    again=lesson.again,
+                    base_name=base_name,
+                )
+                verdict, _ = verify(new, temporary, before, parts.test, texts, settings.verdict)
+                verdict = _of_teacher(verdict, lesson.choice)
+                scores = _scores(before, first, verdict, parts.test, settings)
+                report = {
+                    **dict(about or {}),
+                    "scores": scores,
+                    "choice": lesson.choice.told(),
+                    "start": start.told(),
+                    "taught": taught.told(),
+                    "prompts": lesson.counts | {"test": len(parts.test)},
+                    "versions": versions(),
+                }
+                write_json(temporary / REPORT, "upgrade", inputs or {}, report)
+                write_card(temporary, report, verdict)
+                if verdict_file is None:
+                    verdicts.write_verdict(
+                        temporary / "verdict.json", verdict, inputs=inputs, about=about
+                    )
+    if verdict_file is not None:
+        verdicts.write_verdict(verdict_file, verdict, inputs=inputs, about=about)
+    return Upgraded(verdict, scores, {**report, "run": run})
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught, and by whom.
+
+    again : targets that are made anew in each epoch; None where there are none
+    """
+
+    choice: Choice
+    targets: list[Target]
+    held: list[Target]
+    counts: dict[str, Any]
+    again: Any = None
+
+
+def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
+    """Choose the teacher and let it write the targets; the old model wears its adapter.
+
+    Labelled records have their gold answers as targets.
+    """
+    taught = list(parts.taught)
+    counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
+    missing = ENOUGH - len(taught)
+    if settings.synthetic and missing > 0:
+        written = write_more(room.old, [*taught, *parts.held], missing, settings.seed)
+        counts["synthetic"] = written.told()
+        taught += written.records
+    if not (all_labelled(taught) and settings.teacher == "auto"):
+        sample = [record.prompt for record in taught[:ENOUGH]]
+        answers = room.old.write(sample)
+        pairs = zip(sample, answers, strict=True)
+        room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
+    choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match)
+    module = teachers.teacher(choice.name)
+    open_ended = [record.prompt for record in taught if record.gold is None]
+    targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])
+    held_open = [record.prompt for record in parts.held if record.gold is None]
+    held = _gold(parts.held) + (module.targets(room, held_open) if held_open else [])
+    counts |= {
+        "taught": len(targets),
+        "held": len(held),
+        "labelled": len(labelled(taught)) + len(labelled(parts.held)),
+        "cut": sum(not target.whole for target in targets),
+    }
+    whole = [target for target in held if target.whole and target.answer.strip()]
+    if not whole:
+        raise lessons.nothing_to_teach(sum(target.whole for target in targets), 0)
+    again = None
+    if hasattr(module, "again"):
+        again = lambda epoch: module.again(room, open_ended, settings.seed + epoch)  # noqa: E731
+    return Lesson(choice, targets, whole, counts, again)
+
+
+def _gold(records: Sequence[Record]) -> list[Target]:
+    return [Target(record.prompt, record.gold) for record in records if record.gold is not None]
+
+
+def _answers_at_start(new: Base, start: Start, like: Path, test: Sequence[Record]) -> list[str]:
+    """What the new model answers to the test before anything is taught."""
+    prompts = [record.prompt for record in test]
+    new.model = started(new, start, like, 1).eval()
+    try:
+        answers = new.write(prompts)
+    finally:
+        new.model = new.model.unload()
+    return [answer.text for answer in answers]
+
+
+def _of_teacher(verdict: Verdict, choice: Choice) -> Verdict:
+    """A verdict by agreement, where another than the old adapter taught: it can't say RETRAIN.
+
+    Such a student is meant to answer otherwise than the old adapter where that is wrong.
+    """
+    if verdict.rests_on != "agreement" or verdict.verdict != verdicts.RETRAIN:
+        return verdict
+    if choice.name not in ("context", "delta"):
+        return verdict
+    why = f"{verdict.why} The teacher was {choice.name}, which may be right where the old adapter "
+    why += "is wrong: a test with gold answers is needed to tell."
+    return replace(verdict, verdict=verdicts.UNDECIDED, why=why)
+
+
+def _scores(
+    before: OldAnswers,
+    first: Sequence[str],
+    verdict: Verdict,
+    test: Sequence[Record],
+    settings: Settings,
+) -> dict[str, float]:
+    """Points of old + adapter, of the start, and of what was taught."""
+    at_start = judge(before, first, test, settings.verdict)
+    names = ("old_adapted", "new_adapted")
+    if verdict.rests_on == "agreement" or "agreement" in verdict.evidence:
+        names = ("old_with_itself", "new_with_old")
+    key = "agreement" if names[0] == "old_with_itself" else "scores"
+    return {
+        "old": verdict.evidence[key][names[0]],
+        "carried": at_start.evidence[key][names[1]],
+        "upgraded": verdict.evidence[key][names[1]],
+    }

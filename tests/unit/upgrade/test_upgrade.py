@@ -1,0 +1,226 @@
+"""One adapter upgraded: what is taught, held back and verified, by whom, and what is written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+from loraport.commands._names import distinct_names
+from loraport.errors import LoraportError
+from loraport.evaluation.verdict import Settings as Judging
+from loraport.upgrade import choice, more_prompts
+from loraport.upgrade.base import Base, Limits
+from loraport.upgrade.fleet import Row, all_deployed, failed, table, write_fleet
+from loraport.upgrade.prompts import Record
+from loraport.upgrade.teach import Settings as Teaching
+from loraport.upgrade.teachers import Classroom, Target
+from loraport.upgrade.teachers import Settings as TeacherSettings
+from loraport.upgrade.upgrade import Settings, split, upgrade
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "verdict.schema.json"
+RECORDS = [Record(f"the word {n} is") for n in range(40)]
+MANY = [Record(f"the word {n} is") for n in range(160)]
+QUICK = Settings(
+    teacher="old",
+    synthetic=False,
+    teaching=Teaching(rates=(1e-2,), epochs=15, patience=15),
+    verdict=Judging(margin=10, temperature=0.01),  # random models know no answer for sure
+)
+
+
+def bases(pair):
+    return [
+        Base.load(path, Limits(batch_size=16, new_tokens=5), device="cpu")
+        for path in (pair.old, pair.new)
+    ]
+
+
+def test_parts_share_no_prompt():
+    settings = Settings(prompts=20, verify=9)
+    parts = split(RECORDS, (), settings)
+    sizes = len(parts.taught), len(parts.held), len(parts.test)
+    assert sizes == (16, 4, 9)
+    every = [each.prompt for part in (parts.taught, parts.held, parts.test) for each in part]
+    assert len(set(every)) == len(every)
+    assert split(RECORDS, (), settings) == parts != split(RECORDS, (), replace(settings, seed=1))
+    test = [Record(RECORDS[n].prompt, " gold") for n in range(10)]
+    parts = split(RECORDS, test, Settings())
+    assert parts.test == test and len(parts.taught) + len(parts.held) == 30
+    assert not {each.prompt for each in test} & {each.prompt for each in parts.taught}
+    assert [len(part) for part in vars(split(RECORDS, (), Settings())).values()] == [24, 6, 10]
+
+
+def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_path):
+    old, new = bases(pico_pair)
+    before = new.first_logits(["the word"])
+    out = tmp_path / "out"
+    done = upgrade(
+        old, new, pico_pair.adapter, {}, MANY, out, QUICK,
+        texts=["some text of no task"], base_name="new", about={"name": "a"},
+    )  # fmt: skip
+    assert torch.equal(new.first_logits(["the word"]), before)
+    content = json.loads((out / "verdict.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    assert content["verdict"] == done.verdict.verdict
+    assert content["evidence"]["generic_text"]["texts"] == 1
+    report = json.loads((out / "upgrade.json").read_text())
+    assert report["prompts"]["taught"] == 96 and report["prompts"]["test"] == 40
+    assert report["start"]["start"] == "nothing" and report["choice"]["teacher"] == "old"
+    assert report["taught"]["best"]["agreement"] > 0 and set(report["scores"]) == {
+        "old", "carried", "upgraded",
+    }  # fmt: skip
+    assert content["verdict"] in (out / "README.md").read_text()
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "new"
+
+
+def test_a_yardstick_that_measures_nothing_stops_before_teaching(pico_pair, tmp_path):
+    old, new = bases(pico_pair)
+    wrong = [Record(each.prompt, "no model says this") for each in RECORDS[:12]]
+    with pytest.raises(LoraportError, match="do not measure"):
+        upgrade(old, new, pico_pair.adapter, {}, RECORDS, tmp_path / "out", QUICK, test=wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_old_model_that_ends_no_answer_teaches_nothing(pico_pair, tmp_path):
+    old, new = bases(pico_pair)
+    old.limits.new_tokens = 1
+    with pytest.raises(LoraportError, match="nothing to teach"):
+        upgrade(old, new, pico_pair.adapter, {}, RECORDS, tmp_path / "out", QUICK)
+
+
+def test_gold_answers_are_taught_and_decide(pico_pair, tmp_path):
+    old, new = bases(pico_pair)
+    with old.wearing(pico_pair.adapter):
+        golds = [answer.text for answer in old.write([each.prompt for each in RECORDS])]
+    labelled = [Record(r.prompt, gold) for r, gold in zip(RECORDS, golds, strict=True)]
+    settings = replace(QUICK, teacher="auto")
+    done = upgrade(
+        old, new, pico_pair.adapter, {}, labelled, tmp_path / "out", settings, test=labelled[:12]
+    )
+    assert done.verdict.rests_on == "labels" and done.scores["old"] == 100
+    assert done.report["prompts"]["labelled"] == 28
+    assert done.report["choice"]["measured"]["right"]["old"] == 1.0
+
+
+@pytest.fixture
+def room(pico_pair):
+    old, new = bases(pico_pair)
+    with old.wearing(pico_pair.adapter):
+        prompts = [each.prompt for each in RECORDS[:6]]
+        shown = [(p, a.text) for p, a in zip(prompts, old.write(prompts), strict=True)]
+        yield Classroom(old, new, TeacherSettings(shots=2), shown)
+
+
+def fixed(answers):
+    """A teacher that always says the same."""
+    return type(
+        "t", (), {"targets": lambda _, room, prompts: [Target(p, answers) for p in prompts]}
+    )()
+
+
+def test_labels_choose_the_teacher_that_is_clearly_right(room, monkeypatch):
+    said = {"old": " wrong", "context": " right", "delta": " wrong"}
+    monkeypatch.setattr(choice, "teacher", lambda name: fixed(said[name]))
+    known = [Record(each.prompt, " right") for each in RECORDS]
+    chosen = choice.choose_teacher("auto", room, known)
+    assert chosen.name == "context" and "context 100 %" in chosen.why
+    said.update(old=" right")
+    assert choice.choose_teacher("auto", room, known).name == "old"
+    few = choice.choose_teacher("auto", room, known[:19])
+    assert "ratio" in few.measured
+
+
+def test_without_labels_a_far_stronger_model_is_shown_and_not_taught_by_the_old_one(
+    room, monkeypatch
+):
+    chosen = choice.choose_teacher("auto", room, RECORDS[:8])
+    ratio = chosen.measured["ratio"]
+    for bound, name in ((0.9 * ratio, "context"), (1.1 * ratio, "old")):
+        monkeypatch.setattr(choice, "FAR_STRONGER", bound)
+        assert choice.choose_teacher("auto", room, RECORDS[:8]).name == name
+    assert choice.choose_teacher("delta", room, RECORDS).name == "delta"
+    with pytest.raises(LoraportError, match="unknown teacher"):
+        choice.choose_teacher("nobody", room, RECORDS)
+
+
+def test_equal_models_surprise_each_other_equally(pico_pair):
+    old, new = (Base.load(pico_pair.old, Limits(new_tokens=5), device="cpu") for _ in range(2))
+    with old.wearing(pico_pair.adapter):
+        chosen = choice.by_likelihood(
+            Classroom(old, new, TeacherSettings()), [each.prompt for each in RECORDS[:6]]
+        )
+    assert chosen.measured["ratio"] == pytest.approx(1.0, abs=1e-3) and chosen.name == "old"
+
+
+def test_written_prompts_are_new_shaped_and_marked(room, monkeypatch):
+    given = [Record(f"Question: word {n}\nAnswer:") for n in range(6)]
+    said = iter(
+        [
+            "Question: fresh\nAnswer: and more\n\nQuestion: other",
+            "Question: word 3\nAnswer:",
+            "no shape at all",
+            "Question:  FRESH\nAnswer:",
+            "Question: unlike\nAnswer:",
+        ]
+        + [""] * 999
+    )
+    old = type("old", (), {})()
+    old.write = lambda prompts, **_: [type("a", (), {"text": next(said)}) for _ in prompts]
+    monkeypatch.setattr(
+        more_prompts,
+        "excess",
+        lambda _, prompts: more_prompts.np.array([0.0 if "unlike" in p else 1.0 for p in prompts]),
+    )
+    written = more_prompts.write_more(old, given, 3)
+    assert written.records == [Record("Question: fresh\nAnswer:", synthetic=True)]
+    assert (written.repeated, written.filtered) == (2, 1) and written.misshapen > 1
+
+
+def test_excess_is_what_the_adapter_makes_likelier(room):
+    prompts = [each.prompt for each in RECORDS[:4]]
+    answers = [answer.text for answer in room.old.write(prompts)]
+    gain = more_prompts.excess(room.old, prompts)
+    with room.old.without_adapter():
+        assert (more_prompts.excess(room.old, prompts) <= gain.max()).all()
+        bare = room.old.losses(prompts, answers)
+    adapted = room.old.losses(prompts, answers)
+    assert gain[0] == pytest.approx((bare[0] - adapted[0]) / len(answers[0]))
+
+
+def test_a_chats_new_prompt_keeps_its_system_message():
+    like = (("system", "s"), ("user", "u"))
+    assert more_prompts._as_given("new", like) == (("system", "s"), ("user", "new"))
+
+
+def test_fleets_have_a_row_each(tmp_path):
+    rows = [
+        Row("a", "DEPLOY", "x/a", "it is as good", 1.5, 90.0, 50.0, 91.0, "old", "aligned"),
+        failed("b", "x/b", 0.0, "no such file"),
+    ]
+    write_fleet(tmp_path, rows, {"old": "o"}, {})
+    lines = (tmp_path / "fleet.csv").read_text().splitlines()
+    assert lines[0].startswith("name,verdict,old,carried,upgraded") and len(lines) == 3
+    content = json.loads((tmp_path / "fleet.json").read_text())
+    assert [each["verdict"] for each in content["rows"]] == ["DEPLOY", "FAILED"]
+    text = table(rows)
+    assert "91.0" in text and max(map(len, text.splitlines())) <= 100
+    assert not all_deployed(rows) and all_deployed(rows[:1]) and not all_deployed([])
+
+
+def test_names_are_what_tells_folders_apart(tmp_path):
+    folders = [Path("/x/customer/final"), Path("/x/legal/final"), Path("/x/b"), Path("/x/b")]
+    assert distinct_names(folders) == ["customer_final", "legal_final", "b", "b_2"]
+    assert distinct_names([Path("/x/maps")], ["maps"]) == ["maps_2"]
+
+
+def test_a_good_student_is_deployed(pico_pair, tmp_path):
+    """The new model is the old one, and its adapter is the start: it fits as it is."""
+    old, new = (Base.load(pico_pair.old, Limits(new_tokens=5), device="cpu") for _ in range(2))
+    settings = replace(QUICK, teaching=Teaching(rates=(1e-4,), epochs=1), verify=200)
+    done = upgrade(old, new, pico_pair.adapter, {}, MANY, tmp_path / "out", settings)
+    assert done.report["start"]["start"] == "simplecopy" and done.verdict.verdict == "DEPLOY"
