@@ -63,6 +63,14 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
     return adapted
 
 
+def detach(model: Any) -> Any:
+    """The bare base of a model with an adapter, as it was before."""
+    base = model.unload()
+    if hasattr(base, "peft_config"):  # which PEFT leaves, and warns of when it comes back
+        del base.peft_config
+    return base
+
+
 def save_adapter(model: "PeftModel", directory: Path, base_name: str | None = None) -> None:
     """Write an adapter so that the same weights give the same bytes: safetensors and its config.
 

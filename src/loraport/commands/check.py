@@ -35,7 +35,8 @@ def add_judging(parser: ArgumentParser) -> None:
     """What `check` and `upgrade` have in common."""
     add = parser.add_argument
     add("--match", default="exact", metavar="HOW",
-        help="how answers are compared: exact (default), number, contains")  # fmt: skip
+        help="how answers are compared: exact (default), number, choice, json, contains or "
+        "rouge")  # fmt: skip
     add("--margin", type=float, default=2.0, metavar="POINTS",
         help="points of 100 that the new adapter may be worse (default: 2)")  # fmt: skip
     add("--temperature", type=float, default=0.7, metavar="T",

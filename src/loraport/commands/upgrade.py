@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="transfer method of a start that is tried; may be repeated; `nothing`: none is "
         "carried (default: aligned)")  # fmt: skip
     add("--rates", default="3e-4,1e-3,3e-3", help="learning rates that are tried")
-    add("--epochs", type=int, default=6, help="of each rate, at most (default: 6)")
+    add("--epochs", type=int, default=16, help="of the best rate, at most (default: 16)")
     add("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
     add("--minutes", type=float, default=0.0, help="for each adapter; 0: no limit (default)")
     add("--seed", type=int, default=0)

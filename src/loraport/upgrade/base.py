@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..adapters.attach import attach
+from ..adapters.attach import attach, detach
 from ..errors import LoraportError
 from ..evaluation.gain import answer_losses
 from ..models.loading import load_base
@@ -64,7 +64,7 @@ class Base:
         try:
             yield self.model
         finally:
-            self.model = self.model.unload()
+            self.model = detach(self.model)
             _restore(self.model, before)
 
     @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..adapters.attach import attach
+from ..adapters.attach import attach, detach
 from ..errors import LoraportError
 from ..evaluation.gain import GAINS, Gain, measure, row_norms
 from ..training.data import Example
@@ -98,7 +98,7 @@ def started(new: Base, start: Start, like: Fresh | Path, steps: int) -> Any:
     if start.gain != 1:
         probe = attach(new.model, start.directory)
         norms = row_norms(probe)
-        new.model = probe.unload()
+        new.model = detach(probe)
     adapted = begin(new.model, start.directory, "init", steps)
     multiply(adapted, start.gain, norms)
     return adapted

@@ -16,13 +16,7 @@ tags: [lora, loraport]
 
 Made from the adapter `{source}` of `{old}`, for `{new}`.
 
-**{verdict}.** {why}
-
-| | score, % |
-|---|---|
-| old model with the old adapter | {scores[old]:.1f} |
-| new model with the start of the teaching | {scores[carried]:.1f} |
-| new model with this adapter | {scores[upgraded]:.1f} |
+{judged}
 
 - Teacher: `{choice[teacher]}`. {choice[why]}
 - Start: `{start[start]}`, its update multiplied by {start[gain]:g}.
@@ -33,19 +27,28 @@ Made from the adapter `{source}` of `{old}`, for `{new}`.
 
 `upgrade.json` holds every number of the teaching, `verdict.json` those of the verdict.
 """
+JUDGED = """**{verdict}.** {why}
+
+| | score, % |
+|---|---|
+| old model with the old adapter | {scores[old]:.1f} |
+| new model with the start of the teaching | {scores[carried]:.1f} |
+| new model with this adapter | {scores[upgraded]:.1f} |"""
+UNJUDGED = "Its verdict is in `verdict.json`, beside this folder."
 
 
-def write_card(folder: Path, report: Mapping[str, Any], verdict: Verdict) -> None:
-    """Write README.md beside an adapter."""
+def write_card(folder: Path, report: Mapping[str, Any], verdict: Verdict | None = None) -> None:
+    """Write README.md beside an adapter; without a verdict it says where that is."""
+    judged = UNJUDGED
+    if verdict is not None:
+        judged = JUDGED.format(verdict=verdict.verdict, why=verdict.why, scores=report["scores"])
     text = CARD.format(
         base=report.get("new", "unknown"),
         name=report.get("name", "adapter"),
         source=report.get("adapter", "unknown"),
         old=report.get("old", "unknown"),
         new=report.get("new", "unknown"),
-        verdict=verdict.verdict,
-        why=verdict.why,
-        scores=report["scores"],
+        judged=judged,
         choice=report["choice"],
         start=report["start"],
         best=report["taught"]["best"],

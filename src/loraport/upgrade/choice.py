@@ -62,7 +62,7 @@ def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | 
     None where no teacher gives a right answer: the labels then can't tell.
     """
     prompts, golds = [each.prompt for each in known], [str(each.gold) for each in known]
-    right: dict[str, list[int]] = {}
+    right: dict[str, list[float]] = {}
     for name in AMONG:
         if name == SHOWS and not room.shown:
             continue

@@ -1,9 +1,9 @@
 """Teaching: an adapter of the new model is trained on a teacher's targets, at several rates.
 
-Each rate starts anew from the same start. After each epoch the student answers held-back prompts; a
-rate ends when it agrees with the teacher no more often than before, and what is kept is the best
-epoch of the best rate (or the start), by agreement and then by likelihood. The base stays in memory
-throughout.
+Each rate is tried for a few epochs from the same start; the best one then teaches from the start
+again, until the student agrees with the teacher no more often than before. After each epoch the
+student answers held-back prompts, and what is kept is the best epoch of all (or the start), by
+agreement and then by likelihood. The base stays in memory throughout.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn.attention import sdpa_kernel
 
-from ..adapters.attach import save_adapter
+from ..adapters.attach import detach, save_adapter
 from ..errors import LoraportError
 from ..evaluation.matching import scores
 from ..training.starts import Fresh
@@ -35,16 +35,18 @@ class Settings:
     """How a student is taught.
 
     rates : learning rates that are tried
-    epochs : of each rate, at most; the rate falls linearly to zero over them
-    patience : epochs without a better agreement, after which a rate ends
+    trial : epochs of each rate, where there are several
+    epochs : of the best rate, at most; it falls linearly to zero over them
+    patience : epochs without a better agreement, after which it ends
     batch_size : targets in an optimiser step; micro_batch of them at once (0: all)
     match : how answers are compared
     minutes : for all rates together; 0: no limit. At least one epoch is taught
     """
 
     rates: tuple[float, ...] = RATES
-    epochs: int = 6
-    patience: int = 2
+    trial: int = 3
+    epochs: int = 16
+    patience: int = 3
     batch_size: int = 16
     micro_batch: int = 0
     max_grad_norm: float = 1.0
@@ -119,11 +121,15 @@ def teach(
     until = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     state = _State(new, start, like, rows, checked, settings, again, until)
     taught = Taught(_untaught(state))
-    for rate in settings.rates:
-        if len(taught.epochs) and time.monotonic() >= until:
-            taught.in_time = False
-            break
-        taught = _better(taught, _at_rate(state, rate))
+    rates = settings.rates
+    if len(rates) > 1:
+        for rate in rates:
+            if not _is_late(state, taught):
+                taught = _better(taught, _at_rate(state, rate, settings.trial, falls=False))
+        rates = (max(taught.epochs, key=_key).rate,) if taught.epochs else ()
+    for rate in rates:
+        if not _is_late(state, taught):
+            taught = _better(taught, _at_rate(state, rate, settings.epochs))
     if not taught.epochs:
         raise LoraportError(
             "the teaching's loss is not finite at any rate",
@@ -194,29 +200,38 @@ def _untaught(state: _State) -> Epoch:
     try:
         return Epoch(0.0, 0, 0.0, *asked(new, state.held, state.settings.match))
     finally:
-        new.model = new.model.unload()
+        new.model = detach(new.model)
 
 
-def _at_rate(state: _State, rate: float) -> Taught:
-    """Teach at one rate; the base is bare again at the end."""
+def _is_late(state: _State, taught: Taught) -> bool:
+    """Whether the time is over, and something is taught; it is then noted."""
+    late = bool(taught.epochs) and time.monotonic() >= state.until
+    taught.in_time = taught.in_time and not late
+    return late
+
+
+def _at_rate(state: _State, rate: float, epochs: int, falls: bool = True) -> Taught:
+    """Teach at one rate, that falls to zero or not; the base is bare again at the end."""
     settings, new = state.settings, state.new
-    steps = settings.epochs * math.ceil(len(state.rows) / settings.batch_size)
+    steps = epochs * math.ceil(len(state.rows) / settings.batch_size)
     torch.manual_seed(settings.seed)
     new.model = started(new, state.start, state.like, steps)
     try:
-        return _epochs(state, rate, steps)
+        return _epochs(state, rate, epochs, steps if falls else None)
     finally:
-        new.model = new.model.unload()
+        new.model = detach(new.model)
 
 
-def _epochs(state: _State, rate: float, steps: int) -> Taught:
+def _epochs(state: _State, rate: float, epochs: int, steps: int | None) -> Taught:
     settings, new = state.settings, state.new
     learned = [values for values in new.model.parameters() if values.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: max(0.0, 1 - n / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda n: max(0.0, 1 - n / steps) if steps else 1.0
+    )
     order = np.random.default_rng(settings.seed)
     taught = Taught(Epoch(rate, 0, math.inf, -1.0, math.inf))
-    for epoch in range(1, settings.epochs + 1):
+    for epoch in range(1, epochs + 1):
         rows = [state.rows[place] for place in order.permutation(len(state.rows))]
         if state.again is not None:
             new.model.eval()
@@ -326,4 +341,4 @@ def _write(state: _State, taught: Taught, out: Path, base_name: str | None) -> N
         out.mkdir(parents=True, exist_ok=True)
         save_adapter(model, out, base_name)
     finally:
-        state.new.model = model.unload()
+        state.new.model = detach(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..adapters.attach import detach
 from ..artifacts import atomic, write_json
 from ..evaluation import verdict as verdicts
 from ..evaluation.verdict import Verdict
@@ -23,7 +24,7 @@ from .prompts import Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
-REPORT = "upgrade.json"
+REPORT, VERDICT = "upgrade.json", "verdict.json"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,6 @@ def upgrade(
     base_name: str | None = None,
     about: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
-    verdict_file: Path | None = None,
 ) -> Upgraded:
     """Upgrade one adapter and write it with its record, its model card and its verdict.
 
@@ -125,7 +125,6 @@ def upgrade(
     test : records for the verdict; without, some of `records` are set apart
     texts : generic ones, on which the adapters' cost is measured
     about : of the two models and the adapter, recorded as it is
-    verdict_file : where verdict.json goes; None: into `out`
 
     Raises
     ------
@@ -133,55 +132,78 @@ def upgrade(
         If the test does not measure what the old adapter does (before anything is taught), or
         there is nothing to teach.
     """
-    begun = time.monotonic()
     parts = split(records, test, settings)
     with measured() as run:
         before = old_answers(
             old, adapter, parts.test, texts, temperature=settings.verdict.temperature
         )
         check_yardstick(before, parts.test, settings.verdict)
-        room = Classroom(old, new, settings.writing)
-        with old.wearing(adapter):
-            lesson = prepare(room, parts, settings)
-            start = choose_start(new, fitting(new, carried, adapter), lesson.held)
-            like = next(iter(carried.values()), adapter)
-            first = _answers_at_start(new, start, like, parts.test)
-            limit = settings.minutes - (time.monotonic() - begun) / 60 if settings.minutes else 0.0
-            if settings.minutes:
-                limit = max(limit, 1e-6)
-            with atomic(out) as temporary:
-                taught = lessons.teach(
-                    new,
-                    start,
-                    like,
-                    lesson.targets,
-                    lesson.held,
-                    temporary,
-                    replace(settings.teaching, minutes=limit),
-                    again=lesson.again,
-                    base_name=base_name,
-                )
-                verdict, _ = verify(new, temporary, before, parts.test, texts, settings.verdict)
-                verdict = _of_teacher(verdict, lesson.choice)
-                scores = _scores(before, first, verdict, parts.test, settings)
-                report = {
-                    **dict(about or {}),
-                    "scores": scores,
-                    "choice": lesson.choice.told(),
-                    "start": start.told(),
-                    "taught": taught.told(),
-                    "prompts": lesson.counts | {"test": len(parts.test)},
-                    "versions": versions(),
-                }
-                write_json(temporary / REPORT, "upgrade", inputs or {}, report)
-                write_card(temporary, report, verdict)
-                if verdict_file is None:
-                    verdicts.write_verdict(
-                        temporary / "verdict.json", verdict, inputs=inputs, about=about
-                    )
-    if verdict_file is not None:
-        verdicts.write_verdict(verdict_file, verdict, inputs=inputs, about=about)
+        with atomic(out) as temporary:
+            taught = learn(
+                old, new, adapter, carried, parts, temporary, settings, base_name=base_name
+            )
+            verdict, _ = verify(new, temporary, before, parts.test, texts, settings.verdict)
+            verdict = judged_of(verdict, taught.report["choice"]["teacher"])
+            first = _answers_at_start(new, taught.start, taught.like, parts.test)
+            scores = _scores(before, first, verdict, parts.test, settings)
+            report = {**dict(about or {}), "scores": scores, **taught.report}
+            write_json(temporary / REPORT, "upgrade", inputs or {}, report)
+            write_card(temporary, report, verdict)
+            verdicts.write_verdict(temporary / VERDICT, verdict, inputs=inputs, about=about)
     return Upgraded(verdict, scores, {**report, "run": run})
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an adapter started from, an adapter of its shape, and what upgrade.json says of it."""
+
+    start: Start
+    like: Path
+    report: dict[str, Any]
+
+
+def learn(
+    old: Base,
+    new: Base,
+    adapter: Path,
+    carried: Mapping[str, Path],
+    parts: Parts,
+    out: Path,
+    settings: Settings = Settings(),
+    *,
+    base_name: str | None = None,
+) -> Learned:
+    """Teach one adapter and write it into a folder: all of an upgrade but the verdict.
+
+    Parameters
+    ----------
+    as for `upgrade`; `parts` as `split` makes them
+    """
+    begun = time.monotonic()
+    with old.wearing(adapter):
+        lesson = prepare(Classroom(old, new, settings.writing), parts, settings)
+        start = choose_start(new, fitting(new, carried, adapter), lesson.held)
+        like = next(iter(carried.values()), adapter)
+        left = max(settings.minutes - (time.monotonic() - begun) / 60, 1e-6)
+        taught = lessons.teach(
+            new,
+            start,
+            like,
+            lesson.targets,
+            lesson.held,
+            out,
+            replace(settings.teaching, minutes=left if settings.minutes else 0.0),
+            again=lesson.again,
+            base_name=base_name,
+        )
+    report = {
+        "choice": lesson.choice.told(),
+        "start": start.told(),
+        "taught": taught.told(),
+        "prompts": lesson.counts | {"test": len(parts.test)},
+        "versions": versions(),
+    }
+    return Learned(start, like, report)
 
 
 @dataclass(frozen=True)
@@ -247,20 +269,20 @@ def _answers_at_start(new: Base, start: Start, like: Path, test: Sequence[Record
     try:
         answers = new.write(prompts)
     finally:
-        new.model = new.model.unload()
+        new.model = detach(new.model)
     return [answer.text for answer in answers]
 
 
-def _of_teacher(verdict: Verdict, choice: Choice) -> Verdict:
+def judged_of(verdict: Verdict, teacher: str) -> Verdict:
     """A verdict by agreement, where another than the old adapter taught: it can't say RETRAIN.
 
     Such a student is meant to answer otherwise than the old adapter where that is wrong.
     """
     if verdict.rests_on != "agreement" or verdict.verdict != verdicts.RETRAIN:
         return verdict
-    if choice.name not in ("context", "delta"):
+    if teacher not in ("context", "delta"):
         return verdict
-    why = f"{verdict.why} The teacher was {choice.name}, which may be right where the old adapter "
+    why = f"{verdict.why} The teacher was {teacher}, which may be right where the old adapter "
     why += "is wrong: a test with gold answers is needed to tell."
     return replace(verdict, verdict=verdicts.UNDECIDED, why=why)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraport.errors import LoraportError
-from loraport.evaluation.matching import contains, exact, number
+from loraport.evaluation.matching import scores
 from loraport.evaluation.paired import compare, items_to_settle, score_interval
 from loraport.evaluation.verdict import (
     DEPLOY,
@@ -157,15 +157,20 @@ def test_the_margin_decides():
 @pytest.mark.parametrize(
     ("how", "text", "gold", "same"),
     [
-        (exact, " It is  glass.\nQuestion:", " It is glass.", 1),
-        (exact, "\n\nIt is glass. Or not", "It is glass.", 0),
-        (exact, "a\nb", "a\nb", 1),
-        (number, "3 + 4 = 7. The answer is 7.\nQuestion: 9", "7", 1),
-        (number, "The answer is 1,018.50.", "1018.5", 1),
-        (number, "none", "7", 0),
-        (contains, "Well, the Answer is B.", "the answer is B", 1),
-        (contains, "anything", " ", 0),
+        ("exact", " It is  glass.\nQuestion:", " It is glass.", 1),
+        ("exact", "\n\nIt is glass. Or not", "It is glass.", 0),
+        ("exact", "a\nb", "a\nb", 1),
+        ("number", "3 + 4 = 7. The answer is 7.\nQuestion: 9", "7", 1),
+        ("number", "The answer is 1,018.50.", "1018.5", 1),
+        ("number", "none", "7", 0),
+        ("contains", "Well, the Answer is B.", "the answer is B", 1),
+        ("choice", "(b) glass it is", "glass", 1),
     ],
 )
 def test_how_answers_are_compared(how, text, gold, same):
-    assert how(text, gold) == same
+    assert scores(how, [text, ""], [gold, "wood 2"])[0] == same
+
+
+def test_an_unknown_way_is_told():
+    with pytest.raises(LoraportError, match="unknown way"):
+        scores("near", [], [])
