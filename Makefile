@@ -1,8 +1,4 @@
-# make setup · demo · report · compare · test · test-cluster · test-all · lint · format · docs · # the documentation, as a site in site/; a broken link or a page that is not listed is an error
-docs: setup
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
-
-clean:
+# make setup · demo · report · compare · test · test-cluster · test-all · lint · format · docs · clean:
 # each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,18 +20,20 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# settings of profiles/default, without Snakemake's line on where they are from
+BUILD := snakemake --cores $(CORES) --workflow-profile none --logger loraport --rerun-incomplete --resources gpu=1
+
 demo: setup
-	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/$(APP)/lora_transferred
-	python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
-	snakemake --cores $(CORES) --quiet rules progress -- artifacts/$(PAIR)/tables/$(APP).csv
-	python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
+	@$(BUILD) -- artifacts/$(PAIR)/$(APP)/lora_transferred
+	@python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
+	@$(BUILD) -- artifacts/$(PAIR)/tables/$(APP).csv
+	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
 
 # a stage that fails stands in the table with its reason, once all that can be built is built; those
 # that wait for nothing that failed are then scored one by one
 SHOW := --config 'report={failures: show}'
-BUILD := snakemake --cores $(CORES) --quiet rules progress
 report: setup
-	$(BUILD) --keep-going -- artifacts/$(PAIR)/run.html || \
+	@$(BUILD) --keep-going -- artifacts/$(PAIR)/run.html || \
 	$(BUILD) --keep-going $(SHOW) -- artifacts/$(PAIR)/run.html || \
 	$(BUILD) $(SHOW) -- artifacts/$(PAIR)/run.html
 	snakemake --config 'report={failures: show}' --report artifacts/$(PAIR)/report.html -- artifacts/$(PAIR)/run.html
@@ -43,9 +41,9 @@ report: setup
 # every method and variant on one app; SETTINGS='finetune={seeds: [0, 1, 2]}' or the like goes to --config
 COMPARED = $(foreach end,tables/$(APP).methods.csv $(APP)/plots/methods.svg,artifacts/$(PAIR)/$(end))
 compare: setup
-	$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(COMPARED) || \
+	@$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(COMPARED) || \
 	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(COMPARED)
-	python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).methods.csv
+	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).methods.csv
 
 test: setup
 	python -m pytest -n 2

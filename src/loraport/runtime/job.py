@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ Item = TypeVar("Item")
 def job(snakemake: Any) -> Iterator[logging.Logger]:
     """Run a rule's script.
 
-    Logs go to the rule's log and, from INFO up, to the terminal; the last line of the log is one
+    Logs go to the rule's log and, from INFO up, to the terminal (in a run that is told in a line a
+    step, warnings and errors alone); the last line of the log is one
     JSON object with the wall time since the process began and the peak memory, the first one what a
     job that is killed leaves behind. An error of the user's is told in one paragraph, and so is
     memory that ran out or a full disk; of any other the log keeps the traceback. All end the script
@@ -91,13 +93,18 @@ def _set_up_logging(path: Path, rule: str) -> None:
     log.handlers.clear()
     log.setLevel(logging.DEBUG)
     to_terminal = logging.StreamHandler(sys.stderr)
-    to_terminal.setLevel(logging.INFO)
+    to_terminal.setLevel(logging.WARNING if is_brief() else logging.INFO)
     to_terminal.setFormatter(logging.Formatter(f"[{rule}] %(message)s"))
     log.addHandler(to_terminal)
     path.parent.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(path, mode="w")
     to_file.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(to_file)
+    if is_brief():  # what libraries warn of stands in the log alone
+        logging.captureWarnings(True)
+        warnings.simplefilter("default")
+        of_libraries = logging.getLogger("py.warnings")
+        of_libraries.handlers, of_libraries.propagate = [to_file], False
     # h5py prints what fails while it cleans up behind an error, which is told already
     sys.excepthook = lambda kind, error, where: log.debug("cleaning up: %s", error)
     sys.unraisablehook = lambda args: log.debug("cleaning up: %s", args.exc_value)
@@ -112,10 +119,30 @@ def last_record(path: str | Path) -> dict[str, Any]:
     return {} if record.get("status") == BEGAN else record
 
 
+def is_brief() -> bool:
+    """Whether the run is told in a line a step (the logger plugin loraport says so to its jobs)."""
+    return os.environ.get("LORAPORT_TERMINAL") == "brief"
+
+
+class _Lines:
+    """A file that is no terminal: each state of a bar is a line of its own, and no bar is wiped."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress(total: int, what: str) -> "tqdm[Any]":
     """A progress bar on the terminal; off it, a line every half minute at the most."""
-    slow = None if sys.stderr.isatty() or os.environ.get("TQDM_MININTERVAL") else 30.0
-    return tqdm(total=total, desc=what, mininterval=slow or 0.5, file=sys.stderr, leave=False)
+    if sys.stderr.isatty() or os.environ.get("TQDM_MININTERVAL"):
+        return tqdm(total=total, desc=what, mininterval=0.5, file=sys.stderr, leave=False)
+    return tqdm(
+        total=total, desc=what, mininterval=30.0, delay=29.0, file=_Lines(), leave=False,
+        ascii=True, ncols=80,
+    )  # fmt: skip
 
 
 def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

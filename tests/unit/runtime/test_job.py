@@ -1,6 +1,8 @@
 """The frame around a rule's script, and the hash of the code that it runs."""
 
 import json
+import logging
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ from tqdm import tqdm
 
 from loraport.errors import LoraportError
 from loraport.provenance import PACKAGE, code_hash
-from loraport.runtime.job import counted, job, last_record
+from loraport.runtime.job import counted, job, last_record, progress
 
 
 def fake(path):
@@ -67,6 +69,28 @@ def test_code_hash_tells_a_script_from_the_module_of_its_name(tmp_path):
     script = tmp_path / "layers.py"
     script.write_text("")
     assert code_hash(script) != code_hash(script, "mapping.layers")
+
+
+def test_a_brief_run_keeps_notes_and_warnings_in_the_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LORAPORT_TERMINAL", "brief")
+    path = tmp_path / "a.log"
+    with job(fake(path)) as log:
+        log.info("a note")
+        log.warning("a warning of ours")
+        warnings.warn("old torch", FutureWarning, stacklevel=1)
+    said = capsys.readouterr().err
+    assert "a warning of ours" in said and "a note" not in said and "old torch" not in said
+    assert "a note" in path.read_text() and "old torch" in path.read_text()
+    logging.captureWarnings(False)
+
+
+def test_off_a_terminal_a_bar_is_lines(capsys):
+    with progress(3, "letters") as bar:
+        bar.delay = 0
+        bar.mininterval = 0
+        bar.update(2)
+    said = capsys.readouterr().err
+    assert "2/3" in said and said.endswith("\n") and "\r" not in said
 
 
 def test_items_are_counted_and_pass_unchanged(monkeypatch):
