@@ -6,27 +6,55 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import commands
+from . import __version__, commands
 from .errors import LoraportError
 from .runtime.faults import explained
+
+EXAMPLES = (
+    "loraport inspect ADAPTER                  # what it is, and whether it can be carried",
+    "loraport plan OLD NEW                     # what a pair of models will need",
+    "loraport transfer OLD NEW ADAPTER… OUT    # carry adapters",
+    "loraport COMMAND --help                   # arguments and examples of one command",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line, with all commands and their examples."""
+    whole = argparse.ArgumentParser(
+        prog="loraport",
+        description="Carry LoRA adapters from one version of a language model to the next.",
+        epilog=_examples(EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = whole.add_argument
+    add("--version", action="version", version=f"loraport {__version__}")
+    add("--verbose", action="store_true", help="show where in the code an error was raised")
+    parts = whole.add_subparsers(dest="command", metavar="COMMAND")
+    for name in commands.names():
+        command = import_module(f".commands.{name}", __package__)
+        part = parts.add_parser(
+            name,
+            help=command.HELP,
+            description=command.__doc__,
+            epilog=_examples(command.EXAMPLES),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(part)
+        part.set_defaults(run=command.run)
+    return whole
+
+
+def _examples(lines: Sequence[str]) -> str:
+    return "\n  ".join(["examples:", *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors are told in one paragraph and give status 1."""
-    parser = argparse.ArgumentParser(
-        prog="loraport",
-        description="Carry LoRA adapters from one version of a language model to the next.",
-    )
-    parser.add_argument(
-        "--verbose", action="store_true", help="show where in the code an error was raised"
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in commands.names():
-        command = import_module(f".commands.{name}", __package__)
-        part = subparsers.add_parser(name, help=command.HELP, description=command.__doc__)
-        command.add_arguments(part)
-        part.set_defaults(run=command.run)
-    given = parser.parse_args(arguments)
+    whole = parser()
+    given = whole.parse_args(arguments)
+    if given.command is None:
+        whole.print_help()
+        return 0
     try:
         return given.run(given)
     except Exception as error:

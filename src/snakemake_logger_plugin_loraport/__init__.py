@@ -1,8 +1,7 @@
 """What a run of the workflow says on the terminal: one line a step, and errors in a paragraph.
 
-Snakemake finds the package by its name, for `--logger loraport` (profiles/default says so). All that
-Snakemake says is in its own log, .snakemake/log/, as ever; with --verbose it is on the terminal as
-well.
+Snakemake finds the package by its name, for `--logger loraport` (profiles/default says so). All
+that Snakemake says is in its own log, .snakemake/log/, as ever; with --verbose it is here as well.
 """
 
 import logging

@@ -81,12 +81,13 @@ class Steps:
             self._write(self._painted(f"{self._total} {word} to do", BOLD))
 
     def _job(self, record: LogRecord) -> None:
-        self._jobs[record.jobid] = vars(record)
-        self._began[record.jobid] = record.created
+        about = vars(record)
+        self._jobs[about["jobid"]] = about
+        self._began[about["jobid"]] = record.created
 
     def _finished(self, record: LogRecord) -> None:
         self._done += 1
-        number = record.job_id
+        number = vars(record)["job_id"]
         job = self._jobs.get(number, {})
         seconds = record.created - self._began.get(number, record.created)
         total = max(self._total, self._done)

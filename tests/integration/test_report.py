@@ -108,11 +108,11 @@ def test_all_methods_side_by_side(reported):
     reported.run(*seeds, "--", *tables)
     table = read_csv(reported.root / tables[0])
     over = {row["row"]: row for row in table if row["seed"] is None}
-    assert list(over)[:3] == ["new, bare", "LoRA(small), matched schedule", "LoRA(full)"]
-    assert list(over)[3:5] == ["lorasuite, no LFT", "lorasuite + LFT(small)"]
-    assert over["lorasuite + LFT(small)"]["seeds"] == 2
+    assert list(over)[:3] == ["new model", "new LoRA on 16 examples", "new LoRA on all data"]
+    assert list(over)[3:5] == ["lorasuite, carried", "lorasuite, fine-tuned on 16 examples"]
+    assert over["lorasuite, fine-tuned on 16 examples"]["seeds"] == 2
     assert over[FAILING]["note"].startswith("not served")
-    assert over["norm, no LFT"]["nll"] != over["lorasuite, no LFT"]["nll"]
+    assert over["norm, carried"]["nll"] != over["lorasuite, carried"]["nll"]
     assert (reported.root / tables[1]).is_file()
 
 

@@ -3,6 +3,7 @@
 A command is a module with
 
 `HELP` : what it does, one line.
+`EXAMPLES` : command lines, for its help.
 `add_arguments(parser)` : declare its arguments on an argparse parser.
 `run(arguments)` : do it; returns the exit status. A LoraportError is told and gives status 1.
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..upgrade.base import Limits
 
 HELP = "may a new adapter take the place of the old one: DEPLOY, RETRAIN or UNDECIDED"
+EXAMPLES = ("loraport check OLD old_adapter NEW new_adapter --test test.jsonl",)
 OTHER_VERDICT = 3  # exit status where a verdict is not DEPLOY
 
 

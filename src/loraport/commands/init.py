@@ -15,9 +15,9 @@ from typing import Any
 from ..errors import LoraportError
 
 HELP = "write a configuration for your own models, adapters and data"
-EXAMPLE = (
+EXAMPLES = (
     "loraport init --old Qwen/Qwen1.5-1.8B --new Qwen/Qwen2.5-3B --adapter tickets "
-    "--train a.jsonl --test b.jsonl --score exact"
+    "--train a.jsonl --test b.jsonl --score exact",
 )
 QUESTIONS = {
     "old": "The model that the adapters belong to (a folder, or owner/name)",
@@ -82,7 +82,7 @@ def _ask(arguments: Namespace) -> None:
             "the configuration needs both models and an adapter",
             got=f"no {', no '.join(f'--{name}' for name in missing)}",
             expected="what they are: folders, or owner/name on the hub",
-            todo=f"name them, as in: {EXAMPLE}; on a terminal, `loraport init` asks",
+            todo=f"name them, as in: {EXAMPLES[0]}; on a terminal, `loraport init` asks",
         )
 
 
@@ -208,16 +208,15 @@ def _next_steps(arguments: Namespace, request: Any, root: Path) -> str:
     """Commands that work when pasted."""
     import shlex
 
+    from ..planning import layout
+
     given = [] if root == Path.cwd() else ["--snakefile", str(root / "Snakefile")]
     command = ["snakemake", "--cores", str(os.cpu_count() or 1), *given]
     command += ["--configfile", str(arguments.config)]
     line = f"  {shlex.join(command)}"
-    home = f"artifacts/{request.pair}"
     lines = ["Carry every adapter:", line]
     if arguments.test:
-        lines += [
-            "Carry, fine-tune and score one:",
-            f"{line} -- {home}/tables/{request.apps[0]}.csv",
-        ]
+        target = f"{layout.path(layout.TABLE, pair=request.pair, app=request.apps[0])}.csv"
+        lines += ["Carry, fine-tune and score one:", f"{line} -- {target}"]
     lines += ["See what would run: the same with -n."]
     return "\n".join(lines)

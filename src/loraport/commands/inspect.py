@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from ..adapters.files import Adapter
 
 HELP = "what an adapter is, and whether it can be carried"
+EXAMPLES = (
+    "loraport inspect path/to/adapter",
+    "loraport inspect path/to/adapter --base Qwen/Qwen2.5-0.5B",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

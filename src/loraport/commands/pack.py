@@ -4,6 +4,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 HELP = "a pair's artifacts in one archive, for others to carry adapters with"
+EXAMPLES = (
+    "loraport pack qwen15_to_qwen25",
+    "loraport pack qwen15_to_qwen25 --everything --out pair.tar",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

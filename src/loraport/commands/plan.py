@@ -7,6 +7,7 @@ the workflow asks a scheduler for: generous, on a small CPU job.
 from argparse import ArgumentParser, Namespace
 
 HELP = "what each rule will need for a pair of models"
+EXAMPLES = ("loraport plan Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-3B",)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def run(arguments: Namespace) -> int:
     """Print both models' dimensions, and the table."""
     from ..models.spec import open_model, resolve
     from ..planning import needs
-    from ..report.summary import table
+    from ..report.terminal import table
 
     sources = arguments.old, arguments.new
     models = [open_model(resolve(source, patterns=["config.json"])[0]) for source in sources]

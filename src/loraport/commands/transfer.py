@@ -5,11 +5,16 @@ takes seconds. Several adapters go into subfolders of OUT.
 """
 
 import os
+import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 
 HELP = "carry adapters from an old model to a new one"
+EXAMPLES = (
+    "loraport transfer Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-3B adapter carried",
+    "loraport transfer old/ new/ tickets mails carried --method aligned --texts texts.txt",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Run the workflow and tell what it did."""
-    from ..report.summary import summarise
+    from ..report.summary import summarise, summarise_all
     from . import _one_run
 
     out, adapters = arguments.out, arguments.adapters
@@ -56,9 +61,13 @@ def run(arguments: Namespace) -> int:
     if len(adapters) > 1:
         request = replace(request, outs=tuple(out / app for app in request.apps))
     results = _one_run.run(request)
-    for result, copy in zip(results, request.outs, strict=True):
-        print(summarise(result, shown=copy), end="\n\n")
-        if arguments.merged:
-            print(f"The merged model: {result.with_name('model_merged')}\n")
-    print("Next: fine-tune it on about 100 examples of its task; a transfer alone may do little.")
+    if len(results) == 1:
+        print(summarise(results[0], shown=out))
+    else:
+        print(summarise_all(results, request.outs))
+    for result in results if arguments.merged else []:
+        print(f"The merged model: {result.with_name('model_merged')}")
+    sources = [request.old, request.new, *map(str, adapters)]
+    print("\nA transfer alone may do little. Next, teach and verify, without labels:")
+    print(f"  {shlex.join(['loraport', 'upgrade', *sources, 'upgraded', '--prompts', 'FILE'])}")
     return 0

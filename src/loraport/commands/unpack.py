@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 HELP = "put a packed pair's artifacts in place, every hash verified"
+EXAMPLES = ("loraport unpack qwen15_to_qwen25.tar",)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

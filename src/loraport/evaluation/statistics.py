@@ -131,7 +131,7 @@ def retention(
             None,
             None,
             None,
-            f"LoRA(full) − bare is {gain.mean:.3f} ± {gain.half_width:.3f}, "
+            f"new LoRA on all data − new model is {gain.mean:.3f} ± {gain.half_width:.3f}, "
             "under twice its interval",
         )
     rng = np.random.default_rng(seed)

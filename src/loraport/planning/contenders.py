@@ -83,7 +83,8 @@ def _entry(label: str, stage: str, **more: Any) -> Entry:
 def _baselines(config: Config, pair: str, app: str) -> list[Entry]:
     """The bare new model, the matched LoRA(small) with every seed, and LoRA(full)."""
     beside = {
-        stage: _entry(stages.STAGES[stage].label, stage, runs=[]) for stage in (BARE, MATCHED, FULL)
+        stage: _entry(stages.label(config, stages.STAGES[stage], ""), stage, runs=[])
+        for stage in (BARE, MATCHED, FULL)
     }
     logs = rows.baseline_logs(config, pair, app)
     for stage, adapter in stages.baseline_adapters(config, pair, app).items():

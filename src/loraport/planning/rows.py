@@ -40,7 +40,7 @@ def _stage_row(config: Config, pair: str, app: str, name: str) -> Row:
     stage, method = stages.STAGES[name], config.content["transfer"]["method"]
     transfer_log = layout.log("transferred", pair=pair, app=app)
     return {
-        "label": stage.label.format(method=method),
+        "label": stages.label(config, stage, method),
         "stage": name,
         "method": method if stage.carried else "",
         "seed": stages.first_seed(config) if stage.rule else "",
@@ -57,6 +57,7 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[Row]:
     """A named method's rows: as transferred, and after LFT with each seed."""
     names = {"pair": pair, "app": app, "method": method}
     several = len(config.content["finetune"]["seeds"]) > 1
+    few = stages.small_set_in_words(config)
     about = {
         "method": method,
         "side": "new",
@@ -70,7 +71,7 @@ def method_rows(config: Config, pair: str, app: str, method: str) -> list[Row]:
         suffix = f", seed {seed}" if several else ""
         table.append(
             {
-                "label": f"{method} + LFT(small){suffix}" if seed else f"{method}, no LFT",
+                "label": f"{method}, fine-tuned on {few}{suffix}" if seed else f"{method}, carried",
                 "stage": "finetuned" if seed else "transferred",
                 "seed": int(seed) if seed else "",
                 "scores": layout.path(layout.METHOD_SCORES, stage=stage, **names),
@@ -117,7 +118,7 @@ def merge_rows(config: Config, pair: str, app: str) -> list[Row]:
         scores = layout.SCORES if stage.side == "old" else layout.MERGE_SCORES
         table.append(
             {
-                "label": stage.label.format(method=method),
+                "label": stages.label(config, stage, method),
                 "stage": name,
                 "method": method if stage.carried else "",
                 "seed": "",

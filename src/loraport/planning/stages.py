@@ -18,7 +18,7 @@ class Stage:
     Attributes
     ----------
     side : the base model that it is scored on, `old` or `new`
-    label : what its row is called; `{method}` is the transfer method
+    label : what its row is called; `{method}` is the transfer method, `{set}` the small set
     carried : whether it is, or starts from, the carried adapter
     rule : the rule that trains it on the small set; empty where it is not trained on that
     point_label : what its rows in a sweep are called; empty where sweeps have none
@@ -32,35 +32,46 @@ class Stage:
 
 
 STAGES = {  # in the order of a table's rows
-    "old": Stage("old", "old, bare"),
-    "old_lora": Stage("old", "old + LoRA"),
-    "new": Stage("new", "new, bare"),
-    "transferred": Stage("new", "transferred ({method}), no LFT", carried=True),
-    "lora_small": Stage("new", "LoRA(small), as published", rule="lora_small"),
+    "old": Stage("old", "old model"),
+    "old_lora": Stage("old", "old model + adapter"),
+    "new": Stage("new", "new model"),
+    "transferred": Stage("new", "carried by {method}", carried=True),
+    "lora_small": Stage("new", "new LoRA on {set}, as published", rule="lora_small"),
     "lora_small_matched": Stage(
         "new",
-        "LoRA(small), matched schedule",
+        "new LoRA on {set}",
         rule="lora_small_matched",
-        point_label="LoRA(small), matched",
+        point_label="new LoRA, same examples",
     ),
     "finetuned": Stage(
         "new",
-        "transferred ({method}) + LFT(small)",
+        "carried by {method}, fine-tuned on {set}",
         carried=True,
         rule="lora_finetuned",
-        point_label="transferred + LFT(small)",
+        point_label="carried, fine-tuned",
     ),
-    "lora_full": Stage("new", "LoRA(full)"),
+    "lora_full": Stage("new", "new LoRA on all data"),
 }
 MERGE_STAGES = {  # of a merge's table
-    "old_lora": Stage("old", "old + merged LoRA"),
+    "old_lora": Stage("old", "old model + merged adapter"),
     "new": STAGES["new"],
-    "before": Stage("new", "merged, then transferred ({method})", carried=True),
-    "after": Stage("new", "transferred ({method}), then merged", carried=True),
+    "before": Stage("new", "merged, then carried by {method}", carried=True),
+    "after": Stage("new", "carried by {method}, then merged", carried=True),
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
 # keys of `finetune` that are no training settings
 NO_TRAINING_KEYS = ("seeds", "answers", "small", "full", "lora", "gpus")
+
+
+def label(config: Config, stage: Stage, method: str) -> str:
+    """What a stage's row is called."""
+    return stage.label.format(method=method, set=small_set_in_words(config))
+
+
+def small_set_in_words(config: Config) -> str:
+    """The small set of light fine-tuning, in words."""
+    count = config.content["finetune"]["examples"]
+    return f"{count or 'all'} examples"
 
 
 def task_of(config: Config, app: str, *models: str) -> dict[str, Any]:

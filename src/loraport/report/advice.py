@@ -139,7 +139,7 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
         advised["method"] = best_method(used, stage) or best
         advised["examples"], told = _examples(used, advised["method"])
         reasons = [
-            f"Without fine-tuning, {best} kept more of LoRA(full)'s gain in NLL "
+            f"Without fine-tuning, {best} kept more of a full retraining's gain in NLL "
             f"than any other: {_span(used, best, 'transferred')}, on {_on(used)}.",
             *_about_finetuning(used, advised["method"], len(enough), told),
         ]

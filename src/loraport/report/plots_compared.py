@@ -200,7 +200,7 @@ def distance(
         axes.set_title(f"{told} ({len(points)} apps of {len(names)} pairs)", fontsize=9)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-    np.atleast_1d(grid)[0].set_ylabel("share of the NLL's gain kept, no LFT")
+    np.atleast_1d(grid)[0].set_ylabel("share of the NLL's gain kept, as carried")
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..artifacts import atomic
 from ..errors import LoraportError
 from ..planning import layout
-from .summary import table as text_table
+from .terminal import table as text_table
 
 Row = Mapping[str, Any]
 DIGITS = 6
@@ -19,10 +19,10 @@ SCORE = "score "
 NONE = "–"
 LEGEND = (
     "Scores in % where the metric is a share of right answers, with the bootstrap 95 % interval of "
-    "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new bare) "
-    "/ (LoRA(full) − new bare), with its interval; undefined where that gain is under twice its "
-    "own. Flips: items that the old model with its LoRA got right and the row gets wrong (−), and "
-    "the reverse (+). p: McNemar's exact test against LoRA(small), same schedule and seed. "
+    "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new model) "
+    "/ (new LoRA on all data − new model), with its interval; undefined where that gain is under "
+    "twice its own. Flips: items that the old model with its adapter got right and the row gets "
+    "wrong (−), and the reverse (+). p: McNemar's exact test against the new LoRA on the same examples and seed. "
     "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
     "here has no time."
 )
@@ -30,9 +30,9 @@ COMPARED = (
     "Every method and variant on the same items; where there are several seeds of training, their "
     "mean, ± its standard deviation over seeds. Scores in % where the metric is a share of right "
     "answers; intervals: bootstrap 95 %, over items. NLL: of the right answers, in nats; less is "
-    "better. Retention: share of LoRA(full)'s gain over the bare new model that is kept; NLL kept: "
-    "the same of the answers' NLL. − matched: the difference to LoRA(small) from nothing on the "
-    "same schedule and seeds; p: McNemar's exact test against it, least to greatest over seeds. "
+    "better. Retention: share of the gain of a new LoRA on all data that is kept; NLL kept: "
+    "the same of the answers' NLL. − matched: the difference to a new LoRA on the same examples, "
+    "schedule and seeds; p: McNemar's exact test against it, least to greatest over seeds. "
     "Flips: items that the old model with its LoRA got right and the row gets wrong (−), and the "
     "reverse (+), mean over seeds. Maps: once for the pair, for any number of adapters. Transfer, "
     "training: one adapter. Memory: the peak of any part."
@@ -237,15 +237,21 @@ def _memory(row: Row) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """How a table is shown: its titles, its cells, and what they mean."""
+    """How a table is shown: its titles, its cells, and what they mean; `brief` are the titles of
+    the columns that the terminal has room for beside the row, its score and single tasks.
+    """
 
     header: Callable[[Sequence[Row]], list[str]]
     cells: Callable[[Row, Sequence[str]], list[str]]
     legend: str
+    brief: tuple[str, ...]
 
 
-STAGES = View(header, cells, LEGEND)
-COMPARISON = View(compared_header, compared_cells, COMPARED)
+STAGES = View(header, cells, LEGEND, ("retention", "flips −/+", "transfer", "training"))
+COMPARISON = View(
+    compared_header, compared_cells, COMPARED, ("retention", "− matched", "transfer", "training")
+)
+TASKS_ON_TERMINAL = 2  # more than these are in the files alone
 
 
 def view_of(rows: Sequence[Row]) -> View:
@@ -267,12 +273,15 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Tables for the terminal, one an app."""
+    """Tables for the terminal, one an app, with the columns that it has room for."""
     blocks, view = [], view_of(rows)
     for app, own in groups(rows).items():
         tasks = shown_tasks(own)
-        shown = [view.cells(row, tasks) for row in own]
-        block = text_table([app, *view.header(own)[1:]], shown)
+        titles = view.header(own)
+        few = titles[1 : 1 + len(tasks)] if len(tasks) <= TASKS_ON_TERMINAL else []
+        kept = [titles.index(title) for title in (*few, titles[1 + len(tasks)], *view.brief)]
+        shown = [[(all_ := view.cells(row, tasks))[0], *(all_[n] for n in kept)] for row in own]
+        block = text_table([app, *(titles[n] for n in kept)], shown)
         blocks.append("\n".join([block, *(f"  {note}" for note in notes(own))]))
     return "\n\n".join(blocks)
 

@@ -1,4 +1,4 @@
-"""What a transfer did, as a table on the terminal: `python -m loraport.summary DIRECTORY`."""
+"""What transfers did, as tables on the terminal: `python -m loraport.summary DIRECTORY`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,7 @@ from typing import Any
 
 from ..artifacts import read_json
 from ..runtime.job import last_record
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain text table: the first column to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+from .terminal import table
 
 
 def layer_table(modules: dict[str, dict[str, Any]]) -> str:
@@ -47,7 +34,7 @@ def layer_table(modules: dict[str, dict[str, Any]]) -> str:
 
 
 def cost_table(logs: Sequence[Path]) -> str:
-    """Per rule that has run: wall time and peak memory, from the last line of its log."""
+    """Per step that was run: wall time and peak memory, from the last line of its log."""
     records = [record for path in sorted(logs) if (record := last_record(path))]
     rows = [
         [
@@ -57,7 +44,7 @@ def cost_table(logs: Sequence[Path]) -> str:
         ]
         for each in sorted(records, key=lambda each: -each["seconds"])
     ]
-    return table(["rule", "wall time", "peak memory"], rows)
+    return table(["step", "time", "peak memory"], rows)
 
 
 def gain_lines(gain: Mapping[str, Any]) -> list[str]:
@@ -89,6 +76,7 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         pair / "logs" / directory.parent.relative_to(pair) / "transferred.log",
     ]
     left = len(report["left_behind"])
+    without = f"{left} modules of the old adapter have no place in the new model"
     lines = [
         f"{report['of']['app']}: {report['of']['old']} → {report['of']['new']} "
         f"by {report['of']['method']}",
@@ -97,13 +85,35 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         "",
         cost_table(logs),
         "",
-        f"modules of the old adapter without a place in the new model: {left}",
+        *([without] if left else []),
         *gain_lines(report.get("gain", {})),
         *(f"warning: {each}" for each in report["warnings"]),
         f"The carried adapter: {shown}",
         f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",
     ]
     return "\n".join(lines)
+
+
+def summarise_all(directories: Sequence[Path], shown: Sequence[Path]) -> str:
+    """Several carried adapters: a row for each, and the warnings of each.
+
+    Parameters
+    ----------
+    directories : `lora_transferred` directories
+    shown : copies of them to point to
+    """
+    rows, warnings = [], []
+    for directory, copy in zip(directories, shown, strict=True):
+        report = read_json(directory / "transfer.json", "transfer")
+        modules = report["modules"].values()
+        served = [each for each in modules if each["source"] is not None]
+        squares = [each["relative_norm_after"] ** 2 for each in served]
+        size = math.sqrt(sum(squares) / len(squares)) if squares else 0.0
+        counts = f"{len(served)} of {len(modules)}", str(len(report["left_behind"]))
+        rows.append([str(copy), *counts, f"{100 * size:.2f} %"])
+        warnings += [f"{report['of']['app']}: warning: {each}" for each in report["warnings"]]
+    header = ["carried adapter", "modules carried", "left behind", "update / weight"]
+    return "\n".join([table(header, rows), *warnings])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -246,7 +246,9 @@ def main(arguments: Sequence[str]) -> int:
             raise LoraportError(
                 "no table was named", expected="python -m loraport.tables TABLE.csv"
             )
-        print("\n\n".join(render.text(render.read_csv(path)) for path in arguments))
+        for path in arguments:
+            print(f"{render.text(render.read_csv(path))}\n")
+            print(f"With times, memory, likelihoods and tests: {Path(path).with_suffix('.md')}")
     except LoraportError as error:
         print(error, file=sys.stderr)
         return 2

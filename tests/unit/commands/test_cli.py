@@ -1,6 +1,7 @@
 """The `loraport` command: its files are its commands, and each tells errors in one paragraph."""
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -8,8 +9,9 @@ from importlib import import_module
 import pico
 import pytest
 
+import loraport
 from loraport import commands
-from loraport.cli import main
+from loraport.cli import main, parser
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
 
@@ -22,6 +24,18 @@ def test_every_command_says_what_it_does(capsys):
     for name in commands.names():
         command = import_module(f"loraport.commands.{name}")
         assert name in told and command.__doc__ and command.HELP
+        for example in command.EXAMPLES:
+            parser().parse_args(shlex.split(example)[1:])
+
+
+def test_bare_it_shows_the_help_and_it_knows_its_version(capsys):
+    assert main([]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: loraport") and "examples:" in told
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == f"loraport {loraport.__version__}"
 
 
 def test_help_imports_nothing_heavy():

@@ -181,7 +181,11 @@ def test_refusals_and_failures_are_rows_and_hide_nothing(chosen):
     }
     table = compare.comparison("sums", every, reference, missing)
     notes = {row["row"]: row["note"] for row in table if row.get("note")}
-    assert notes["crosslora, no LFT"] == notes["crosslora + LFT(small)"] == "failed: maps: broken"
+    assert (
+        notes["crosslora, carried"]
+        == notes["crosslora, fine-tuned on 100 examples"]
+        == "failed: maps: broken"
+    )
     assert notes["simplecopy"].startswith("not served: simplecopy can't serve this pair")
     assert by_row(table)["lorasuite", "finetuned", ""]["retention"] > 0
 

@@ -44,7 +44,7 @@ def figures():
     heads = [(i, i + 1, rng.normal(size=(4, 6)), np.array([[0, 1], [2, 3]])) for i in range(3)]
     points = [
         {"value": value, "row": row, "metric": "acc", "average": 0.1, "low": 0.05, "high": 0.2}
-        for row in ("transferred + LFT(small)", "LoRA(small), matched")
+        for row in ("carried, fine-tuned", "new LoRA, same examples")
         for value in ("4", "8")
     ]
     return {

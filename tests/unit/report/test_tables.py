@@ -98,17 +98,17 @@ def build(found, **missing):
 def test_rows_are_the_published_ones_then_the_methods(found):
     labels = [row["label"] for row in found]
     assert labels == [
-        "old, bare",
-        "old + LoRA",
-        "new, bare",
-        "transferred (lorasuite), no LFT",
-        "LoRA(small), as published",
-        "LoRA(small), matched schedule",
-        "transferred (lorasuite) + LFT(small)",
-        "LoRA(full)",
-        "aligned, no LFT",
-        "aligned + LFT(small), seed 0",
-        "aligned + LFT(small), seed 1",
+        "old model",
+        "old model + adapter",
+        "new model",
+        "carried by lorasuite",
+        "new LoRA on 100 examples, as published",
+        "new LoRA on 100 examples",
+        "carried by lorasuite, fine-tuned on 100 examples",
+        "new LoRA on all data",
+        "aligned, carried",
+        "aligned, fine-tuned on 100 examples, seed 0",
+        "aligned, fine-tuned on 100 examples, seed 1",
     ]
 
 
@@ -131,8 +131,12 @@ def test_only_the_same_seed_is_tested_against_the_baseline(found):
         score_file(row["scores"], row["stage"], {"t": [int(i < 22) for i in range(N)]})
     table = tables.make_table("sums", found, {})
     tested = {row["row"]: row.get("p_matched") for row in table[8:]}
-    assert tested["aligned + LFT(small), seed 0"] == tested["aligned, no LFT"] == pytest.approx(0.5)
-    assert tested["aligned + LFT(small), seed 1"] is None
+    assert (
+        tested["aligned, fine-tuned on 100 examples, seed 0"]
+        == tested["aligned, carried"]
+        == pytest.approx(0.5)
+    )
+    assert tested["aligned, fine-tuned on 100 examples, seed 1"] is None
 
 
 def test_retention_is_undefined_where_there_is_little_to_gain(found):
@@ -149,7 +153,7 @@ def test_a_failure_is_shown_with_its_reason(found):
     assert [row["note"] for row in table[8:]] == ["failed: maps: shapes differ"] * 3
     for shown in (render.text(table), render.markdown("x", table), render.page("x", table)):
         assert shown.count("maps: shapes differ") == 3
-        assert "aligned + LFT(small), seed 1" in shown
+        assert "aligned, fine-tuned on 100 examples, seed 1" in shown
 
 
 def test_only_failures_are_left_out_and_only_where_asked(config, found):
@@ -179,7 +183,7 @@ def test_failed_maps_of_an_adapter_are_the_reason_of_all_that_is_made_by_them(ow
     write_log(log, "too few texts", rule="adapter_maps", status="failed")
     _, missing = rows.split(own_maps, show=True)
     told = {row["label"] for row in own_maps if row["scores"] in missing}
-    bare = {"old, bare", "old + LoRA", "new, bare", "LoRA(full)"}
+    bare = {"old model", "old model + adapter", "new model", "new LoRA on all data"}
     assert told == {row["label"] for row in own_maps} - bare
     assert set(missing.values()) == {"adapter_maps: too few texts"}
 
@@ -290,7 +294,7 @@ def test_terminal_table(found, tmp_path, capsys):
     tables.write_table(build(found), "sums", names)
     assert tables.main([names["csv"]]) == 0
     shown = capsys.readouterr().out
-    assert "transferred (lorasuite) + LFT(small)" in shown
-    assert max(len(line) for line in shown.splitlines()) < 150
+    assert "carried by lorasuite, fine-tuned" in shown and "sums.md" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 100
     assert tables.main([str(tmp_path / "none.csv")]) == 2
     assert "cannot be read" in capsys.readouterr().err
