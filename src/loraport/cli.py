@@ -14,6 +14,7 @@ EXAMPLES = (
     "loraport inspect ADAPTER                  # what it is, and whether it can be carried",
     "loraport plan OLD NEW                     # what a pair of models will need",
     "loraport transfer OLD NEW ADAPTER… OUT    # carry adapters",
+    "loraport upgrade OLD NEW ADAPTER… OUT --prompts FILE   # carry, teach and verify them",
     "loraport COMMAND --help                   # arguments and examples of one command",
 )
 
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=command.HELP,
             description=command.__doc__,
-            epilog=_examples(command.EXAMPLES),
+            epilog=_examples(getattr(command, "EXAMPLES", ())),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(part)
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _examples(lines: Sequence[str]) -> str:
-    return "\n  ".join(["examples:", *lines])
+    return "\n  ".join(["examples:", *lines]) if lines else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,10 @@ from pathlib import Path
 from . import check
 
 HELP = "carry, teach and verify adapters, without labels: DEPLOY, RETRAIN or UNDECIDED"
+EXAMPLES = (
+    "loraport upgrade OLD NEW adapter upgraded --prompts prompts.jsonl",
+    "loraport upgrade OLD NEW tickets mails upgraded --prompts a.txt --prompts b.txt --minutes 10",
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

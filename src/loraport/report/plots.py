@@ -210,7 +210,7 @@ def retention(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _retention_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A second axis on which the bare new model is 0 and a new LoRA on all data 1, where defined."""
+    """A second axis on which the new model is 0 and a new LoRA on all data 1, where defined."""
     ends = {row["stage"]: percent(row) * row["average"] for row in rows if not row.get("method")}
     defined = any(is_number(row.get("retention")) for row in rows)
     if not defined or ends["lora_full"] == ends["new"]:

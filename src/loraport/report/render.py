@@ -22,7 +22,8 @@ LEGEND = (
     "the average. NLL: of the right answers, in nats; less is better. Retention: (row − new model) "
     "/ (new LoRA on all data − new model), with its interval; undefined where that gain is under "
     "twice its own. Flips: items that the old model with its adapter got right and the row gets "
-    "wrong (−), and the reverse (+). p: McNemar's exact test against the new LoRA on the same examples and seed. "
+    "wrong (−), and the reverse (+). p: McNemar's exact test against the new LoRA on the same "
+    "examples and seed. "
     "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
     "here has no time."
 )

@@ -21,7 +21,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     old        1
     new       12
     """
-    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, title in enumerate(header):
         first = number == 0
         grid.add_column(
