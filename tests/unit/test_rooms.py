@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "loraport"
-GROUND = ("__init__", "errors", "_packaging", "artifacts", "provenance")
+GROUND = ("__init__", "errors", "_entry", "_packaging", "artifacts", "provenance")
 ROOMS = (
     "numerics",
     "runtime",
@@ -24,7 +24,7 @@ ROOMS = (
     "report",
     "commands",
 )
-ENTRIES = ("cli", "summary", "tables", "advice")  # what a user calls by name
+ENTRIES = ("api", "cli", "summary", "tables", "advice")  # what a user calls by name
 ORDER = {name: floor for floor, name in enumerate((*GROUND, *ROOMS, *ENTRIES))}
 
 

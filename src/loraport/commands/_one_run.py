@@ -204,7 +204,8 @@ def run(request: Request) -> list[Path]:
         targets += [str(result.with_name(layout.MODEL_MERGED)) for result in request.results()]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(work), "--configfile", str(config)]
-    command += ["--cores", str(request.cores), "--nocolor", "--", *targets]
+    command += ["--cores", str(request.cores), "--nocolor", "--rerun-incomplete"]
+    command += ["--workflow-profile", "none", "--resources", "gpu=1", "--", *targets]
     _execute(command, home / "workflow.log")
     results = [work / result for result in request.results()]
     for result, out in zip(results, request.outs, strict=True):
