@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from ..artifacts import atomic
 from ..errors import LoraportError
 from ..planning import layout
+from .terminal import WIDTH
 from .terminal import table as text_table
 
 Row = Mapping[str, Any]
@@ -283,7 +285,11 @@ def text(rows: Sequence[Row]) -> str:
         kept = [titles.index(title) for title in (*few, titles[1 + len(tasks)], *view.brief)]
         shown = [[(all_ := view.cells(row, tasks))[0], *(all_[n] for n in kept)] for row in own]
         block = text_table([app, *(titles[n] for n in kept)], shown)
-        blocks.append("\n".join([block, *(f"  {note}" for note in notes(own))]))
+        blocks.append(
+            "\n".join(
+                [block, *(fill(f"  {note}", WIDTH, subsequent_indent="  ") for note in notes(own))]
+            )
+        )
     return "\n\n".join(blocks)
 
 
