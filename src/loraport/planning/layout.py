@@ -69,6 +69,9 @@ GAIN = "gain.json"
 SMALL = "lora_small"
 SMALL_MATCHED = "lora_small_matched"
 FINETUNED = "lora_finetuned"
+LORA_UPGRADED = f"{APP}/lora_upgraded"
+VERDICT = f"{APP}/verdict.json"
+FLEET_CSV, FLEET_JSON = f"{PAIR}/fleet.csv", f"{PAIR}/fleet.json"
 SOURCE = "lora_source"  # of the old model, as a sweep cuts it
 MODEL_MERGED = "model_merged"
 AFTER = "after"  # folder of merges that are made of carried adapters
@@ -124,6 +127,9 @@ LOGS = {  # rule -> its log
     "lora_small_matched_by_seed": f"{_APP_LOGS}/seed{{seed}}/lora_small_matched.log",
     "lora_finetuned": f"{_APP_LOGS}/lora_finetuned.log",
     "lora_finetuned_by_method": f"{_APP_LOGS}/{{method}}/seed{{seed}}/lora_finetuned.log",
+    "lora_upgraded": f"{_APP_LOGS}/lora_upgraded.log",
+    "verdict": f"{_APP_LOGS}/verdict.log",
+    "fleet": f"{_PAIR_LOGS}/fleet.log",
     "evaluated_old": f"{_APP_LOGS}/evaluated_old.log",
     "evaluated_new": f"{_APP_LOGS}/evaluated_new.log",
     "evaluated_method": f"{_APP_LOGS}/{{method}}/evaluated.log",

@@ -10,7 +10,7 @@ from .. import methods
 from ..errors import LoraportError
 from . import contenders, layout, rows, stages, sweeps
 from .lookups_pairs import Inputs, Lookup, Wildcards
-from .lookups_scores import ScoreLookups
+from .lookups_upgrade import UpgradeLookups
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 PLOTS_OF_APP = ("loss", "retention", "cost")
@@ -44,7 +44,7 @@ class Told:
         return told(getattr(self._lookups, name), self._tell)
 
 
-class Lookups(ScoreLookups):
+class Lookups(UpgradeLookups):
     """All look-ups: those of tables, plots, advice and sweeps beside the others.
 
     Parameters

@@ -6,7 +6,7 @@ from typing import Any
 from . import needs, preflight, stages
 from .queries import Config
 
-BY_BASE = ("evaluation", "finetune")  # sections of rules that load a base model
+BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a base model
 # memory and minutes to describe a model of the hub, whose size is not known yet
 UNSEEN_MODEL = (8000, 120)
 
@@ -21,7 +21,7 @@ class Resources:
         self.config = config
 
     def mem_mb(self, name: str) -> Callable[[Any, Any, int], int]:
-        """Memory in MiB; `name` is one of `needs.RULES`, or `evaluation` or `finetune`."""
+        """Memory in MiB; `name` is one of `needs.RULES`, or of `BY_BASE`."""
         return lambda wildcards, input, attempt: self._need(name, wildcards, input)[0] * attempt
 
     def runtime(self, name: str) -> Callable[[Any, Any, int], int]:

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import atomic, write_json
-from ..evaluation.verdict import DEPLOY
-from .upgrade import Upgraded
+from ..artifacts import atomic, read_json, write_json
+from ..evaluation.verdict import DEPLOY, KIND
+from ..runtime.job import last_record
+from .upgrade import REPORT, Upgraded
 
 COLUMNS = (
     "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",
@@ -48,6 +49,31 @@ def row(name: str, source: str, minutes: float, done: Upgraded) -> Row:
         **{key: round(value, 2) for key, value in done.scores.items()},
         teacher=done.report["choice"]["teacher"],
         start=done.report["start"]["start"],
+    )
+
+
+def row_of_files(name: str, source: str, upgraded: str, verdict: str, logs: Sequence[str]) -> Row:
+    """The row of an adapter that the workflow upgraded, from its files.
+
+    Parameters
+    ----------
+    logs : of the rules whose seconds count
+    """
+    report = read_json(Path(upgraded) / REPORT, "upgrade")
+    judged = read_json(verdict, KIND)
+    evidence = judged["evidence"]
+    scores = evidence.get("scores") or evidence.get("agreement") or {}
+    seconds = sum(last_record(log).get("seconds", 0.0) for log in logs)
+    return Row(
+        name,
+        judged["verdict"],
+        source,
+        judged["why"],
+        round(seconds / 60, 2),
+        old=scores.get("old_adapted", scores.get("old_with_itself")),
+        upgraded=scores.get("new_adapted", scores.get("new_with_old")),
+        teacher=report["choice"]["teacher"],
+        start=report["start"]["start"],
     )
 
 

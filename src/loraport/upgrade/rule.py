@@ -1,0 +1,166 @@
+"""What the rules of an upgrade do: settings as configured, files in and files out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..artifacts import atomic, read_json, write_json
+from ..errors import LoraportError
+from ..evaluation.verdict import Settings as Judging
+from ..evaluation.verdict import Verdict
+from ..training.data import read
+from ..transfer.carry import transfer_files
+from .base import Base, Limits
+from .card import write_card
+from .prompts import Record
+from .teach import Settings as Teaching
+from .teachers import Settings as Writing
+from .upgrade import REPORT, Settings, judged_of, learn, split
+from .verify import check_yardstick, old_answers, verify
+
+log = logging.getLogger("loraport")
+LIMITS = ("batch_size", "max_tokens", "new_tokens")
+
+
+def settings_of(section: Mapping[str, Any]) -> Settings:
+    """The configuration's section `upgrade` as settings."""
+    rates = tuple(float(rate) for rate in section["rates"])
+    seed, match = section["seed"], section["match"]
+    return Settings(
+        teacher=section["teacher"],
+        prompts=section["prompts"],
+        verify=section["verify"],
+        synthetic=section["synthetic"],
+        minutes=section["minutes"],
+        seed=seed,
+        writing=Writing(section["soft"], section["alpha"], section["weighted"], section["shots"],
+                        seed=seed),
+        teaching=Teaching(rates=rates, epochs=section["epochs"], patience=section["patience"],
+                          match=match, seed=seed),
+        verdict=judging_of(section),
+    )  # fmt: skip
+
+
+def judging_of(section: Mapping[str, Any]) -> Judging:
+    """What of the section `upgrade` concerns a verdict."""
+    return Judging(section["margin"], section["level"], section["match"], section["temperature"])
+
+
+def records_of(data: Mapping[str, Any], section: Mapping[str, Any]) -> list[Record]:
+    """A task's training data as prompts; the first `labels` of the taught ones keep their answers.
+
+    Parameters
+    ----------
+    data : as `training.data.read` takes it
+    """
+    examples = {example.prompt: example for example in read(**data)}
+    records = [Record(prompt) for prompt in examples]
+    taught = split(records, (), settings_of(section)).taught[: section["labels"]]
+    labelled = {record.prompt for record in taught}
+    return [
+        replace(record, gold=examples[str(record.prompt)].completion)
+        if record.prompt in labelled
+        else record
+        for record in records
+    ]
+
+
+def carried_candidates(
+    adapter: Path,
+    artifacts: Mapping[str, str],
+    inputs: Mapping[str, str],
+    folder: Path,
+    transfer: Mapping[str, Any],
+) -> dict[str, Path]:
+    """The adapter carried by the configured method, whole and in the gauge of a new one.
+
+    None where it can't be carried: the log then says why, and the teaching starts from nothing.
+    """
+    method = str(transfer["of"]["method"])
+    out = folder / method
+    out.mkdir()
+    forced = {"gain": 1.0, "allow_large": True, "factors": "fresh"}
+    whole = {**transfer, "settings": {**transfer["settings"], **forced}}
+    try:
+        transfer_files(adapter, artifacts, inputs, out, whole)
+    except LoraportError as error:
+        log.warning("not carried by %s: %s", method, error)
+        return {}
+    return {method: out}
+
+
+def load_bases(
+    folders: Sequence[Path], section: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+) -> list[Base]:
+    """The old and the new base model in memory."""
+    limits = Limits(**{key: section[key] for key in LIMITS})
+    return [
+        Base.load(
+            folder,
+            replace(limits),
+            dtype=section["dtype"],
+            device=section["device"],
+            device_map=section["device_map"],
+            trust_remote_code=about[side]["remote_code"],
+        )
+        for side, folder in zip(("old", "new"), folders, strict=True)
+    ]
+
+
+def write_upgraded(
+    out: str | Path,
+    folders: Sequence[Path],
+    adapter: Path,
+    carried: Mapping[str, Path],
+    records: Sequence[Record],
+    section: Mapping[str, Any],
+    *,
+    bases: Mapping[str, Mapping[str, Any]],
+    inputs: Mapping[str, str],
+) -> dict[str, Any]:
+    """Teach an adapter and write it with its record and card; the verdict is another rule's.
+
+    Parameters
+    ----------
+    folders : of the old and the new model
+    bases : `old` and `new` -> `source` and `remote_code`
+    """
+    settings = settings_of(section)
+    old, new = load_bases(folders, section, bases)
+    source = bases["new"]["source"]
+    with atomic(out) as temporary:
+        parts = split(records, (), settings)
+        done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=source)
+        about = {"old": bases["old"]["source"], "new": source, "adapter": str(adapter)}
+        report = {**about, **done.report}
+        write_json(temporary / REPORT, "upgrade", inputs, report)
+        write_card(temporary, report)
+    return report
+
+
+def verdict_by_agreement(
+    folders: Sequence[Path],
+    adapters: Sequence[Path],
+    records: Sequence[Record],
+    section: Mapping[str, Any],
+    about: Mapping[str, Mapping[str, Any]],
+) -> Verdict:
+    """Verdict on prompts that nothing was taught on, by agreement with the old adapter.
+
+    Parameters
+    ----------
+    folders, adapters : of the old and the new model
+    """
+    settings = settings_of(section)
+    test = split(records, (), settings).test
+    old, new = load_bases(folders, section, about)
+    before = old_answers(old, adapters[0], test, temperature=settings.verdict.temperature)
+    check_yardstick(before, test, settings.verdict)
+    verdict, _ = verify(new, adapters[1], before, test, (), settings.verdict)
+    return judged_of(verdict, _teacher(adapters[1]))
+
+
+def _teacher(upgraded: Path) -> str:
+    return str(read_json(upgraded / REPORT, "upgrade")["choice"]["teacher"])

@@ -1,0 +1,95 @@
+"""Verdicts from scores: all three stages on the same tasks, their items pooled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..artifacts import identities, identity, read_json
+from ..evaluation.evaluate import Settings, Stage, load_tasks, score_stages
+from ..evaluation.statistics import CORPUS_METRICS
+from ..evaluation.verdict import SHOWN, Verdict, by_labels
+from .rule import judging_of
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the stages are scored.
+
+    task : with its `eval` tasks and its template
+    kept : folder of scores that are used again
+    """
+
+    task: Mapping[str, Any]
+    tasks_dir: str
+    settings: Mapping[str, Any]
+    kept: str
+
+
+def verdict_by_scores(
+    folders: Sequence[Path],
+    adapters: Sequence[Path],
+    specs: Mapping[str, str],
+    scoring: Scoring,
+    section: Mapping[str, Any],
+) -> Verdict:
+    """Score the old model with and without its adapter, and the new one with its own; judge.
+
+    Parameters
+    ----------
+    folders, adapters : of the old and the new model
+    specs : `old_spec` and `new_spec`
+    section : `upgrade` of the configuration
+    """
+    settings = Settings(**scoring.settings)
+    with TemporaryDirectory(prefix="loraport-") as folder:
+        tasks = tuple(scoring.task["eval"])
+        stages = {
+            name: Stage(
+                name, adapter, Path(folder, f"{name}.json"), tasks, scoring.task["template"]
+            )
+            for name, adapter in (
+                ("old", None),
+                ("old_lora", adapters[0]),
+                ("upgraded", adapters[1]),
+            )
+        }
+        sides = {"old": ("old", "old_lora"), "new": ("upgraded",)}
+        for model, (side, names) in zip(folders, sides.items(), strict=True):
+            score_stages(
+                model,
+                [stages[name] for name in names],
+                scoring.tasks_dir,
+                settings,
+                cache=scoring.kept,
+                model_identity=identity(specs[f"{side}_spec"])[0],
+                inputs=identities({"spec": specs[f"{side}_spec"]}),
+            )
+        scored = {name: read_json(stage.out, "eval")["tasks"] for name, stage in stages.items()}
+        shown = _shown(stages["old_lora"], scored["old_lora"], scoring, settings)
+    bare, old, new = (pooled(scored[name]) for name in ("old", "old_lora", "upgraded"))
+    return by_labels(old, new, bare, judging_of(section), shown=shown)
+
+
+def pooled(tasks: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Scores of all items of all tasks, 0 to 1, in the order of the tasks' names."""
+    return [
+        float(item) / (100 if tasks[name]["metric"] in CORPUS_METRICS else 1)
+        for name in sorted(tasks)
+        for item in tasks[name]["items"]
+    ]
+
+
+def _shown(
+    stage: Stage, scored: Mapping[str, Any], scoring: Scoring, settings: Settings
+) -> list[dict[str, str]]:
+    """Prompt, output and gold of the first items, where outputs are kept."""
+    loaded = load_tasks([stage], scoring.tasks_dir, settings)[stage.name, stage.out]
+    rows = []
+    for name in sorted(loaded):
+        task, outputs = loaded[name], scored[name].get("outputs") or []
+        for doc, output in zip(list(task.eval_docs)[:SHOWN], outputs[:SHOWN], strict=False):
+            texts = {"prompt": task.doc_to_text(doc), "output": output}
+            rows.append({k: str(v) for k, v in {**texts, "gold": task.doc_to_target(doc)}.items()})
+    return rows[:SHOWN]
