@@ -14,7 +14,7 @@ from loraport.upgrade.base import Base, Limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLEET = "artifacts/p/fleet.csv"
-QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "synthetic": False, "new_tokens": 24}
+QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "at_least": 0, "new_tokens": 24}
 QUICK |= {"prompts": 80, "verify": 30, "temperature": 0.01, "device": "cpu"}
 
 

@@ -100,6 +100,7 @@ def settings_of(arguments: Namespace) -> Settings:
     return Settings(
         teacher=arguments.teacher,
         prompts=arguments.use,
+        at_least=arguments.at_least,
         minutes=arguments.minutes,
         seed=arguments.seed,
         writing=Teachers(

@@ -42,6 +42,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--rates", default="3e-4,1e-3,3e-3", help="learning rates that are tried")
     add("--epochs", type=int, default=16, help="of the best rate, at most (default: 16)")
     add("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
+    add("--at-least", type=int, default=100, metavar="N",
+        help="prompts taught; where fewer are given, the adapted old model writes more "
+        "(default: 100; 0: none are written)")  # fmt: skip
     add("--minutes", type=float, default=0.0, help="for each adapter; 0: no limit (default)")
     add("--seed", type=int, default=0)
     add("--skip-bad", action=BooleanOptionalAction, default=None,

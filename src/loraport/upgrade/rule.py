@@ -32,7 +32,7 @@ def settings_of(section: Mapping[str, Any]) -> Settings:
         teacher=section["teacher"],
         prompts=section["prompts"],
         verify=section["verify"],
-        synthetic=section["synthetic"],
+        at_least=section["at_least"],
         minutes=section["minutes"],
         seed=seed,
         writing=Writing(section["soft"], section["alpha"], section["weighted"], section["shots"],

@@ -35,7 +35,7 @@ class Settings:
     prompts : that are taught or held back, at most
     held : share of them that is held back from teaching, to choose by; at most `most_held`
     verify : prompts that the verdict rests on, at most, where no test is given
-    synthetic : whether more prompts are written where there are fewer than 100
+    at_least : prompts that are taught; where fewer are given, the old model writes more
     minutes : for one adapter; 0: no limit. Teaching ends in time; the verdict is always found
     writing, teaching, verdict : of the teachers, of the training, and of the verdict
     """
@@ -45,7 +45,7 @@ class Settings:
     held: float = 0.2
     most_held: int = 64
     verify: int = 500
-    synthetic: bool = True
+    at_least: int = ENOUGH
     minutes: float = 0.0
     seed: int = 0
     writing: teachers.Settings = field(default_factory=teachers.Settings)
@@ -227,8 +227,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     """
     taught = list(parts.taught)
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
-    missing = ENOUGH - len(taught)
-    if settings.synthetic and missing > 0:
+    missing = settings.at_least - len(taught)
+    if missing > 0:
         written = write_more(room.old, [*taught, *parts.held], missing, settings.seed)
         counts["synthetic"] = written.told()
         taught += written.records

@@ -26,7 +26,7 @@ RECORDS = [Record(f"the word {n} is") for n in range(40)]
 MANY = [Record(f"the word {n} is") for n in range(160)]
 QUICK = Settings(
     teacher="old",
-    synthetic=False,
+    at_least=0,
     teaching=Teaching(rates=(1e-2,), epochs=15, patience=15),
     verdict=Judging(margin=10, temperature=0.01),  # random models know no answer for sure
 )
