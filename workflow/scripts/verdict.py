@@ -8,7 +8,7 @@ from loraport.evaluation.verdict import write_verdict
 from loraport.models.spec import load_spec
 from loraport.planning import layout
 from loraport.runtime.job import job
-from loraport.upgrade.rule import records_of, verdict_by_agreement
+from loraport.upgrade.rule import judging_of, records_of, verdict_by_agreement
 from loraport.upgrade.scored import Scoring, verdict_by_scores
 
 with job(snakemake) as log:
@@ -21,7 +21,7 @@ with job(snakemake) as log:
     adapters = [folder_of(given.adapter), Path(given.upgraded)]
     if params.task["eval"]:
         scoring = Scoring(params.task, params.tasks_dir, params.scoring, layout.SCORES_KEPT)
-        verdict = verdict_by_scores(folders, adapters, specs, scoring, params.settings)
+        verdict = verdict_by_scores(folders, adapters, scoring, judging_of(params.settings), specs)
     else:
         records = records_of(params.data, params.settings)
         verdict = verdict_by_agreement(folders, adapters, records, params.settings, params.bases)

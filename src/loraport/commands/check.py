@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..evaluation.verdict import Settings, Verdict
     from ..upgrade.base import Limits
 
 HELP = "may a new adapter take the place of the old one: DEPLOY, RETRAIN or UNDECIDED"
@@ -24,9 +25,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("old_adapter", metavar="OLD_ADAPTER", type=Path, help="its adapter: a PEFT directory")
     add("new", metavar="NEW", help="the new model")
     add("new_adapter", metavar="NEW_ADAPTER", type=Path, help="the adapter to be judged")
-    add("--test", metavar="FILE", type=Path, required=True,
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--test", metavar="FILE", type=Path,
         help="prompts that nothing was trained on, with gold answers or without: JSONL with "
         "`prompt` or `messages`, and `completion`; or text, one prompt a line")  # fmt: skip
+    one.add_argument("--task", metavar="NAME", action="append",
+        help="a task of lm-evaluation-harness, by name or YAML file; may be repeated")  # fmt: skip
+    add("--template", default="question", help="of --task: how its questions are put")
+    add("--data", default="", metavar="FOLDER", help="of --task: local copies of its data sets")
     add_judging(parser)
     add("--out", metavar="FILE", type=Path, default=Path("verdict.json"),
         help="where the verdict is written (default: verdict.json)")  # fmt: skip
@@ -56,28 +62,16 @@ def add_judging(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Judge, write verdict.json, and say what it holds."""
     from ..evaluation.verdict import DEPLOY, Settings, write_verdict
-    from ..upgrade.base import Base
-    from ..upgrade.prompts import read_prompts
-    from ..upgrade.verify import check_yardstick, old_answers, verify
 
     settings = Settings(arguments.margin, match=arguments.match, temperature=arguments.temperature)
-    test = read_prompts(arguments.test)
-    test = test[: arguments.limit or len(test)]
-    texts = generic_texts(arguments.texts)
-    old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
-    answered = old_answers(
-        old, arguments.old_adapter, test, texts, temperature=settings.temperature
-    )
-    check_yardstick(answered, test, settings)
-    del old
-    new = Base.load(model_folder(arguments.new), limits(arguments), **place(arguments))
-    verdict, _ = verify(new, arguments.new_adapter, answered, test, texts, settings)
+    by = _by_tasks if arguments.task else _by_file
+    verdict = by(arguments, settings)
     about = {
         "old": arguments.old,
         "old_adapter": str(arguments.old_adapter),
         "new": arguments.new,
         "new_adapter": str(arguments.new_adapter),
-        "test": str(arguments.test),
+        "test": ", ".join(arguments.task or [str(arguments.test)]),
         "match": arguments.match,
     }
     write_verdict(arguments.out, verdict, about=about)
@@ -89,6 +83,43 @@ def run(arguments: Namespace) -> int:
         )
     print(f"All numbers: {arguments.out}")
     return 0 if verdict.verdict == DEPLOY else OTHER_VERDICT
+
+
+def _by_file(arguments: Namespace, settings: "Settings") -> "Verdict":
+    """Verdict on a file of prompts."""
+    from ..upgrade.base import Base
+    from ..upgrade.prompts import read_prompts
+    from ..upgrade.verify import check_yardstick, old_answers, verify
+
+    test = read_prompts(arguments.test)
+    test = test[: arguments.limit or len(test)]
+    texts = generic_texts(arguments.texts)
+    old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
+    answered = old_answers(
+        old, arguments.old_adapter, test, texts, temperature=settings.temperature
+    )
+    check_yardstick(answered, test, settings)
+    del old
+    new = Base.load(model_folder(arguments.new), limits(arguments), **place(arguments))
+    return verify(new, arguments.new_adapter, answered, test, texts, settings)[0]
+
+
+def _by_tasks(arguments: Namespace, settings: "Settings") -> "Verdict":
+    """Verdict on tasks of lm-evaluation-harness."""
+    from tempfile import TemporaryDirectory
+
+    from ..upgrade.scored import Scoring, verdict_by_scores
+    from ._one_run import workflow_root
+
+    scored = {"limit": arguments.limit, "data_dir": arguments.data, **place(arguments)}
+    folders = [model_folder(source) for source in (arguments.old, arguments.new)]
+    adapters = [arguments.old_adapter, arguments.new_adapter]
+    with TemporaryDirectory(prefix="loraport-") as kept:
+        task = {"eval": arguments.task, "template": arguments.template}
+        tasks_dir = str(workflow_root() / "resources" / "tasks")
+        return verdict_by_scores(
+            folders, adapters, Scoring(task, tasks_dir, scored, kept), settings
+        )
 
 
 def limits(arguments: Namespace) -> "Limits":

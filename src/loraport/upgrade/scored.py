@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..artifacts import identities, identity, read_json
+from ..artifacts import identity, read_json
 from ..evaluation.evaluate import Settings, Stage, load_tasks, score_stages
 from ..evaluation.statistics import CORPUS_METRICS
 from ..evaluation.verdict import SHOWN, Verdict, by_labels
-from .rule import judging_of
+from ..evaluation.verdict import Settings as Judging
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,16 @@ class Scoring:
 def verdict_by_scores(
     folders: Sequence[Path],
     adapters: Sequence[Path],
-    specs: Mapping[str, str],
     scoring: Scoring,
-    section: Mapping[str, Any],
+    judging: Judging,
+    specs: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Score the old model with and without its adapter, and the new one with its own; judge.
 
     Parameters
     ----------
     folders, adapters : of the old and the new model
-    specs : `old_spec` and `new_spec`
-    section : `upgrade` of the configuration
+    specs : `old_spec` and `new_spec`, which name the models' weights; without, these are read
     """
     settings = Settings(**scoring.settings)
     with TemporaryDirectory(prefix="loraport-") as folder:
@@ -63,13 +62,12 @@ def verdict_by_scores(
                 scoring.tasks_dir,
                 settings,
                 cache=scoring.kept,
-                model_identity=identity(specs[f"{side}_spec"])[0],
-                inputs=identities({"spec": specs[f"{side}_spec"]}),
+                model_identity=identity(specs[f"{side}_spec"])[0] if specs else "",
             )
         scored = {name: read_json(stage.out, "eval")["tasks"] for name, stage in stages.items()}
         shown = _shown(stages["old_lora"], scored["old_lora"], scoring, settings)
     bare, old, new = (pooled(scored[name]) for name in ("old", "old_lora", "upgraded"))
-    return by_labels(old, new, bare, judging_of(section), shown=shown)
+    return by_labels(old, new, bare, judging, shown=shown)
 
 
 def pooled(tasks: Mapping[str, Mapping[str, Any]]) -> list[float]:

@@ -1,5 +1,6 @@
 """One adapter from the old model to the new one: carried, taught, verified. Models stay loaded."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,14 @@ from . import teachers
 from .base import Base
 from .candidates import Start, choose_start, fitting, started
 from .card import write_card
+from .chat import template_doubt
 from .choice import Choice, choose_teacher
 from .more_prompts import ENOUGH, write_more
 from .prompts import Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
+log = logging.getLogger("loraport")
 REPORT, VERDICT = "upgrade.json", "verdict.json"
 
 
@@ -181,6 +184,9 @@ def learn(
     """
     begun = time.monotonic()
     with old.wearing(adapter):
+        doubt = template_doubt(old, [record.prompt for record in parts.taught])
+        if doubt:
+            log.warning("%s", doubt)
         lesson = prepare(Classroom(old, new, settings.writing), parts, settings)
         start = choose_start(new, fitting(new, carried, adapter), lesson.held)
         like = next(iter(carried.values()), adapter)
@@ -201,6 +207,7 @@ def learn(
         "start": start.told(),
         "taught": taught.told(),
         "prompts": lesson.counts | {"test": len(parts.test)},
+        "warnings": [doubt] if doubt else [],
         "versions": versions(),
     }
     return Learned(start, like, report)

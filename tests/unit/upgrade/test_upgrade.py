@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
 from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
+from loraport.upgrade import chat as chats
 from loraport.upgrade import choice, more_prompts
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.fleet import Row, all_deployed, failed, table, write_fleet
@@ -225,3 +227,23 @@ def test_a_good_student_is_deployed(pico_pair, tmp_path):
     settings = replace(QUICK, teaching=Teaching(rates=(1e-4,), epochs=1), verify=200)
     done = upgrade(old, new, pico_pair.adapter, {}, MANY, tmp_path / "out", settings)
     assert done.report["start"]["start"] == "simplecopy" and done.verdict.verdict == "DEPLOY"
+
+
+class Pretender:
+    """An old model whose adapter makes its answers likelier: by so much with, and without."""
+
+    def __init__(self, chat, text):
+        self.gains = {True: chat, False: text}
+
+
+@pytest.mark.parametrize(("chat", "text", "doubt"), [(0.1, 0.9, True), (0.9, 1.0, False)])
+def test_an_adapter_that_does_more_without_the_template_is_doubted(monkeypatch, chat, text, doubt):
+    monkeypatch.setattr(
+        chats,
+        "excess",
+        lambda old, prompts: np.array([old.gains[not isinstance(p, str)] for p in prompts]),
+    )
+    prompts = [(("user", f"{n}?"),) for n in range(3)]
+    told = chats.template_doubt(Pretender(chat, text), prompts)
+    assert bool(told) == doubt and ("0.90" in told) == doubt
+    assert chats.template_doubt(Pretender(chat, text), ["text alone"]) == ""

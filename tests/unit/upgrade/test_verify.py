@@ -14,6 +14,7 @@ from loraport.cli import main
 from loraport.errors import LoraportError
 from loraport.upgrade.base import Base, Limits, check_changes
 from loraport.upgrade.prompts import Record, as_text, read_prompts
+from loraport.upgrade.scored import pooled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NANO = Path(__file__).parents[3] / "resources" / "nano"
@@ -182,3 +183,26 @@ def test_an_old_adapter_that_does_nothing_on_the_test_is_refused(tmp_path, capsy
     assert status == 1 and content is None
     told = capsys.readouterr().err
     assert "do not measure" in told and "(3) prompt 'Command:" in told
+
+
+def test_a_task_of_the_harness_decides_as_well(tmp_path, capsys):
+    named = [NANO / "v1", OLD, NANO / "v2", NEW, "--out", tmp_path / "verdict.json"]
+    more = ["--task", "nano_command", "--limit", "40", "--device", "cpu", "--margin", "10"]
+    assert main(["check", *map(str, named), *more]) == 0
+    content = json.loads((tmp_path / "verdict.json").read_text())
+    assert content["rests_on"] == "labels" and content["evidence"]["scores"]["items"] == 40
+    assert content["about"]["test"] == "nano_command"
+    zero = zeroed(OLD, tmp_path / "zero")
+    assert main(["check", *map(str, [named[0], zero, *named[2:]]), *more]) == 1
+    told = capsys.readouterr().err
+    assert "do not measure" in told and "(3) prompt 'Command:" in told
+    with pytest.raises(SystemExit):
+        main(["check", *map(str, named)])
+
+
+def test_scores_of_several_tasks_are_pooled_on_one_scale():
+    tasks = {
+        "b": {"metric": "acc", "items": [1, 0]},
+        "a": {"metric": "bleu", "items": [50.0]},
+    }
+    assert pooled(tasks) == [0.5, 1.0, 0.0]
