@@ -92,7 +92,7 @@ class Base:
         texts, limits = self.texts(prompts), self.limits
         if temperature > 0:
             torch.manual_seed(seed)
-        return self._fitted(
+        return self.fitted(
             lambda size: write_answers(
                 self.model,
                 self.tokenizer,
@@ -110,14 +110,14 @@ class Base:
         texts = self.texts(prompts)
         examples = [Example(text, answer) for text, answer in zip(texts, answers, strict=True)]
         most = self.limits.max_tokens + self.limits.new_tokens
-        return self._fitted(
+        return self.fitted(
             lambda size: answer_losses(self.model, self.tokenizer, examples, most, size)
         )
 
     def spans(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[Span]]:
         """What the model says of each piece of each answer."""
         texts = self.texts(prompts)
-        return self._fitted(lambda size: spans_of(self.model, self.tokenizer, texts, answers, size))
+        return self.fitted(lambda size: spans_of(self.model, self.tokenizer, texts, answers, size))
 
     @torch.no_grad()
     def text_losses(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +144,7 @@ class Base:
             rows.append(self.model(input_ids=given, use_cache=False).logits[0, -1].float().cpu())
         return torch.stack(rows)
 
-    def _fitted(self, work: Callable[[int], Any]) -> Any:
+    def fitted(self, work: Callable[[int], Any]) -> Any:
         """What `work` gives for a batch size, with half of it whenever memory runs out."""
         while True:
             try:

@@ -8,6 +8,7 @@ taken where none pays, so that a start does no harm beyond chance.
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,17 @@ def choose_start(new: Base, candidates: Mapping[str, Path], held: Sequence[Targe
     tried: dict[str, Gain] = {}
     for name, directory in candidates.items():
         with new.wearing(directory) as model:
-            tried[name] = measure(
-                model, new.tokenizer, examples, most, new.limits.batch_size, GAINS
-            )
+            measured = partial(_gain, model, new.tokenizer, examples, most)
+            tried[name] = new.fitted(measured)
     paying = {name: gain for name, gain in tried.items() if gain.gain > 0}
     if not paying:
         return Start(NOTHING, None, 0.0, tried)
     best = min(paying, key=lambda name: min(paying[name].curve.values()))
     return Start(best, candidates[best], paying[best].gain, tried)
+
+
+def _gain(model: Any, tokenizer: Any, examples: list[Example], most: int, size: int) -> Gain:
+    return measure(model, tokenizer, examples, most, size, GAINS)
 
 
 def started(new: Base, start: Start, like: Fresh | Path, steps: int) -> Any:

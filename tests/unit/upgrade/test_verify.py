@@ -68,9 +68,9 @@ def test_memory_that_runs_out_halves_the_batch(base):
         return "done"
 
     frugal = Base(base.model, base.tokenizer, Limits(batch_size=4))
-    assert frugal._fitted(work) == "done" and sizes == [4, 2, 1]
+    assert frugal.fitted(work) == "done" and sizes == [4, 2, 1]
     with pytest.raises(RuntimeError, match="else"):
-        frugal._fitted(lambda size: (_ for _ in ()).throw(RuntimeError("something else")))
+        frugal.fitted(lambda size: (_ for _ in ()).throw(RuntimeError("something else")))
 
 
 def test_an_adapter_without_effect_is_seen(base, pico_pair, tmp_path):
