@@ -5,6 +5,9 @@
 A start is compared with `nothing` on the same examples, before fine-tuning with the bare model:
 paired by item and by seed, and items as well as seeds are drawn again (percentile bootstrap). p is
 two-sided; Holm's correction is over all (pair, app) cells of a start and number of examples.
+
+The start `chosen` is, in each cell, the one that ends with the least nats on held-out records at
+its best rate, `nothing` among them.
 """
 
 import argparse
@@ -25,6 +28,7 @@ LEVEL = 0.95
 RESAMPLES = 20000
 BATCH = 2000
 GAINED = 0.10  # of an old adapter over its bare model: then there is something to carry
+CHOSEN = "chosen"
 TAUGHT = " taught"  # behind a start: on the old adapted model's answers
 Row = dict[str, Any]
 Key = tuple[str, str, str, int]  # pair, app, start, examples
@@ -106,6 +110,7 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
             names = [p for p, (_, new) in bench["pairs"].items() if new == row.get("model")]
             for pair in names or [row["pair"]]:
                 starts[pair, row["app"], row["start"], row["examples"]] = row
+    add_chosen(starts)
     pairs: Row = {}
     order = list(bench["pairs"])
     for key in sorted(starts, key=lambda each: (order.index(each[0]), *each[1:])):
@@ -115,8 +120,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
         other = starts.get((pair, app, nothing, examples))
         against = other["seeds"] if examples and other else {"": bare["bare"]} if bare else {}
         entry = {"start": start, "examples": examples, **told(row["seeds"])}
-        entry |= {name: row[name] for name in ("rate", "gains") if name in row}
-        if against is not row["seeds"]:
+        entry |= {name: row[name] for name in ("rate", "gains", "chosen") if name in row}
+        if start == CHOSEN or against is not row["seeds"]:
             entry["less"] = compared(row["seeds"], against)
         pairs.setdefault(pair, {}).setdefault(app, {"starts": [], "gains": {}})
         pairs[pair][app]["starts"].append(entry)
@@ -128,6 +133,19 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
     failed = [row["cell"] for row in rows if "error" in row]
     return {"models": models, "pairs": pairs, "verdicts": verdicts(bench, models, pairs),
             "failed": sorted(set(failed) - {row["cell"] for row in good})}  # fmt: skip
+
+
+def add_chosen(starts: dict[Key, Row]) -> None:
+    """Add the start that held-out records choose, where a carried one was trained."""
+    cells: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for (pair, app, start, examples), row in starts.items():
+        if examples and not start.endswith(TAUGHT):
+            cells.setdefault((pair, app, examples), {})[start] = row
+    for (pair, app, examples), tried in cells.items():
+        if len(tried) < 2 or "nothing" not in tried:
+            continue
+        best = min(tried, key=lambda name: tried[name]["seeds"]["0"]["held"])
+        starts[pair, app, CHOSEN, examples] = {**tried[best], "chosen": best}
 
 
 def correct(pairs: Row) -> None:
@@ -181,7 +199,8 @@ def markdown(bench: Mapping[str, Any], content: Row) -> str:
     """The tables."""
     parts = ["# Real pairs\n\nMade by `python -m benchmarks.real.results`. Scores in %; nats an "
              "answer; differences from `nothing` on the same examples (no LFT: from the bare new "
-             "model), 95 %; bold where Holm's p over the cells is below 0.05.\n"]  # fmt: skip
+             "model), 95 %; bold where Holm's p over the cells is below 0.05; ↑ the largest rate "
+             "that was tried, so that a larger one may be better.\n"]  # fmt: skip
     head = (
         "| start | examples | cells | above | below | old adapter gains 10 points | of them above |"
     )
@@ -211,10 +230,21 @@ def _table(bench: Mapping[str, Any], models: Row, pair: str, app: str, cell: Row
         nats = less.get("nats")
         gap = f"{nats['mean']:+.2f} ({nats['low']:+.2f} to {nats['high']:+.2f})" if nats else "–"
         rows.append(
-            f"| {row['start']} | {row['examples'] or 'no LFT'} | {100 * row['score']:.1f} | "
-            f"{row['nats']:.2f} | {percent(less.get('score'))} | {gap} | {row.get('rate', '')} |"
+            f"| {_named(row)} | {row['examples'] or 'no LFT'} | {100 * row['score']:.1f} | "
+            f"{row['nats']:.2f} | {percent(less.get('score'))} | {gap} | {_rate(bench, row)} |"
         )
     return "\n".join(rows)
+
+
+def _named(row: Row) -> str:
+    return f"{CHOSEN}: {row['chosen']}" if "chosen" in row else row["start"]
+
+
+def _rate(bench: Mapping[str, Any], row: Row) -> str:
+    """The rate, marked where it is the largest that was tried: a larger one may be better."""
+    if "rate" not in row:
+        return ""
+    return f"{row['rate']}{'↑' if row['rate'] == max(bench['light']['rates']) else ''}"
 
 
 def main() -> None:

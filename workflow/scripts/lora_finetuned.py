@@ -16,7 +16,7 @@ with job(snakemake) as log:
         model.directory,
         read(**params.data),
         snakemake.output[0],
-        start=fresh_like(inputs["like"]) if "like" in inputs else inputs["transferred"],
+        start=fresh_like(inputs["like"]) if "like" in inputs else inputs["start"],
         settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
         resume_root=layout.TRAINING_KEPT,
         inputs=identities({"spec": inputs["spec"]}),

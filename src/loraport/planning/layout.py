@@ -66,6 +66,7 @@ SHARED = {
 # adapters of the new model, each in one of the folders above
 TRANSFERRED = "lora_transferred"
 GAIN = "gain.json"
+START = "lora_start"
 SMALL = "lora_small"
 SMALL_MATCHED = "lora_small_matched"
 FINETUNED = "lora_finetuned"
@@ -114,6 +115,7 @@ LOGS = {  # rule -> its log
     "adapter_maps": f"{_APP_LOGS}/maps/{{method}}.log",
     "gain": f"{_APP_LOGS}/gain.log",
     "gain_by_method": f"{_APP_LOGS}/{{method}}/gain.log",
+    "lora_start": f"{_APP_LOGS}/lora_start.log",
     "transferred": f"{_APP_LOGS}/transferred.log",
     "transferred_by_method": f"{_APP_LOGS}/{{method}}/transferred.log",
     "model_merged": f"{_APP_LOGS}/model_merged.log",

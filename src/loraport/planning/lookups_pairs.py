@@ -251,13 +251,19 @@ class PairLookups(Resources):
 
     def gain_file(self, wildcards: Wildcards) -> Inputs:
         """The gain of a carried update, where it is to be chosen and the app's task has texts."""
-        automatic = self.config.transfer(self.method_of(wildcards))["gain"] == "auto"
+        automatic = self.transfer_settings(wildcards)["gain"] == "auto"
         models = self.pair_models(wildcards)
         if not automatic or not stages.has_training_data(self.config, wildcards.app, *models):
             return {}
         by_method = hasattr(wildcards, "method")
         home = layout.BY_METHOD if by_method else layout.APP
         return {"gain": layout.path(f"{home}/{layout.GAIN}", **dict(wildcards.items()))}
+
+    def finetuned_from(self, wildcards: Wildcards) -> Inputs:
+        """What an app's light fine-tuning starts from: the carried adapter, or what is chosen."""
+        chosen = self.config.content["finetune"]["start"] == "chosen"
+        name = layout.START if chosen else layout.TRANSFERRED
+        return {"start": layout.path(f"{layout.APP}/{name}", **dict(wildcards.items()))}
 
     def old_adapter(self, wildcards: Wildcards) -> Any:
         """What is carried: files that are checked against the old model, or a folder made here."""
@@ -275,12 +281,23 @@ class PairLookups(Resources):
         preflight.check_adapter(folder, source, known_as)
         return preflight.adapter_files(folder)
 
+    def transfer_settings(self, wildcards: Wildcards) -> Inputs:
+        """Settings of a transfer. Methods are compared by whole updates: a gain is chosen for an
+        app, and for a variant that asks for it itself.
+        """
+        method = self.method_of(wildcards)
+        settings = self.config.transfer(method)
+        asked = self.config.content["variants"].get(method, {}).get("transfer", {})
+        if hasattr(wildcards, "method") and settings["gain"] == "auto" and "gain" not in asked:
+            return {**settings, "gain": 1.0}
+        return settings
+
     def transfer_params(self, wildcards: Wildcards) -> Inputs:
         """Settings of a transfer, and how the models are named in what it writes."""
         old, new = self.pair_models(wildcards)
         method, entry = self.method_of(wildcards), self.config.model(new)
         return {
-            "settings": self.config.transfer(method),
+            "settings": self.transfer_settings(wildcards),
             "of": {"old": old, "new": new, "app": wildcards.app, "method": method},
             "known_as": self.config.known_as(old),
             "base": entry["source"],

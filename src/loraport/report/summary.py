@@ -57,6 +57,13 @@ def gain_lines(gain: Mapping[str, Any]) -> list[str]:
             f": on those left out, {gain['improvement']:.2f} nats an answer better than no update "
             f"(standard error {gain['standard_error']:.2f}, {gain['examples']} answers)"
         )
+    if not gain["gain"]:
+        return [
+            line,
+            "so the adapter changes nothing: this pair's maps carry too little of it to be served "
+            "as it is. `lora_finetuned` tries the whole update as a start; `loraport upgrade` learns "
+            "from the old adapter's answers; `transfer.gain: 1` writes the update all the same",
+        ]
     return [line]
 
 

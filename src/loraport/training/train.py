@@ -145,7 +145,7 @@ def train_lora(
         If there are fewer examples than asked, the loss is not finite, or the adapter does not fit.
     """
     chosen = subset(data, settings.examples, settings.subset_seed)
-    _make_deterministic(settings.seed)
+    make_deterministic(settings.seed)
     with measured() as run:
         model, tokenizer = load_base(
             model_dir,
@@ -204,7 +204,8 @@ def _report(
     }
 
 
-def _make_deterministic(seed: int) -> None:
+def make_deterministic(seed: int) -> None:
+    """Seed every generator, and take deterministic kernels where there are any."""
     # cuBLAS reads it when its first handle is made
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

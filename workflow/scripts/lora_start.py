@@ -1,0 +1,49 @@
+"""Rule lora_start: nothing or the carried update, by light fine-tunings that leave answers out."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loraport.adapters.files import folder_of
+from loraport.artifacts import atomic, identities, read_json
+from loraport.evaluation.start import FOLDS, NOTHING, choose_start
+from loraport.models.spec import load_spec
+from loraport.runtime.job import job, progress
+from loraport.training.data import read
+from loraport.training.starts import fresh_like
+from loraport.training.train import Settings
+from loraport.transfer.carry import transfer_files
+
+OTHERS = ("adapter", "spec", "data", "transferred")
+
+with job(snakemake) as log:
+    params = snakemake.params
+    artifacts = {k: v for k, v in snakemake.input.items() if k not in OTHERS}
+    inputs, transferred = identities(artifacts), Path(snakemake.input.transferred)
+    model = load_spec(snakemake.input.spec, params.base["source"])
+    gain = read_json(transferred / "transfer.json", "transfer")["gain"]["gain"]
+    starts = {NOTHING: fresh_like(transferred)}
+    if gain:
+        starts[f"carried, times {gain:g}"] = transferred
+    with TemporaryDirectory(dir=Path(snakemake.output[0]).parent) as folder:
+        if gain != 1:  # the gain was chosen for the answers before any training
+            whole = Path(folder) / "whole"
+            whole.mkdir()
+            settings = {**params.transfer["settings"], "gain": 1.0, "allow_large": True}
+            adapter = folder_of(snakemake.input.adapter)
+            transfer_files(
+                adapter, artifacts, inputs, whole, {**params.transfer, "settings": settings}
+            )
+            starts["carried"] = whole
+        with atomic(snakemake.output[0]) as out, progress(FOLDS * len(starts), "trials") as bar:
+            out.mkdir()
+            chosen = choose_start(
+                model.directory,
+                read(**params.data),
+                starts,
+                Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
+                out,
+                inputs,
+                params.base["source"],
+                done=lambda: bar.update(1),
+            )
+    log.info("start: %s; nats an answer %s", chosen.start, chosen.nats)
