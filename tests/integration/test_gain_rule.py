@@ -56,3 +56,24 @@ def test_an_app_without_a_task_is_carried_as_the_maps_give_it(work):
     work.run("artifacts/p/b/lora_transferred")
     report = json.loads((work.root / "artifacts/p/b/lora_transferred/transfer.json").read_text())
     assert report["gain"]["gain"] == 1.0 and "no texts" in report["gain"]["chosen_on"]
+
+
+def test_a_fine_tuning_begins_where_it_ends_best_and_the_trial_is_recorded(work):
+    target = "artifacts/p/a/lora_finetuned"
+    assert "lora_start" in work.planned(target)
+    asked = ("--config", "finetune={examples: 12, start: carried}", "--", target)
+    assert "lora_start" not in work.planned(*asked)
+    work.run(target)
+    told = json.loads((work.root / "artifacts/p/a/lora_start/start.json").read_text())
+    assert told["start"] in told["nats"] and told["examples"] == 12
+    assert "nothing" in told["nats"] and "carried" in told["nats"]
+    assert "lora_start" not in work.planned("artifacts/p/a/norm/seed0/lora_finetuned")
+
+
+def test_methods_are_compared_by_whole_updates(work):
+    assert "gain_by_method" not in work.planned("artifacts/p/a/norm/lora_transferred")
+    work.run("artifacts/p/a/norm/lora_transferred")
+    report = json.loads(
+        (work.root / "artifacts/p/a/norm/lora_transferred/transfer.json").read_text()
+    )
+    assert report["gain"]["gain"] == 1.0

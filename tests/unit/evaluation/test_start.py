@@ -1,0 +1,108 @@
+"""The start of a light fine-tuning: which one is chosen, and that trials ask what they left out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pico
+import pytest
+
+from loraport.errors import LoraportError
+from loraport.evaluation.start import NOTHING, choose, choose_start, trained_losses
+from loraport.training.data import Example
+from loraport.training.starts import Fresh
+from loraport.training.train import Settings, train_lora
+
+DATA = [Example(f"word {n % 6} is", f" number {n % 6}") for n in range(18)]
+FRESH = Fresh(rank=4, alpha=4, target_modules=tuple(pico.ATTENTION))
+SETTINGS = Settings(epochs=2, batch_size=6, learning_rate=1e-3, device="cpu")
+
+
+def losses(mean, spread=1.0, count=50):
+    return mean + spread * np.random.default_rng(3).standard_normal(count)
+
+
+def test_a_carried_start_is_taken_where_it_is_ahead_of_nothing():
+    chosen = choose({NOTHING: losses(10), "carried": losses(8, 1.2), "half": losses(9)})
+    assert chosen.start == "carried"
+    assert chosen.improvement == pytest.approx(2, abs=0.3) and chosen.examples == 50
+
+
+def test_a_start_that_is_behind_or_level_gives_way_to_nothing():
+    assert choose({NOTHING: losses(10), "carried": losses(11)}).start == NOTHING
+    noise = np.random.default_rng(0).standard_normal(50)
+    assert choose({NOTHING: losses(10), "carried": losses(10) + noise - noise.mean()}).start == (
+        NOTHING
+    )
+
+
+def test_a_start_that_destroys_the_model_is_left_out():
+    chosen = choose({NOTHING: losses(10), "carried": np.full(50, np.inf)})
+    assert chosen.start == NOTHING and set(chosen.nats) == {NOTHING}
+    with pytest.raises(LoraportError, match=r"finetune\.start"):
+        choose({NOTHING: np.full(5, np.nan)})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    sizes = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
+    return Path(pico.make_model(folder / "base", seed=1, **sizes))
+
+
+def test_an_adapter_that_knows_the_answers_is_chosen_and_written(base, tmp_path):
+    knows = tmp_path / "knows"
+    longer = Settings(epochs=30, batch_size=6, learning_rate=1e-2, device="cpu")
+    train_lora(base, DATA, knows, start=FRESH, settings=longer)
+    out = tmp_path / "out"
+    out.mkdir()
+    count = []
+    starts = {NOTHING: FRESH, "carried": knows}
+    chosen = choose_start(
+        base, DATA, starts, SETTINGS, out, {}, "base", done=lambda: count.append(1)
+    )
+    assert chosen.start == "carried" and len(count) == 6
+    assert chosen.nats["carried"] < chosen.nats[NOTHING]
+    told = json.loads((out / "start.json").read_text())
+    assert told["start"] == "carried" and told["examples"] == 18
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    assert weights == (knows / "adapter_model.safetensors").read_bytes()
+
+
+def test_nothing_is_a_fresh_adapter_with_the_same_bytes_each_time(base, tmp_path):
+    made = []
+    for name in "ab":
+        out = tmp_path / name
+        out.mkdir()
+        chosen = choose_start(base, DATA, {NOTHING: FRESH}, SETTINGS, out, {}, "base")
+        assert chosen.start == NOTHING
+        made.append((out / "adapter_model.safetensors").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_no_trial_is_asked_what_it_was_trained_on(base, tmp_path, monkeypatch):
+    trained, asked = [], []
+    monkeypatch.setattr(
+        "loraport.evaluation.start.train_lora",
+        lambda model, data, out, **_: (trained.append(set(data)), Path(out).mkdir()),
+    )
+    monkeypatch.setattr("loraport.evaluation.start._loaded", lambda *_: (None, None))
+
+    class Adapted:
+        def eval(self):
+            return self
+
+    monkeypatch.setattr("loraport.evaluation.start.attach", lambda *_: Adapted())
+
+    def told(model, tokenizer, examples, cutoff, batch):
+        asked.append(set(examples))
+        return np.zeros(len(examples))
+
+    monkeypatch.setattr("loraport.evaluation.start.answer_losses", told)
+    data = [Example(f"p{n}", f"a{n}") for n in range(10)]
+    assert not trained_losses(base, FRESH, data, SETTINGS, tmp_path).any()
+    assert len(asked) == 3 and set.union(*asked) == set(data)
+    assert all(
+        not seen & left and seen | left == set(data)
+        for seen, left in zip(trained, asked, strict=True)
+    )
