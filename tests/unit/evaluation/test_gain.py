@@ -25,10 +25,15 @@ def curves(best: float, depth: float, noise: float, count: int = 50):
 
 
 def test_the_best_gain_is_taken_where_it_pays():
-    chosen = choose(GAINS, curves(best=1.0, depth=3.0, noise=0.3))
+    chosen = choose(GAINS, curves(best=1.0, depth=5.0, noise=0.3))
     assert chosen.gain == 1.0
-    assert chosen.improvement == pytest.approx(3.0, abs=0.3)
+    assert chosen.improvement == pytest.approx(5.0, abs=0.3)
     assert chosen.curve[0.0] > chosen.curve[1.0]
+
+
+def test_a_little_likelihood_is_not_enough():
+    chosen = choose(GAINS, curves(best=1.0, depth=3.0, noise=0.3))
+    assert chosen.gain == 0 and chosen.improvement == pytest.approx(3.0, abs=0.3)
 
 
 def test_harm_gives_a_gain_of_zero():
@@ -43,7 +48,7 @@ def test_what_is_chance_gives_zero_more_often_than_not():
 
 
 def test_a_gain_that_destroys_the_model_is_left_out():
-    losses = curves(best=1.0, depth=3.0, noise=0.3)
+    losses = curves(best=1.0, depth=5.0, noise=0.3)
     losses[-1] = np.nan
     chosen = choose(GAINS, losses)
     assert chosen.gain == 1.0 and 2.0 not in chosen.curve

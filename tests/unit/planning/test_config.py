@@ -32,8 +32,8 @@ def test_defaults_stand_where_sections_are_missing(minimal):
         "scale": "paper",
         "new_layers": "zero",
         "dtype": "float32",
-        "factors": "balanced",
-        "gain": 1.0,
+        "factors": "fresh",
+        "gain": "auto",
         "allow_large": False,
     }
     assert config.content["calibration"]["examples"] == 512
