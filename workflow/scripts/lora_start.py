@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities, read_json
-from loraport.evaluation.start import FOLDS, NOTHING, choose_start
+from loraport.evaluation.start import FOLDS, NOTHING, Begin, choose_start
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job, progress
 from loraport.training.data import read
@@ -21,7 +21,7 @@ with job(snakemake) as log:
     inputs, transferred = identities(artifacts), Path(snakemake.input.transferred)
     model = load_spec(snakemake.input.spec, params.base["source"])
     gain = read_json(transferred / "transfer.json", "transfer")["gain"]["gain"]
-    starts = {NOTHING: fresh_like(transferred)}
+    starts: dict[str, Begin] = {NOTHING: fresh_like(transferred)}
     if gain:
         starts[f"carried, times {gain:g}"] = transferred
     with TemporaryDirectory(dir=Path(snakemake.output[0]).parent) as folder:

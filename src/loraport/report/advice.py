@@ -143,6 +143,9 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
             f"than any other: {_span(used, best, 'transferred')}, on {_on(used)}.",
             *_about_finetuning(used, advised["method"], len(enough), told),
         ]
+        if not _helps(used, advised["method"]):
+            advised = {"method": None, "finetuning_needed": True, "examples": None}
+            reasons = [f"No method is known to help here, on {_on(used)}.", *reasons]
     return {
         "pair": pair,
         "app": app,
@@ -152,6 +155,16 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
         "evidence": [row for case in used for row in _evidence(case)],
         "limits": limits(pair, app, known, cases, alike, own),
     }
+
+
+def _helps(cases: Sequence[Case], method: str) -> bool:
+    """Whether a method was worth something anywhere: kept a share, or beat LoRA from nothing."""
+    for case in cases:
+        finetuned = case["methods"].get(method, {}).get("finetuned", {})
+        ahead = _better_score(finetuned) or _better_likelihood(finetuned)
+        if ahead or _share(case, method, "transferred", "_low") > 0:
+            return True
+    return False
 
 
 def best_method(cases: Iterable[Case], stage: str) -> str:

@@ -61,8 +61,9 @@ def gain_lines(gain: Mapping[str, Any]) -> list[str]:
         return [
             line,
             "so the adapter changes nothing: this pair's maps carry too little of it to be served "
-            "as it is. `lora_finetuned` tries the whole update as a start; `loraport upgrade` learns "
-            "from the old adapter's answers; `transfer.gain: 1` writes the update all the same",
+            "as it is. `lora_finetuned` tries the whole update as a start, `loraport upgrade` "
+            "learns from the old adapter's answers, and `transfer.gain: 1` writes the update as "
+            "the maps give it",
         ]
     return [line]
 
