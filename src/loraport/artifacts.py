@@ -307,7 +307,7 @@ def read_h5(path: str | Path, kind: str) -> Iterator[h5py.File]:
 def _unreadable(path: str | Path, reason: object) -> LoraportError:
     return LoraportError(
         f"artifact {path} cannot be read: it is missing, truncated or damaged",
-        got=str(reason).splitlines()[0] if str(reason) else type(reason).__name__,
+        got=(str(reason).strip() or type(reason).__name__).splitlines()[0],
         expected="a whole artifact of this workflow",
         todo="delete it and run the workflow again",
     )

@@ -15,12 +15,19 @@ class LoraportError(Exception):
         self.what, self.got, self.expected, self.todo = what, got, expected, todo
         parts = [what.rstrip(".")]
         if got is not None:
-            parts.append(f"Got: {got}")
+            parts.append(f"Got: {_shown(got)}")
         if expected is not None:
             parts.append(f"Expected: {expected}")
         if todo:
             parts.append(f"What to do: {todo.rstrip('.')}")
         super().__init__(". ".join(parts) + ".")
+
+
+def _shown(got: object) -> str:
+    """What was got, never an empty word: of an error without a text its kind."""
+    if isinstance(got, BaseException) and not str(got).strip():
+        return type(got).__name__
+    return str(got) if str(got).strip() else "nothing"
 
 
 def words(error: BaseException) -> str:

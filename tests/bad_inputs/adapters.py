@@ -84,7 +84,12 @@ def _shape(*shape):
     return _header(lambda header: header[A].update(shape=list(shape)))
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 98824\n"
 CASES: Cases = {
+    "a pointer for the weights": Case(_content(lambda content: POINTER), ("pointer of git-lfs",)),
+    "a pointer for the config": Case(
+        lambda root: (root / CONFIG).write_bytes(POINTER), ("pointer of git-lfs",)
+    ),
     "of other shapes": Case(other_shape, ("is for another base model", "48")),
     "of another base by name": Case(
         _config(base_model_name_or_path="x/y"), ("records another base model", "known_as")

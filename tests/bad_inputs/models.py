@@ -39,7 +39,13 @@ def _tensors(change):
 
 
 def _index(content: object):
-    return lambda root: (root / INDEX).write_text(json.dumps(content))
+    """An index in place of the whole file, which would go before it."""
+
+    def spoil(root: Path) -> None:
+        (root / WEIGHTS).unlink()
+        (root / INDEX).write_text(json.dumps(content))
+
+    return spoil
 
 
 def pickled(root: Path) -> None:
@@ -52,7 +58,32 @@ def pickle_named_safetensors(root: Path) -> None:
 
 
 def two_checkpoints(root: Path) -> None:
-    shutil.copy(root / WEIGHTS, root / "old/consolidated.safetensors")
+    for name in ("1.safetensors", "2.safetensors"):
+        shutil.copy(root / WEIGHTS, root / "old" / name)
+    _index({"weight_map": {"x": "1.safetensors", "y": "2.safetensors"}})(root)
+
+
+def of_other_names(root: Path) -> None:
+    (root / WEIGHTS).rename(root / "old/consolidated.safetensors")
+
+
+def of_fp8(root: Path) -> None:
+    """Sound, but of numbers that take a quarter of the room."""
+    content = (root / WEIGHTS).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, end = json.loads(content[8 : 8 + length]), 0
+    for entry in header.values():
+        if "shape" in entry:
+            size = int(np.prod(entry["shape"]))
+            entry |= {"dtype": "F8_E4M3", "data_offsets": [end, end + size]}
+            end += size
+    text = json.dumps(header).encode()
+    (root / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+def pointer(file: str):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 98824\n"
+    return lambda root: (root / "old" / file).write_text(text)
 
 
 def remote_code(root: Path, model_type: str = "evil") -> None:
@@ -127,6 +158,14 @@ CASES: Cases = {
     "a weight of other shape": Case(
         _tensors(lambda t: t.update({UP: t[UP][:3]})), ("does not fit config.json", UP)
     ),
+    "other names": Case(of_other_names, ("does not load", "consolidated.safetensors")),
+    "FP8": Case(of_fp8, ("F8_E4M3 (FP8)", "that it was made from")),
+    "a pointer for the weights": Case(pointer(WEIGHTS.name), ("pointer of git-lfs",)),
+    "a pointer for the config": Case(pointer("config.json"), ("pointer of git-lfs",)),
+    "a vocabulary of other size": Case(_config(vocab_size=999), ("set vocab_size", "999")),
+    "weights that the config names": Case(
+        _config(transformers_weights="gone.safetensors"), ("no file gone.safetensors",)
+    ),
     "two checkpoints": Case(two_checkpoints, ("stands in two files",)),
     "an index of no shards": Case(_index({}), ("is not a shard index",)),
     "an index that is a list": Case(_index([]), ("is not a shard index",)),
@@ -168,5 +207,6 @@ TOKENIZER_CASES: Cases = {
     "roles cut short": Case(
         lambda root: (root / "old/tokenizer_config.json").write_text("{"), ("tokenizer_config",)
     ),
+    "a pointer for a tokenizer": Case(pointer("tokenizer.json"), ("pointer of git-lfs",)),
     "a tokenizer that wants remote code": Case(remote_tokenizer, ("tokenizer",)),
 }

@@ -13,6 +13,8 @@ with job(snakemake) as log:
         log.warning("%s: %s; took the newest, %s", source, asked, revision)
     content = describe(directory, source, revision)
     write_json(snakemake.output[0], "spec", {}, content)
+    if aside := content.get("left_aside"):
+        log.warning("%s holds files that are not the model, and not read: %s", source, aside)
     if others := content["other_tensors"]:
         told = "%d tensors that no family file accounts for, such as %s: they are left as they are"
         log.warning(told, len(others), others[0])

@@ -13,6 +13,7 @@ import numpy as np
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights, sha256
 from ..errors import LoraportError
 from ..models.families import Architecture
+from ..models.folder import refuse_pointer
 from ..models.weights import TensorFile, is_finite, save_tensors
 from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
@@ -92,6 +93,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """adapter_config.json of a PEFT directory."""
     path = directory / ADAPTER_CONFIG
     try:
+        refuse_pointer(path)
         config = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(config, dict):
             return config

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..artifacts import ADAPTER_FILES, atomic, sha256, write_json
 from ..errors import LoraportError
-from ..models.weights import weight_files
+from ..models.folder import weight_files
 from ..runtime.measure import measured, versions
 from .harness import (
     adapted,

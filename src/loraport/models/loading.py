@@ -1,6 +1,7 @@
 """Models in memory, for the rules that run one: a base with its tokenizer."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ..errors import LoraportError
+from ..errors import LoraportError, words
 from ..runtime.device import pick_device
 
 # peft asks transformers by an old name: nothing that a user could mend
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 transformers_logging.disable_progress_bar()  # of loading weights; the rules' own bars say more
+# A folder without an adapter's config: transformers looks for one in the model's own and would put
+# the adapter that it names onto the model again.
+NO_ADAPTER = {"subfolder": ".no_adapter"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -50,18 +54,49 @@ def load_base(
             directory,
             dtype=choose_dtype(dtype, device),
             use_safetensors=True,
+            adapter_kwargs=dict(NO_ADAPTER),
             **({"device_map": device_map} if device_map else {}),
             **where,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LoraportError(
             f"model {directory} cannot be loaded",
-            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            got=words(error),
             expected="a causal language model in transformers' format, with its tokenizer",
             todo="check `source` in config.yaml",
         ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    rows = model.get_input_embeddings().weight.shape[0]
+    _choose_pad(tokenizer, rows)
+    if len(tokenizer) > rows:
+        model.get_input_embeddings().register_forward_pre_hook(_rows_checked(directory, rows))
     if not device_map:
         model.to(device)
     return model.eval(), tokenizer
+
+
+def _choose_pad(tokenizer: Any, rows: int) -> None:
+    """A pad token that the embedding has a row for; padding is masked, so any token will do.
+
+    Of a tokenizer that was given a pad token, while its model was never resized, that token lies
+    behind the last row.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        names = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
+        ids = [tokenizer.convert_tokens_to_ids(name) for name in names if name is not None]
+        inside = [number for number in ids if number is not None and number < rows]
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(inside[0] if inside else 0)
+
+
+def _rows_checked(directory: str | Path, rows: int) -> Callable[[Any, tuple[Any, ...]], None]:
+    """A hook in front of an embedding that refuses tokens without a row in it."""
+
+    def check(module: Any, inputs: tuple[Any, ...]) -> None:
+        if inputs and (largest := int(inputs[0].max())) >= rows:
+            raise LoraportError(
+                f"the tokenizer of {directory} has a token that its model has no vector for",
+                got=f"token {largest} in a text, {rows} rows in the embedding",
+                expected="texts without tokens that were added and never trained",
+                todo="take them out of the texts, or resize the model's embedding and save it",
+            )
+
+    return check

@@ -14,7 +14,8 @@ import numpy as np
 from ..artifacts import ADAPTER_FILES, SUMS, read_json, sha256
 from ..errors import LoraportError, words
 from .families import Architecture, Dimensions, families, family_of
-from .weights import Checkpoint, weight_files
+from .folder import left_aside, refuse_pointer, weight_files
+from .weights import Checkpoint
 
 # of a model's repository: config, weights, tokenizer with its chat template, and code, which runs
 # only where `remote_code` says so; not other formats' folders, nor the weights a second time
@@ -141,6 +142,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a model directory."""
     path = directory / "config.json"
     try:
+        refuse_pointer(path)
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LoraportError(
@@ -167,12 +169,12 @@ def open_model(directory: Path) -> Model:
     return Model(family, family.read_dimensions(config, where), directory, family.is_tied(config))
 
 
-def _wanted(model: Model) -> Iterator[tuple[str, tuple[int | None, int]]]:
+def _wanted(model: Model) -> Iterator[tuple[str, tuple[int, int]]]:
     """Weights that loraport uses and their shapes, one by one: a config may promise any number."""
     family, dims = model.architecture, model.dims
-    yield f"{family.embedding}.weight", (None, dims.hidden)
+    yield f"{family.embedding}.weight", (dims.vocabulary, dims.hidden)
     if not model.tied:
-        yield f"{family.head}.weight", (None, dims.hidden)
+        yield f"{family.head}.weight", (dims.vocabulary, dims.hidden)
     for layer in range(dims.layers):
         for module in family.modules:
             yield f"{family.path(layer, module)}.weight", family.module_shape(module, dims)
@@ -183,12 +185,16 @@ def check_shapes(model: Model) -> None:
     checkpoint = model.checkpoint()
     for name, shape in _wanted(model):
         got = checkpoint.shape(name)
-        if len(got) != 2 or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
+        if got != shape:
+            rows = len(got) == 2 and got[1] == shape[1] and shape[0] == model.dims.vocabulary
             raise LoraportError(
                 f"{model.directory}: weight {name!r} does not fit config.json",
                 got=got,
                 expected=shape,
-                todo="check that config.json and the weights belong to the same model",
+                todo=f"set vocab_size in config.json to {got[0]} if the vocabulary was resized, "
+                "or save the model again"
+                if rows
+                else "check that config.json and the weights belong to the same model",
             )
 
 
@@ -206,7 +212,9 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
             checkpoint.read(name)
     others = [directory / name for name in ("config.json", "tokenizer.json", "tokenizer.model")]
     hashed = weight_files(directory) + [path for path in others if path.is_file()]
+    aside = left_aside(directory)
     return {
+        **({"left_aside": aside} if aside else {}),
         "family": family.name,
         "dimensions": asdict(model.dims),
         "attention": model.dims.attention,

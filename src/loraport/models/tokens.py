@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import LoraportError
+from ..errors import LoraportError, words
+from .folder import refuse_pointer
 from .sentencepiece import as_document
 
 Key = tuple[str, bytes | str]  # ("bytes" | "special", what it stands for)
@@ -81,6 +82,9 @@ def read_vocabulary(directory: str | Path) -> Vocabulary:
 def _tokenizer_json(directory: Path) -> dict[str, Any]:
     path = directory / "tokenizer.json"
     try:
+        for file in (path, directory / "tokenizer.model"):
+            if file.is_file():
+                refuse_pointer(file)
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
         if ranks := sorted(directory.glob("*.tiktoken")):
@@ -97,10 +101,16 @@ def _tokenizer_json(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, ImportError, KeyError, RecursionError) as error:
         raise LoraportError(
             f"{directory} has no tokenizer that can be read",
-            got=str(error).splitlines()[0],
+            got=_what_lies_there(directory, error),
             expected="tokenizer.json, tokenizer.model or a .tiktoken file",
             todo="save the model's tokenizer beside its weights with save_pretrained()",
         ) from error
+
+
+def _what_lies_there(directory: Path, error: Exception) -> str:
+    """The tokenizer files of a folder, and what the library says of them."""
+    held = sorted(p.name for each in ("tekken.json", "tok*") for p in directory.glob(each))
+    return f"{', '.join(held) or 'no tokenizer file'}: {words(error)}"
 
 
 def _from_tiktoken(path: Path) -> dict[str, Any]:

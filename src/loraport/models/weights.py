@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from ..artifacts import atomic
 from ..errors import LoraportError
+from .folder import refuse_pointer, weight_files
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 MAX_AXES = 8
@@ -32,8 +33,21 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+OTHER_DTYPES = {  # that the format has and no model is read in: bits of a number, and its name
+    "F4": (4, "4-bit floats"),
+    "F6_E2M3": (6, "6-bit floats"),
+    "F6_E3M2": (6, "6-bit floats"),
+    "F8_E4M3": (8, "FP8"),
+    "F8_E5M2": (8, "FP8"),
+    "F8_E8M0": (8, "FP8 scales"),
+    "F8_E4M3FNUZ": (8, "FP8"),
+    "F8_E5M2FNUZ": (8, "FP8"),
+    "C64": (64, "complex numbers"),
+    "U16": (16, "whole numbers"),
+    "U32": (32, "whole numbers, as quantised weights are packed"),
+    "U64": (64, "whole numbers"),
+}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class TensorFile:
@@ -54,6 +68,7 @@ class TensorFile:
         self._checksums = dict(checksums or {})
         try:
             self.size = self.path.stat().st_size
+            refuse_pointer(self.path)
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if self.size < 8 or length > min(self.size - 8, MAX_HEADER_BYTES):
@@ -70,6 +85,7 @@ class TensorFile:
 
     def _index(self, header: Mapping[str, Any]) -> None:
         end = 0
+        others: list[tuple[str, str]] = []
         try:
             spans = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
             for name, entry in spans:
@@ -77,17 +93,33 @@ class TensorFile:
                 sizes = (*shape, first, last)
                 if len(shape) > MAX_AXES or any(type(s) is not int or s < 0 for s in sizes):
                     raise self._bad(f"tensor {name!r} at bytes {first}-{last}, shape {shape}")
-                if entry["dtype"] not in DTYPES:
-                    raise self._bad(f"tensor {name!r} of dtype {entry['dtype']}")
-                dtype = DTYPES[entry["dtype"]]
-                if first != end or last - first != dtype.itemsize * math.prod(shape):
+                code = entry["dtype"]
+                if code not in DTYPES and code not in OTHER_DTYPES:
+                    raise self._bad(f"tensor {name!r} of dtype {code}")
+                bits = 8 * DTYPES[code].itemsize if code in DTYPES else OTHER_DTYPES[code][0]
+                if first != end or 8 * (last - first) != bits * math.prod(shape):
                     raise self._bad(f"tensor {name!r} at bytes {first}-{last}, shape {shape}")
-                self.tensors[name] = (dtype, shape, first)
+                if code in DTYPES:
+                    self.tensors[name] = (DTYPES[code], shape, first)
+                else:
+                    others.append((name, code))
                 end = last
         except (TypeError, KeyError, ValueError) as error:
             raise self._bad(f"a header entry that is not a tensor ({error})") from error
         if self.start + end != self.size:
             raise self._bad(f"{self.size} bytes where the header says {self.start + end}")
+        if others:
+            raise self._of_other_dtypes(others)
+
+    def _of_other_dtypes(self, others: Sequence[tuple[str, str]]) -> LoraportError:
+        name, code = others[0]
+        return LoraportError(
+            f"{self.path} holds weights in a form that loraport does not compute with",
+            got=f"{len(others)} tensors such as {name!r} of dtype {code} ({OTHER_DTYPES[code][1]})",
+            expected="float32, bfloat16 or float16",
+            todo="name the model that it was made from, whose adapters are the same; or write its "
+            "weights as bfloat16",
+        )
 
     def _bad(self, reason: object) -> LoraportError:
         return LoraportError(
@@ -246,45 +278,6 @@ def is_finite(values: np.ndarray) -> bool:
     if values.dtype == DTYPES["BF16"]:  # all exponent bits set: numpy is slow on this dtype
         return not bool(((values.view(np.uint16) & 0x7F80) == 0x7F80).any())
     return bool(np.isfinite(values).all())
-
-
-def weight_files(directory: str | Path) -> list[Path]:
-    """The safetensors files of a model directory, in order; an index file must be complete."""
-    directory = Path(directory)
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            if not all(isinstance(name, str) for name in names):
-                raise ValueError("file names that are no text")
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise LoraportError(
-                f"{index} is not a shard index",
-                got=f"{type(error).__name__}: {error}",
-                expected='{"weight_map": {tensor: file, …}}',
-                todo="download the model again",
-            ) from error
-        missing = [n for n in names if Path(n).name != n or not (directory / n).is_file()]
-        if missing:
-            raise LoraportError(
-                f"{directory} lacks weight shards",
-                got=f"no {', '.join(missing[:3])}",
-                expected=f"the {len(names)} files that {index.name} names",
-                todo="finish the download",
-            )
-        return [directory / name for name in names]
-    files = sorted(directory.glob("*.safetensors"))
-    if files:
-        return files
-    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
-    raise LoraportError(
-        f"{directory} holds no safetensors weights",
-        got=f"pickled weights only ({pickles[0]})" if pickles else "no weight file at all",
-        expected="*.safetensors; pickles can run code and are never loaded",
-        todo="load the model once where you trust it and save_pretrained() it as safetensors"
-        if pickles
-        else "check the path of the model",
-    )
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

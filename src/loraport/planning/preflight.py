@@ -10,12 +10,12 @@ from typing import Any
 from .. import methods
 from ..adapters.audit import audit
 from ..adapters.files import read_adapter
-from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, sha256
+from ..artifacts import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError
 from ..models.families import Dimensions
+from ..models.folder import weight_files
 from ..models.spec import check_shapes, is_local, open_model, resolve
-from ..models.weights import weight_files
 from . import layout
 
 # wildcards that stand in words
@@ -68,6 +68,7 @@ def local_files(source: str) -> list[str]:
         return []
     patterns = ("*.json", "*.tiktoken", "tokenizer.model")
     beside = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    beside = [file for file in beside if file.name not in ADAPTER_FILES]
     return [str(file) for file in (*beside, *weight_files(path))]
 
 

@@ -44,7 +44,7 @@ def explained(
     place : folder that the rule writes to
     """
     for cause in _chain(error):
-        text = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if isinstance(cause, MemoryError) or _says(cause, *MEMORY_WORDS):
             return LoraportError(
                 f"rule {rule} ran out of memory",

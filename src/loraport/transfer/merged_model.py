@@ -17,9 +17,10 @@ import numpy as np
 
 from ..adapters.files import DTYPES, Adapter, read_adapter
 from ..adapters.lora_weights import LoraWeights
-from ..artifacts import write_json
+from ..artifacts import ADAPTER_FILES, write_json
 from ..errors import LoraportError
 from ..models.families import Architecture
+from ..models.folder import INDEX, NAMED
 from ..models.spec import Model, read_config
 from ..models.weights import Checkpoint, Planned, is_finite, write_streamed
 from ..provenance import versions
@@ -27,7 +28,7 @@ from ..provenance import versions
 SHARD_BYTES = 5 * 10**9  # of a written file, at the most
 BLOCK_NUMBERS = 1 << 24  # of a tensor that are held at a time
 BESIDE = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.py")  # tokenizer, generation
-INDEX = "model.safetensors.index.json"
+WRITTEN_ANEW = ("config.json", "merged.json", INDEX)
 Change = Callable[[np.ndarray, slice], np.ndarray]
 
 
@@ -251,9 +252,10 @@ def _write_index(path: Path, shards: Mapping[str, Sequence[Planned]]) -> None:
 def _copy_beside(model: Model, out: Path, dtype: str, untied: bool) -> None:
     """config.json, which says what changed, and what lies beside the weights."""
     for path in sorted(file for pattern in BESIDE for file in model.directory.glob(pattern)):
-        if path.name not in ("config.json", "merged.json") and path.name != INDEX:
+        if path.name not in WRITTEN_ANEW and path.name not in ADAPTER_FILES:
             shutil.copyfile(path, out / path.name)
     config = read_config(model.directory)
+    config.pop(NAMED, None)
     if untied:
         config["tie_word_embeddings"] = False
     if dtype != "base":
