@@ -44,6 +44,18 @@ TASK_CASES: Cases = {
     "no records": Case(_lines(), ("holds no example",)),
     "no answers": Case(_lines(SUM, {"prompt": "2 + 2 ="}), ("record 1", "no field 'completion'")),
     "answers that are null": Case(_lines({**SUM, "completion": None}), ("no field 'completion'",)),
+    "answers that are NaN": Case(_lines('{"prompt": "1 +", "completion": NaN}'), ("= nan",)),
+    "answers that are a list": Case(_lines({**SUM, "completion": ["2"]}), ("no message",)),
+    "answers that are true": Case(_lines({**SUM, "completion": True}), ("no text", "bool")),
+    "a conversation without an answer": Case(
+        _lines({"messages": [{"role": "user", "content": "?"}]}), ("without an answer",)
+    ),
+    "a conversation with a picture": Case(
+        _lines({"messages": [{"role": "user", "content": [{"type": "image"}]}]}), ("message 0",)
+    ),
+    "a role that nobody knows": Case(
+        _lines({"conversations": [{"from": "observation", "value": "4"}]}), ("'observation'",)
+    ),
     "answers that are empty": Case(_lines({**SUM, "completion": " "}), ("has an empty answer",)),
     "records that are lists": Case(_lines([1, 2]), ("train.jsonl cannot be read",)),
     "a record cut short": Case(_lines(SUM, '{"prompt": '), ("train.jsonl cannot be read",)),

@@ -24,7 +24,7 @@ ROOMS = (
     "report",
     "commands",
 )
-ENTRIES = ("api", "cli", "summary", "tables", "advice")  # what a user calls by name
+ENTRIES = ("api", "cli", "summary", "tables", "advice", "data", "oneoff")  # by name
 ORDER = {name: floor for floor, name in enumerate((*GROUND, *ROOMS, *ENTRIES))}
 
 

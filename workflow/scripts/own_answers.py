@@ -16,7 +16,7 @@ with job(snakemake) as log:
         snakemake.output.data,
         model.directory,
         folder,
-        [example.prompt for example in subset(read(**params.data), count, seed)],
+        subset(read(**params.data), count, seed),
         trust_remote_code=params.base["remote_code"],
         **settings,
     )

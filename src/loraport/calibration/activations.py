@@ -54,7 +54,7 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
             revision=texts.get("revision") or None,
             streaming=True,
         )
-        long = (row[column] for row in stream if len(row[column].strip()) >= 200)
+        long = (row[column] for row in stream if len((row[column] or "").strip()) >= 200)
         chosen = [text for text, _ in zip(long, range(examples), strict=False)]
     except Exception as error:  # the library raises many kinds, network errors among them
         raise LoraportError(

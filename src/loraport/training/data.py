@@ -2,12 +2,15 @@
 
 Three record layouts are known by their fields: `prompt, completion` (used as they are);
 `instruction, input, output` (LLM-Adapters); `question, answer` (GSM8K, whose calculator marks
-`<<…>>` are taken out and whose `#### N` becomes "The answer is N.").
+`<<…>>` are taken out and whose `#### N` becomes "The answer is N."). Conversations are told by
+their own (`loraport.training.chats`). A blank cell, null or NaN, is no text and is refused.
 """
 
 import hashlib
 import json
+import math
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import LoraportError, words
+from .chats import Turn, conversation, written_out
 
 IGNORED = -100  # label that the loss skips, by torch's convention
 FILES = (".jsonl", ".json")
@@ -26,6 +30,41 @@ class Example(NamedTuple):
 
     prompt: str
     completion: str
+
+    def written(self, tokenizer: Any) -> "Example":
+        """The two parts as a model reads them."""
+        return self
+
+    def answered(self, answer: str) -> "Example":
+        """The same prompt with another answer."""
+        return Example(self.prompt, answer)
+
+    def record(self) -> dict[str, Any]:
+        """The example as a line of JSON holds it, for the template `plain`."""
+        return self._asdict()
+
+
+class Conversation(Example):
+    """An example whose text a model's chat template makes of its turns; prompt and completion are
+    the bare contents.
+    """
+
+    turns: tuple[Turn, ...]
+
+    def __new__(cls, turns: Sequence[Turn]) -> "Conversation":
+        before = "\n".join(turn.content for turn in turns[:-1])
+        made = super().__new__(cls, before, turns[-1].content)
+        made.turns = tuple(turns)
+        return made
+
+    def written(self, tokenizer: Any) -> Example:
+        return Example(*written_out(self.turns, tokenizer))
+
+    def answered(self, answer: str) -> Example:
+        return Conversation([*self.turns[:-1], self.turns[-1]._replace(content=answer)])
+
+    def record(self) -> dict[str, Any]:
+        return {"messages": [turn._asdict() for turn in self.turns]}
 
 
 @dataclass(frozen=True)
@@ -148,24 +187,17 @@ def _read_file(path: Path) -> list[dict[str, Any]]:
 
 def to_example(record: Mapping[str, Any], template: str, where: str) -> Example:
     """One record put into a template (see `read`)."""
-    if template == "plain":
-        example = Example(
-            str(_field(record, "prompt", where)), str(_field(record, "completion", where))
-        )
+    if "{" not in template and (turns := conversation(record, where)):
+        example: Example = Conversation(turns)
+    elif template == "plain":
+        example = Example(_text(record, "prompt", where), _text(record, "completion", where))
     elif template in TEMPLATES:
         fields = instruction_fields(record, where)
         chosen = TEMPLATES[template]
         prompt = chosen.with_input if fields["input"] else chosen.prompt
         example = Example(prompt.format(**fields), chosen.completion.format(**fields))
     elif "{" in template:
-        try:
-            prompt = template.format(**record)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise LoraportError(
-                f"{where} does not fill the template {template!r}",
-                got=f"fields {', '.join(record)}",
-                expected=f"a field for each name in braces ({error})",
-            ) from error
+        prompt = _filled(template, record, where)
         example = Example(prompt, " " + instruction_fields(record, where)["output"])
     else:
         raise LoraportError(
@@ -182,19 +214,33 @@ def to_example(record: Mapping[str, Any], template: str, where: str) -> Example:
     return example
 
 
+def _filled(template: str, record: Mapping[str, Any], where: str) -> str:
+    """A format string over a record's fields, each of which must hold a text or a number."""
+    try:
+        named = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+        whole = {re.split(r"[.\[]", name)[0] for name in named}
+        return template.format(**{name: _text(record, name, where) for name in whole & set(record)})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise LoraportError(
+            f"{where} does not fill the template {template!r}",
+            got=f"fields {', '.join(record)}",
+            expected=f"a field for each name in braces ({error})",
+        ) from error
+
+
 def instruction_fields(record: Mapping[str, Any], where: str) -> dict[str, str]:
     """`instruction`, `input` and `output` of a record of either question layout."""
     if "question" in record and "instruction" not in record:
-        answer = str(_field(record, "answer", where))
+        answer = _text(record, "answer", where)
         return {
-            "instruction": str(record["question"]).strip(),
+            "instruction": _text(record, "question", where).strip(),
             "input": "",
             "output": worked_answer(answer),
         }
     return {
-        "instruction": str(_field(record, "instruction", where)).strip(),
-        "input": str(record.get("input") or "").strip(),
-        "output": str(_field(record, "output", where)).strip(),
+        "instruction": _text(record, "instruction", where).strip(),
+        "input": "" if _is_blank(record.get("input")) else _text(record, "input", where).strip(),
+        "output": _text(record, "output", where).strip(),
     }
 
 
@@ -204,16 +250,32 @@ def worked_answer(answer: str) -> str:
     return re.sub(r"\s*####\s*(\S+)\s*$", r"\nThe answer is \1.", plain)
 
 
-def _field(record: Mapping[str, Any], name: str, where: str) -> Any:
-    if record.get(name) is None:
+def _is_blank(value: Any) -> bool:
+    """Whether a cell held nothing: null, or NaN as pandas writes it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(record: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that is a text, or a number in its usual form."""
+    value = record.get(name)
+    if _is_blank(value):
+        held = f"{name} = {value}" if name in record else f"fields {', '.join(record)}"
         raise LoraportError(
             f"{where} has no field {name!r}",
-            got=f"fields {', '.join(record)}",
+            got=held,
             expected="prompt, completion (template plain), or instruction, output, "
-            "or question, answer",
-            todo="choose the `template` that fits the data",
+            "or question, answer, or messages",
+            todo="drop records with blank cells, or choose the `template` that fits the data",
         )
-    return record[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        shown = repr(value)
+        raise LoraportError(
+            f"{where} has no text in its field {name!r}",
+            got=f"{type(value).__name__}: {shown if len(shown) <= 80 else shown[:79] + '…'}",
+            expected="a text or a number",
+            todo="write it out as one text, or choose the `template` that fits the data",
+        )
+    return str(value)
 
 
 def subset(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -239,7 +301,8 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 of the examples' texts, in their order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps(list(example)).encode() + b"\n")
+        parts = example.turns if isinstance(example, Conversation) else list(example)
+        digest.update(json.dumps(parts).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -267,7 +330,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, cutoff: int, loss: str) 
         )
     rows: list[dict[str, list[int]]] = []
     truncated = longest = 0
-    for prompt, completion in examples:
+    for example in examples:
+        prompt, completion = example.written(tokenizer)
         first = tokenizer(prompt)["input_ids"]
         whole = tokenizer(prompt + completion)["input_ids"]
         if whole[: len(first)] != first:

@@ -102,7 +102,7 @@ def _decoded(tokenizer: Any, prompt: list[int], tail: list[int]) -> str:
 
 
 def own_examples(
-    prompts: Sequence[str], answers: Sequence[Answer]
+    prompts: Sequence[str | Example], answers: Sequence[Answer]
 ) -> tuple[list[Example], dict[str, int]]:
     """Training examples with written answers, without those that are empty or cut; and the counts.
 
@@ -118,7 +118,8 @@ def own_examples(
         kind = "empty" if not answer.text.strip() else "kept" if answer.whole else "cut"
         counts[kind] += 1
         if kind == "kept":
-            kept.append(Example(prompt, answer.text))
+            asked = prompt if isinstance(prompt, Example) else Example(prompt, "")
+            kept.append(asked.answered(answer.text))
     if not kept:
         raise LoraportError(
             "the old model with its adapter answers none of the prompts",
@@ -133,13 +134,16 @@ def write_own_answers(
     path: str | Path,
     model_dir: str | Path,
     adapter: str | Path,
-    prompts: Sequence[str],
+    examples: Sequence[Example],
     *,
     cutoff: int,
     batch_size: int,
     **where: Any,
 ) -> dict[str, Any]:
     """Write a task's prompts with the answers of a model and its adapter, one JSON object a line.
+
+    Conversations keep their turns, the last one answered anew: the new model writes them out by its
+    own template.
 
     Parameters
     ----------
@@ -152,10 +156,11 @@ def write_own_answers(
     """
     model, tokenizer = load_base(model_dir, **where)
     model = attach(model, adapter).merge_and_unload()
+    prompts = [example.written(tokenizer).prompt for example in examples]
     answers = write_answers(model, tokenizer, prompts, cutoff, batch_size, cutoff)
-    kept, counts = own_examples(prompts, answers)
+    kept, counts = own_examples(examples, answers)
     with atomic(path) as temporary:  # as `data.read` takes it with the template `plain`
-        lines = [json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in kept]
+        lines = [json.dumps(each.record(), ensure_ascii=False) + "\n" for each in kept]
         temporary.write_text("".join(lines), encoding="utf-8")
     return {**counts, "data_sha256": fingerprint(kept)}
 
@@ -175,6 +180,7 @@ def task_texts(
         raise LoraportError(
             f"unknown `calibrate_on` {kind!r}", got=kind, expected=f"one of {', '.join(KINDS)}"
         )
+    examples = [example.written(tokenizer) for example in examples]
     if kind == "answers":
         return [each.prompt + each.completion for each in examples]
     prompts = [each.prompt for each in examples]

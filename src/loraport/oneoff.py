@@ -1,0 +1,5 @@
+"""One run of the workflow by a short name: `loraport.commands._one_run`."""
+
+from .commands._one_run import Request, environment, run
+
+__all__ = ["Request", "environment", "run"]
