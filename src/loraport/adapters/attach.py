@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights
 from ..errors import LoraportError
 from ..models.weights import TensorFile
-from .files import read_config
-from .patterns import refuse_unsafe
+from .written_out import written_out
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,11 +37,12 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             expected="a PEFT directory with safetensors",
             todo="check the adapter's `source` in adapters.tsv",
         )
-    names = TensorFile(file).tensors
+    TensorFile(file)  # whole, before its sum is taken
     check_weights(directory)
-    refuse_unsafe(read_config(directory))
     try:
-        adapted = PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
+        with written_out(directory, model.config.to_dict()) as plain:
+            names = TensorFile(plain / ADAPTER_WEIGHTS).tensors
+            adapted = PeftModel.from_pretrained(model, str(plain), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise LoraportError(
             f"adapter {directory} does not fit the model",

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import LoraportError
 from ..models.families import Architecture, Dimensions
+from .base_names import how_known, recorded_commit
 from .files import Adapter
 from .lora_weights import LoraWeights
+from .names import is_beside
+from .own_names import use_own_names
 from .patterns import is_safe, matches
 
 FAINT_NORM, LOUD_NORM = 1e-4, 1e2  # update norms that are told, as multiples of the median
@@ -36,8 +38,10 @@ def audit(
 
     Returns
     -------
-    (layer, module below the block) -> factors. Warnings are appended to `adapter.warnings`.
+    (layer, module below the block) -> factors. The adapter's modules bear the family's own names
+    then, and warnings are appended to `adapter.warnings`.
     """
+    use_own_names(adapter, family)
     located: dict[tuple[int, str], LoraWeights] = {}
     for path, weights in adapter.modules.items():
         place = family.locate(path)
@@ -76,10 +80,10 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
             expected=f"modules of {family.block} alone: this step leaves vocabularies as they are",
             todo="transfer it as it is, or train it without it among its target modules",
         )
-    if any(path.startswith(f"{part}.") for part in family.beside):
+    if is_beside(path, family):
         return LoraportError(
             f"adapter {adapter.directory} adapts a part of its model beside the language model",
-            got=path,
+            got=f"{path}, whose update is not zero",
             expected=f"modules of {family.block}",
             todo="train it with target_modules that name the language model's layers alone",
         )
@@ -163,8 +167,8 @@ def _check_base(adapter: Adapter, known_as: Collection[str], revision: str) -> N
     if not recorded:
         adapter.warnings.append("the adapter does not record its base model; its shapes fit")
         return
-    names = {str(recorded), Path(str(recorded)).name}
-    if not names & set(known_as):
+    kinship = how_known(str(recorded), known_as)
+    if kinship is None:
         raise LoraportError(
             f"adapter {adapter.directory} records another base model",
             got=recorded,
@@ -172,7 +176,9 @@ def _check_base(adapter: Adapter, known_as: Collection[str], revision: str) -> N
             todo="name the right pair, or add the recorded name to the old model's `known_as` "
             "in config.yaml if it is the same model",
         )
-    trained_on = adapter.config.get("revision")
+    if kinship:
+        adapter.warnings.append(f"its base is recorded as {recorded}: {kinship}")
+    trained_on = adapter.config.get("revision") or recorded_commit(str(recorded))
     if trained_on and revision and trained_on != revision:
         adapter.warnings.append(
             f"it was trained on revision {trained_on} of its base, the pair's is {revision}"

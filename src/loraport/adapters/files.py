@@ -17,9 +17,9 @@ from ..models.folder import refuse_pointer
 from ..models.weights import TensorFile, is_finite, save_tensors
 from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
+from .names import PREFIX, plain_name
 from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
 
-PREFIX = "base_model.model."
 COPIES = (".base_layer.weight", ".base_layer.bias")
 VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -134,7 +134,7 @@ def _sort_tensors(
     trained = config.get("bias", "none") != "none"  # then a bias of the base is no mere copy
     ends = COPIES[:1] if trained else COPIES
     for name in sorted(file.tensors):
-        plain = name.removeprefix(PREFIX).replace(".default", "")
+        plain = plain_name(name)
         end = next((each for each in kind.PARTS if plain.endswith(f".{each}")), None)
         module = plain.rpartition(".")[0]
         values = file.read(name)
@@ -147,9 +147,11 @@ def _sort_tensors(
             )
         if plain.endswith(ends):
             copies.append(plain.partition(".base_layer.")[0])
-        elif name.startswith(PREFIX) and end is not None:
-            path = plain.removesuffix(f".{end}")
-            parts.setdefault(path, {})[kind.PARTS[end]] = values.astype(np.float32)
+        elif end is not None:
+            held = parts.setdefault(plain.removesuffix(f".{end}"), {})
+            if kind.PARTS[end] in held:
+                raise _twice(directory, name)
+            held[kind.PARTS[end]] = values.astype(np.float32)
         elif any(module.endswith(each) for each in kept):
             saved[plain] = values
         else:
@@ -160,6 +162,15 @@ def _sort_tensors(
             if "magnitude" in held:
                 raise _dora_on_embedding(directory, path)
     return parts, saved, copies
+
+
+def _twice(directory: Path, name: str) -> LoraportError:
+    return LoraportError(
+        f"adapter {directory} holds a tensor twice, under names that mean the same",
+        got=name,
+        expected="one adapter, named once",
+        todo="save the adapter again with save_pretrained()",
+    )
 
 
 def _unknown_tensor(

@@ -120,7 +120,17 @@ class PairLookups(Resources):
 
     def known_as(self, side: str) -> Lookup:
         """Function of wildcards: names under which an adapter may record its base model."""
-        return lambda wildcards: self.config.known_as(self.name_of(wildcards, side))
+        return lambda wildcards: self._known_as(self.name_of(wildcards, side), wildcards.app)
+
+    def _known_as(self, model: str, app: str) -> list[str]:
+        """The same of a given adapter; a folder that holds the same model is one of them."""
+        names = self.config.known_as(model)
+        row = self.config.adapters.get((app, model), {})
+        if not row.get("source"):
+            return names
+        folder = self.config.given_adapter(app, model)
+        source = self.config.model(model)["source"]
+        return sorted({*names, *preflight.recorded_names(folder, source)})
 
     # pairs
 
@@ -277,8 +287,8 @@ class PairLookups(Resources):
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""
         folder = self.config.given_adapter(app, model)
-        source, known_as = self.config.model(model)["source"], self.config.known_as(model)
-        preflight.check_adapter(folder, source, known_as)
+        source = self.config.model(model)["source"]
+        preflight.check_adapter(folder, source, self._known_as(model, app))
         return preflight.adapter_files(folder)
 
     def transfer_settings(self, wildcards: Wildcards) -> Inputs:
@@ -299,7 +309,7 @@ class PairLookups(Resources):
         return {
             "settings": self.transfer_settings(wildcards),
             "of": {"old": old, "new": new, "app": wildcards.app, "method": method},
-            "known_as": self.config.known_as(old),
+            "known_as": self._known_as(old, wildcards.app),
             "base": entry["source"],
             "revision": entry["revision"],
         }

@@ -9,12 +9,13 @@ from typing import Any
 
 from .. import methods
 from ..adapters.audit import audit
-from ..adapters.files import read_adapter
+from ..adapters.files import read_adapter, read_config
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.folder import weight_files
+from ..models.identity import folder_at_hand, why_same
 from ..models.spec import check_shapes, is_local, open_model, resolve
 from . import layout
 
@@ -97,6 +98,16 @@ def _audited(directory: str, model: str, known_as: tuple[str, ...]) -> None:
 def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
     """Read an adapter and, where its base is at hand, audit it against the base's dimensions."""
     _audited(directory, model, tuple(known_as))
+
+
+@cache
+def recorded_names(directory: str, model: str) -> tuple[str, ...]:
+    """The base that an adapter records, where its folder is at hand and holds the same model."""
+    recorded = read_config(Path(directory)).get("base_model_name_or_path")
+    base, same = folder_at_hand(model), None
+    if isinstance(recorded, str) and recorded and base is not None:
+        same = folder_at_hand(recorded)
+    return (str(recorded),) if same is not None and base and why_same(same, base) else ()
 
 
 @cache

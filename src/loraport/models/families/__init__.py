@@ -17,6 +17,8 @@ __all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 LAYOUTS = ("blocks", "per_head")
+# what stands around the layers of a text model, by itself or inside a multimodal one
+ROOTS = ("model", "language_model", "text_model", "transformer")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,28 @@ class Architecture:
             if name == alias or name.startswith(f"{alias}."):
                 return module + name.removeprefix(alias)
         return name
+
+    def own_path(self, path: str) -> str:
+        """A module's path as the model has it, from any form in which an adapter may name it.
+
+        Without the prefix, as `AutoModel` names modules; with the parts of a multimodal model
+        around the text model, or without them; by an older name. Others are given back as they are.
+        """
+        path = self.own_name(path)
+        outer, below = self.block.split("{layer}")
+        words = {*outer.split("."), *ROOTS}
+        stem = outer.rstrip(".").rpartition(".")[2]
+        match = re.fullmatch(rf"((?:\w+\.)*){stem}\.(\d+){re.escape(below)}\.(.+)", path)
+        if match and set(match[1].split(".")) <= {*words, ""} and match[3] in self.modules:
+            return self.path(int(match[2]), match[3])
+        outside = [each for each in self.norms if "{layer}" not in each]
+        for module in (self.embedding, self.head, *outside):
+            older = self.aliases.get(module, module)
+            for last in {module.rpartition(".")[2], older.rpartition(".")[2]}:
+                before = path.removesuffix(last)
+                if before != path and set(before.split(".")) <= {*words, ""}:
+                    return module
+        return path
 
     def is_buffer(self, name: str) -> bool:
         """Whether a checkpoint's tensor is no weight; a mask may hold -Inf, for one."""
