@@ -61,7 +61,7 @@ test-all: setup
 lint: setup
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile rules
+	snakefmt --check Snakefile rules workflow/given_config.smk
 	mypy
 	snakemake --lint
 	codespell
@@ -69,7 +69,7 @@ lint: setup
 format: setup
 	ruff check --fix .
 	ruff format .
-	snakefmt Snakefile rules
+	snakefmt Snakefile rules workflow/given_config.smk
 
 # the documentation, as a site in site/; a broken link or a page that is not listed is an error
 docs: setup

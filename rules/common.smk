@@ -24,7 +24,7 @@ SHARED = "omit-software" if workflow.workflow_settings.cache is not None else Fa
 def tell(error):
     """End with an error of the user's in one paragraph; --verbose shows where it was raised."""
     logger.debug(traceback.format_exc())
-    logger.error(str(error))
+    logger.error(f"[plan] {error}")
     sys.exit(1)
 
 

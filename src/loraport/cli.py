@@ -10,6 +10,7 @@ from . import __version__, commands
 from .errors import LoraportError
 from .runtime.faults import explained
 
+INTERRUPTED = 130  # status of a command that was interrupted by hand, as shells have it
 EXAMPLES = (
     "loraport inspect ADAPTER                  # what it is, and whether it can be carried",
     "loraport plan OLD NEW                     # what a pair of models will need",
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return given.run(given)
+    except KeyboardInterrupt:
+        print("\rloraport: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         if given.verbose:
             traceback.print_exc()

@@ -1,9 +1,13 @@
 """`loraport transfer`: one command from two models and adapters to carried adapters."""
 
+import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pico
@@ -15,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from workdir import PROJECT
 
 from loraport.cli import main
-from loraport.commands import _one_run
+from loraport.commands import _one_run, _snakemake
 from loraport.errors import LoraportError
 from loraport.planning.checks import load
 
@@ -92,6 +96,105 @@ def test_a_setting_makes_a_merged_model_of_every_adapter(carried):
     assert re.search(r"^model_merged +[12]$", done.stdout + done.stderr, re.M)
 
 
+def surrounded(root):
+    """A user's own project: a configuration, a profile and files by the names of modules."""
+    root.mkdir()
+    for name in ("secrets", "queue", "yaml"):
+        (root / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    (root / "config").mkdir()
+    (root / "config/config.yaml").write_text("samples: [unbalanced\n")
+    (root / "profiles/default").mkdir(parents=True)
+    (root / "profiles/default/config.yaml").write_text("executor: nowhere\n")
+    return root
+
+
+def test_nothing_of_the_folder_or_the_environment_counts(carried, pico_pair, monkeypatch):
+    work, _ = carried
+    root = surrounded(work.parent / "project")
+    shutil.copytree(work / "artifacts", root / "artifacts", symlinks=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(root / "profiles/default"))
+    one = pico.make_adapter(root.parent / "one", pico_pair.old, seed=6, targets=["q_proj"])
+    assert command(pico_pair, root, one, out=root / "out") == 0
+    settings = json.loads((root / "out/transfer.json").read_text())["settings"]
+    assert settings["scale"] == "paper" and settings["dtype"] == "float32"
+
+
+def test_a_configuration_and_a_profile_count_where_they_are_asked_for(
+    carried, pico_pair, tmp_path, capsys
+):
+    work, _ = carried
+    (tmp_path / "own.yaml").write_text("transfer: {scale: norm, dtype: bfloat16}\n")
+    one = pico.make_adapter(tmp_path / "one", pico_pair.old, seed=7, targets=["q_proj"])
+    asked = ["--configfile", str(tmp_path / "own.yaml"), "--set", "transfer.dtype=float32"]
+    assert command(pico_pair, work, one, out=tmp_path / "out", more=asked) == 0
+    settings = json.loads((tmp_path / "out/transfer.json").read_text())["settings"]
+    assert settings["scale"] == "norm" and settings["dtype"] == "float32"
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/config.yaml").write_text("executor: nowhere\n")
+    other = ["--profile", str(tmp_path / "profile")]
+    assert command(pico_pair, work, one, out=tmp_path / "other", more=other) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_refusal_is_one_paragraph_with_the_commands_flags(carried, pico_pair, tmp_path, capsys):
+    work, _ = carried
+    path = shutil.copytree(pico_pair.adapter, tmp_path / "odd") / "adapter_config.json"
+    config = {**json.loads(path.read_text()), "base_model_name_or_path": "someone/else"}
+    path.write_text(json.dumps(config))
+    assert command(pico_pair, work, path.parent, out=tmp_path / "out") == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("loraport: adapter ") and "by --known-as" in told
+    for word in ("Host:", "User:", "config.yaml in", "known_as", "Snakefile"):
+        assert word not in told
+    named = ["--known-as", "someone/else"]
+    assert command(pico_pair, work, path.parent, out=tmp_path / "out", more=named) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, tmp_path, number):
+    paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
+    words = ["--texts", pico_pair.texts, "--work", tmp_path / "work", *SMALL]
+    line = [sys.executable, "-m", "loraport.cli", "transfer", *map(str, [*paths, *words])]
+    run = subprocess.Popen(line, text=True, stderr=subprocess.PIPE, start_new_session=True)
+    locks = tmp_path / "work/.snakemake/locks"
+    wait_for(lambda: locks.is_dir() and any(locks.iterdir()))
+    if number == signal.SIGINT:  # of the terminal, which all processes hear
+        os.killpg(run.pid, number)
+    else:
+        run.send_signal(number)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert told.strip().splitlines()[-1].lstrip("\r").startswith("loraport: interrupted")
+    assert "Traceback" not in told
+    assert not (tmp_path / "work/.snakemake/loraport.json").exists()
+    assert subprocess.run(line, check=False).returncode == 0
+
+
+def test_after_a_kill_the_same_command_goes_on(pico_pair, tmp_path):
+    paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
+    words = ["--texts", pico_pair.texts, "--work", tmp_path / "work", *SMALL]
+    line = [sys.executable, "-m", "loraport.cli", "transfer", *map(str, [*paths, *words])]
+    run = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
+    locks = tmp_path / "work/.snakemake/locks"
+    wait_for(lambda: locks.is_dir() and any(locks.iterdir()))
+    beside = subprocess.run(line, capture_output=True, text=True, check=False)
+    told = beside.stderr.strip().splitlines()[-1]
+    assert beside.returncode == 1 and f"held by process {run.pid}" in told and "rm -r" in told
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert any(locks.iterdir())
+    assert subprocess.run(line, check=False).returncode == 0
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 REQUEST = _one_run.Request(
     "models/a b", "owner/Model-2", (Path("x/tables"), Path("y/one"), Path("z/one")), ()
 )
@@ -143,8 +246,8 @@ def test_reasons_are_those_of_the_rule_that_failed():
         "CalledProcessError in file rules/pairs.smk, line 25:",
         "Error in rule embedding:",
     ]
-    assert _one_run.reason(lines) == "W_h is odd. Got: 1. What to do: mend it."
-    assert _one_run.reason([*lines[:1], "WorkflowError:", "no such pair"]) == (
+    assert _snakemake.reason(lines) == "W_h is odd. Got: 1. What to do: mend it."
+    assert _snakemake.reason([*lines[:1], "WorkflowError:", "no such pair"]) == (
         "WorkflowError: no such pair"
     )
 
@@ -165,6 +268,9 @@ def test_a_wheel_brings_all_that_the_workflow_is_made_of(monkeypatch, tmp_path):
     assert _one_run.workflow_root() == root
     included = re.findall(r'include: "(.+)"', (root / "Snakefile").read_text())
     assert len(included) > 5
+    assert 'include: "../rules/module.smk"' in (root / "workflow/given_config.smk").read_text()
+    of_module = re.findall(r'include: "(.+)"', (root / "rules/module.smk").read_text())
+    assert [f"rules/{each}" for each in of_module] == included
     assert all((root / each).is_file() for each in included)
     text = "".join((root / each).read_text() for each in included)
     for script in re.findall(r'"\.\./(workflow/.+?|environment\.yml)"', text):

@@ -5,12 +5,9 @@ The folder keeps the artifacts, so that a second adapter of the same models take
 
 import csv
 import importlib.util
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +18,11 @@ from ..artifacts import atomic
 from ..errors import LoraportError
 from ..models.spec import is_local, resolve
 from ..planning import layout
-from ..runtime.job import progress
-from ._names import distinct_names
+from ._names import distinct_names, shortened
+from ._snakemake import command_line, execute
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
-STEPS = re.compile(r"(\d+) of (\d+) steps")
-TOTAL = re.compile(r"^total\s+(\d+)")
-NOISE = re.compile(r"\s*(Using |Building DAG|Assuming |host: |Provided |Job stats|Select jobs)")
-ERROR = re.compile(r"\w*(Error|Exception)\b")
-RULE = re.compile(r"^(?:local)?rule (\w+):")
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,8 @@ class Request:
     allow_large : write updates that are many times their weight as well
     work : folder whose `artifacts/` are used again
     cores : for the workflow
+    configs : further configuration files, under what the command itself says
+    profile : of Snakemake, for other executors than this machine
     """
 
     old: str
@@ -64,6 +58,8 @@ class Request:
     allow_large: bool = False
     work: Path = Path()
     cores: int = 2
+    configs: tuple[Path, ...] = ()
+    profile: str = ""
 
     @property
     def models(self) -> dict[str, str]:
@@ -89,10 +85,15 @@ class Request:
 
 
 def plain_name(source: str) -> str:
-    """A name that the workflow takes, from the last part of a path or hub id."""
+    """A name that the workflow takes, from the last part of a path or hub id; long ones are cut.
+
+    Of a folder in the hub's cache, which is named by a commit, it is the model's.
+    """
     source = str(Path(source).resolve()) if is_local(source) else source
-    kept = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(source).name).lstrip("_.-")
-    return kept or "model"
+    last = re.search(r"models--(?:[^/]+--)?([^/]+?)/snapshots/[^/]+$", source)
+    name = last[1] if last else Path(source).name
+    kept = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-") or "model"
+    return shortened(kept)
 
 
 def workflow_root() -> Path:
@@ -202,11 +203,10 @@ def run(request: Request) -> list[Path]:
     targets = [str(result) for result in request.results()]
     if request.merged:
         targets += [str(result.with_name(layout.MODEL_MERGED)) for result in request.results()]
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--directory", str(work), "--configfile", str(config)]
-    command += ["--cores", str(request.cores), "--nocolor", "--rerun-incomplete"]
-    command += ["--workflow-profile", "none", "--resources", "gpu=1", "--", *targets]
-    _execute(command, home / "workflow.log")
+    configs = [path.resolve() for path in (*request.configs, config)]
+    snakefile = root / "workflow" / "given_config.smk"
+    command = command_line(snakefile, work, configs, request.cores, request.profile)
+    execute([*command, "--", *targets], work, home / "workflow.log")
     results = [work / result for result in request.results()]
     for result, out in zip(results, request.outs, strict=True):
         with atomic(out) as copy:
@@ -220,50 +220,3 @@ def _write_table(path: Path, request: Request) -> None:
         writer.writerow(["app", "model", "source", "task"])
         for app, adapter in zip(request.apps, request.adapters, strict=True):
             writer.writerow([app, request.models["old"], str(adapter.resolve()), ""])
-
-
-def _execute(command: Sequence[str], log: Path) -> None:
-    """Run Snakemake with a progress bar over its steps; all that it says goes to `log`."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=environment(os.environ),
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = []
-    with log.open("w") as file, progress(0, "workflow") as bar:
-        for line in process.stdout:
-            file.write(line)
-            lines.append(line.rstrip())
-            if match := RULE.match(line):
-                bar.set_postfix_str(match[1])
-            elif match := TOTAL.match(line):
-                bar.total = int(match[1])
-            elif match := STEPS.search(line):
-                bar.update(int(match[1]) - bar.n)
-    if process.wait():
-        raise LoraportError(f"{reason(lines)} All that the workflow said is in {log}")
-
-
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Of the workflow's processes: they import this very package."""
-    paths = [str(PACKAGE.parent), *filter(None, [given.get("PYTHONPATH")])]
-    return {**given, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false"}
-
-
-def reason(lines: Sequence[str]) -> str:
-    """What the workflow said went wrong: its rules' own errors, or else its last paragraph."""
-    told = list(dict.fromkeys(_errors_of_rules(lines)))
-    if not told:
-        kept = [line.strip() for line in lines if line.strip() and not NOISE.match(line)]
-        starts = [place for place, line in enumerate(kept) if ERROR.match(line)]
-        told = kept[starts[0] :][:12] if starts else kept[-12:]
-    return " ".join(told) or "the workflow failed and said nothing."
-
-
-def _errors_of_rules(lines: Sequence[str]) -> Iterator[str]:
-    """What the rules that failed said themselves, as `[rule] what. Got: … What to do: …`."""
-    failed = {match[1] for line in lines if (match := re.search(r"Error in rule (\w+)", line))}
-    for line in lines:
-        match = re.match(r"\[(\w+)\] (.+)", line)
-        if match and match[1] in failed and re.search(r"What to do:|Got:|^unexpected ", match[2]):
-            yield match[2]

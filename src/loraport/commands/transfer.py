@@ -35,6 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--allow-large", action="store_true",
         help="write updates of many times their weight, which are refused otherwise")  # fmt: skip
     add("--cores", type=int, default=os.cpu_count(), help="for the workflow (default: all)")
+    add("--configfile", type=Path, action="append", default=[], metavar="FILE",
+        help="a configuration to start from; none is read otherwise, config/config.yaml of this "
+        "folder included; may be repeated")  # fmt: skip
+    add("--profile", default="",
+        help="a profile of Snakemake, for a cluster; none is read otherwise")  # fmt: skip
     add("--work", type=Path, default=Path(), help="folder of artifacts/ (default: this one)")
 
 
@@ -57,6 +62,8 @@ def run(arguments: Namespace) -> int:
         allow_large=arguments.allow_large,
         work=arguments.work,
         cores=arguments.cores,
+        configs=tuple(arguments.configfile),
+        profile=arguments.profile,
     )
     if len(adapters) > 1:
         request = replace(request, outs=tuple(out / app for app in request.apps))
