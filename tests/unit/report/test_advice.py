@@ -64,6 +64,17 @@ def test_the_best_method_of_alike_pairs_is_named():
     assert "by score in 2 of 2 and by the answers' likelihood in 2 of 2" in said
 
 
+def test_no_method_is_named_where_none_kept_a_share_or_beat_nothing():
+    harmed = case("p", "a", {"x": -0.1, "y": -0.3})
+    for stages in harmed["methods"].values():
+        stages["finetuned"] |= {"difference_low": -0.02, "nll_difference_high": 0.1}
+    found = advice.advise("new", "a", KNOWN, [harmed])
+    assert found["method"] is None and found["finetuning_needed"] is True
+    assert found["reasons"][0] == "No method is known to help here, on p/a."
+    harmed["methods"]["x"]["finetuned"]["difference_low"] = 0.01
+    assert advice.advise("new", "a", KNOWN, [harmed])["method"] == "x"
+
+
 def test_no_finetuning_where_the_intervals_lower_end_is_enough():
     found = advice.advise("new", "a", KNOWN, [case("p", "a", {"x": 0.95})])
     assert found["finetuning_needed"] is False
