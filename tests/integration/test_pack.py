@@ -255,6 +255,7 @@ def test_an_adapter_is_carried_with_neither_base_model_there(mapped, archive, tm
     known = ["models/old", str(mapped / "models/old")]
     models = {"old": {"source": "gone/old/model", "known_as": known}, "new": {"source": "./gone"}}
     config = {**CONFIG, "models": models, "calibration": {"texts": "nowhere.txt"}}
+    config["transfer"] = {"factors": "balanced"}  # as `mapped` has it
     (work / "config.yaml").write_text(yaml.safe_dump(config))
     assert cli.main(["unpack", str(archive), "--artifacts", str(work / "artifacts")]) == 0
     before = {path: path.stat().st_mtime_ns for path in (work / "artifacts").rglob("*.*")}

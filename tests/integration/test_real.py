@@ -238,6 +238,7 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     assert {row["start"]: row["cells"] for row in content["verdicts"]} == {
         "m:fresh": 1,
         "m:fresh,g=auto,qkv=auto": 1,
+        "chosen": 1,
         "m:fresh taught": 1,
         "m:fresh,g=auto,qkv=auto taught": 1,
     }
