@@ -94,7 +94,7 @@ rule account:
         report(
             layout.RUN_PAGE,
             caption="../workflow/report/run.rst",
-            category="5 What was run",
+            category="4 What was run",
             labels={"of": "models, settings, versions, machine"},
         ),
     log:

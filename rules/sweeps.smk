@@ -12,7 +12,7 @@ rule sweep:
         plot=report(
             f"{layout.SWEEP}.svg",
             caption="../workflow/report/sweep.rst",
-            category="4 Sweeps",
+            category="5 Sweeps",
             labels={"app": "{app}", "sweep": "{name}"},
         ),
         scores=directory(f"{layout.SWEEP}/scores"),

@@ -308,11 +308,24 @@ class PairLookups(Resources):
         method, entry = self.method_of(wildcards), self.config.model(new)
         return {
             "settings": self.transfer_settings(wildcards),
-            "of": {"old": old, "new": new, "app": wildcards.app, "method": method},
+            "of": {
+                "old": old,
+                "new": new,
+                "app": wildcards.app,
+                "method": method,
+                "source": self._source_name(wildcards.app, old),
+            },
             "known_as": self._known_as(old, wildcards.app),
             "base": entry["source"],
             "revision": entry["revision"],
         }
+
+    def _source_name(self, app: str, model: str) -> str:
+        """What a given adapter is called where it came from: its id on the hub, or its folder; no
+        path, which is this machine's. Empty for one that is made here.
+        """
+        source = self.config.adapter(app, model)["source"]
+        return Path(source).name if is_local(source) else source
 
     def vocabulary_inputs(self, wildcards: Wildcards) -> Inputs:
         """W_h and the shared tokens, for an adapter of its model's embedding or head."""

@@ -169,11 +169,12 @@ def percent(row: Mapping[str, Any]) -> float:
 def retention(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Score against the seconds of transfer and training, with retention on the right-hand axis.
 
-    Rows that cost nothing here (the bare model, a given adapter) are horizontal lines.
+    Rows that cost nothing here (the bare model, a given adapter, the old model with its own) are
+    horizontal lines.
     """
-    rows = [row for row in rows if row["stage"] not in ("old", "old_lora")]
+    rows = [row for row in rows if row["stage"] != "old"]
     rows = [row for row in rows if is_number(row.get("average"))]
-    if not rows:
+    if not any(row["stage"] != "old_lora" for row in rows):
         return message("No row of the new model has a score.")
     figure, axes = plt.subplots(figsize=(7, 3.8))
     for row, colour, marker, dash in zip(
@@ -220,7 +221,7 @@ def _retention_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     second = axes.secondary_yaxis(
         "right", functions=(lambda y: (y - bare) / gain, lambda r: bare + r * gain)
     )
-    second.set_ylabel("retention")
+    second.set_ylabel("retention: share of a full retraining's gain")
 
 
 def costs(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -94,6 +94,15 @@ def test_everything_is_each_adapter_of_each_pair_that_is_run(made):
     assert whole[:2] == ["artifacts/p/a/lora_transferred", "artifacts/p/a/model_merged"]
 
 
+def test_a_transfer_records_what_the_adapter_was_called_and_no_path(made):
+    Path("adapters.tsv").write_text(
+        "app\tmodel\tsource\ttask\na\told\t/home/me/tickets\t\nb\told\towner/name\t\n"
+    )
+    look = made()
+    named = [look.transfer_params(Wildcards(pair="p", app=app))["of"]["source"] for app in "ab"]
+    assert named == ["tickets", "owner/name"]
+
+
 def test_where_things_are_is_no_part_of_what_a_result_is(made):
     look = made()
     assert look.sources(PAIR)["old"] == "hub/old" and json.dumps(look.sources(PAIR)) == "{}"

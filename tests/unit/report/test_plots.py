@@ -71,6 +71,13 @@ def figures():
     }
 
 
+def test_retention_stands_beside_the_old_model_with_its_adapter():
+    old = ROW | {"row": "old model + adapter", "stage": "old_lora", "average": 0.6}
+    axes = plots.retention([old, *table()]).axes[0]
+    assert "old model + adapter" in axes.get_legend_handles_labels()[1]
+    assert "retraining's gain" in axes.child_axes[0].get_ylabel()
+
+
 @pytest.mark.parametrize("name", figures())
 def test_every_figure_is_drawn(name, tmp_path):
     plots.save(figures()[name](), tmp_path / "figure.svg")
