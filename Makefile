@@ -31,12 +31,14 @@ demo: setup
 
 # a stage that fails stands in the table with its reason, once all that can be built is built; those
 # that wait for nothing that failed are then scored one by one
+PAGES = artifacts/$(PAIR)/run.html artifacts/$(PAIR)/report.html
 SHOW := --config 'report={failures: show}'
 report: setup
-	@$(BUILD) --keep-going -- artifacts/$(PAIR)/run.html || \
-	$(BUILD) --keep-going $(SHOW) -- artifacts/$(PAIR)/run.html || \
-	$(BUILD) $(SHOW) -- artifacts/$(PAIR)/run.html
-	snakemake --config 'report={failures: show}' --report artifacts/$(PAIR)/report.html -- artifacts/$(PAIR)/run.html
+	@$(BUILD) --keep-going -- $(PAGES) || \
+	$(BUILD) --keep-going $(SHOW) -- $(PAGES) || \
+	$(BUILD) $(SHOW) -- $(PAGES)
+	@$(BUILD) $(SHOW) --report artifacts/$(PAIR)/workflow.html -- artifacts/$(PAIR)/run.html
+	@echo "The report: artifacts/$(PAIR)/report.html"
 
 # every method and variant on one app; SETTINGS='finetune={seeds: [0, 1, 2]}' or the like goes to --config
 COMPARED = $(foreach end,tables/$(APP).methods.csv $(APP)/plots/methods.svg,artifacts/$(PAIR)/$(end))

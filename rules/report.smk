@@ -1,5 +1,5 @@
 # The report: plots of an app and of a pair, and the page that says what was run.
-# `snakemake --report artifacts/{pair}/report.html -- artifacts/{pair}/run.html` puts them together.
+# `snakemake --report artifacts/{pair}/workflow.html -- artifacts/{pair}/run.html` puts them together.
 
 
 report: "../workflow/report/workflow.rst"

@@ -1,6 +1,7 @@
 """The report on a pico pair, by the users' commands: tables, plots, a failed method, a sweep."""
 
 import json
+import re
 
 import pico
 import pytest
@@ -72,6 +73,16 @@ def test_a_failed_method_stands_in_the_table(reported):
     assert (reported.root / "artifacts/p/tables/all.md").is_file()
 
 
+def test_the_page_of_the_pair_shows_the_tables_numbers(reported):
+    reported.run(*SHOW, "--", "artifacts/p/report.html")
+    page = (reported.root / "artifacts/p/report.html").read_text()
+    table = {row["stage"]: row for row in read_csv(reported.root / "artifacts/p/tables/a.csv")}
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page.partition("<tbody>")[2].partition("</tr>")[0])
+    shown = ["old_lora", "new", "transferred", "finetuned", "lora_small_matched", "lora_full"]
+    assert cells[2:8] == [f"{100 * table[stage]['average']:.1f}" for stage in shown]
+    assert "data:image/svg+xml;base64," in page and "http" not in re.sub('data:[^"]*', "", page)
+
+
 def test_sweeps_run_what_can_be_run(reported):
     tables = [f"artifacts/p/a/sweeps/{name}.csv" for name in ("rank", "examples")]
     reported.run(*tables)
@@ -88,11 +99,11 @@ def test_sweeps_run_what_can_be_run(reported):
 def test_the_report_is_one_file_without_this_host(reported):
     import platform
 
-    reported.run(*SHOW, "--report", "artifacts/p/report.html", "--", PAGE)
+    reported.run(*SHOW, "--report", "artifacts/p/workflow.html", "--", PAGE)
     page = (reported.root / "artifacts/p/run.html").read_text()
     assert "Machine" in page and "torch" in page
     assert platform.node() not in page
-    report = (reported.root / "artifacts/p/report.html").read_text()
+    report = (reported.root / "artifacts/p/workflow.html").read_text()
     assert 'src="http' not in report
     assert "What was run" in report
 

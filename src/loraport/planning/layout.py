@@ -95,6 +95,7 @@ PAIR_PLOT = f"{PAIR}/plots/{{view}}.svg"
 ADVICE = f"{APP}/advice.json"
 ADVICE_PAGE = f"{PAIR}/advice.html"
 RUN_PAGE = f"{PAIR}/run.html"
+REPORT = f"{PAIR}/report.html"
 
 _MODEL_LOGS = f"{MODEL}/logs"
 _PAIR_LOGS = f"{PAIR}/logs"
@@ -149,6 +150,7 @@ LOGS = {  # rule -> its log
     "advice": f"{_APP_LOGS}/advice.log",
     "advice_page": f"{_PAIR_LOGS}/advice_page.log",
     "account": f"{_PAIR_LOGS}/account.log",
+    "report_page": f"{_PAIR_LOGS}/report_page.log",
     "sweep": f"{_SWEEP_LOGS}.log",
     "lora_source": f"{_SWEEP_LOGS}/{{value}}/lora_source.log",
     "sweep_transferred": f"{_SWEEP_LOGS}/{{value}}/transferred.log",

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import methods
 from ..errors import LoraportError
-from . import contenders, layout, rows, stages, sweeps
+from . import contenders, layout, rows, stages, sweeps, tasks
 from .lookups_pairs import Inputs, Lookup, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
@@ -185,6 +185,41 @@ class Lookups(UpgradeLookups):
     def reported_scores(self, wildcards: Wildcards) -> list[str]:
         """Score files of all rows of all reported apps."""
         return list(self._rows_of_apps(wildcards, "scores").values())
+
+    def scores_by_stage(self, wildcards: Wildcards) -> dict[str, dict[str, str]]:
+        """App -> stage -> score file, of the configured stages."""
+        return {
+            app: {
+                row["stage"]: row["scores"]
+                for row in reversed(rows.rows(self.config, wildcards.pair, app))
+            }
+            for app in self.reported_apps(wildcards)
+        }
+
+    def reported_tasks(self, wildcards: Wildcards) -> dict[str, Inputs]:
+        """App -> its task."""
+        models = list(reversed(self.pair_models(wildcards)))
+        return {
+            app: stages.task_of(self.config, app, *models) for app in self.reported_apps(wildcards)
+        }
+
+    def reported_task_files(self, wildcards: Wildcards) -> list[Any]:
+        """Files that the scores of all reported apps depend on."""
+        data_dir = self.config.content["evaluation"]["data_dir"]
+        every = (
+            tasks.files(task, self.tasks_dir(), data_dir)
+            for task in self.reported_tasks(wildcards).values()
+        )
+        named = dict.fromkeys(str(path) for files in every for path in files)
+        return self.given_files(named)
+
+    def rate_sweeps(self, wildcards: Wildcards) -> dict[str, str]:
+        """App -> table of its sweep of the learning rate, which may not have been run."""
+        names = {"pair": wildcards.pair, "name": "learning_rate"}
+        return {
+            app: f"{layout.path(layout.SWEEP, app=app, **names)}.csv"
+            for app in self.reported_apps(wildcards)
+        }
 
     def _rows_of_apps(self, wildcards: Wildcards, key: str) -> dict[str, str]:
         return {

@@ -1,0 +1,129 @@
+"""The page of a pair: its numbers are the table's, in a real browser where there is one."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from loraport.artifacts import write_json
+from loraport.cli import main
+from loraport.report import fleet, fleet_page
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+STAGES = {"old": 0.1, "old_lora": 0.9, "new": 0.2, "transferred": 0.4, "finetuned": 0.85}
+
+
+def rows(app, **changes):
+    return [
+        {"app": app, "row": f"row {stage}", "stage": stage, "metric": "acc", "average": score,
+         "low": score - 0.05, "high": score + 0.05, "train_s": 8.0, "transfer_s": 0.5,
+         "retention": 0.5, "nll": 1.25, "eval_s": 3.0, "peak_mib": 500.0, **changes}
+        for stage, score in STAGES.items()
+    ]  # fmt: skip
+
+
+def scored(items, **more):
+    outputs = [f"said {item}" for item in items]
+    return {
+        "stage": "s",
+        "tasks": {"t": {"items": items, "items_sha256": "x", "outputs": outputs}},
+        **more,
+    }
+
+
+def apps(count):
+    verdicts = ["DEPLOY", "RETRAIN", "UNDECIDED", ""]
+    flip = fleet.Flip("<b>2 + 2</b>", "4", "4", "5", True)
+    return [
+        fleet.App(
+            f"app{n}", rows(f"app{n}"), "finetuned", verdicts[n % 4], f"why {n}", [flip], (7, 2)
+        )
+        for n in range(count)
+    ]
+
+
+def test_the_stage_that_may_be_deployed_is_the_last_that_was_scored():
+    assert fleet.result_stage(rows("a")) == "finetuned"
+    assert fleet.result_stage(rows("a")[:4]) == "transferred"
+    assert fleet.result_stage(rows("a")[:3]) == ""
+
+
+def test_a_verdict_compares_the_same_items():
+    old, bare = [1] * 900 + [0] * 100, [0] * 950 + [1] * 50
+    scores = {"old": scored(bare), "old_lora": scored(old), "finetuned": scored(old)}
+    assert fleet.verdict(scores, "finetuned")[0] == "DEPLOY"
+    scores["finetuned"] = scored([0] * 1000)
+    verdict, why = fleet.verdict(scores, "finetuned")
+    assert verdict == "RETRAIN" and "90.0 %" in why
+    scores["old"] = scored(old)
+    verdict, why = fleet.verdict(scores, "finetuned")
+    assert verdict == "" and "do not measure" in why
+    assert fleet.verdict({}, "finetuned") == ("", "")
+
+
+def test_flips_are_shown_with_prompt_gold_and_both_outputs():
+    old, new = scored([1, 1, 0, 1]), scored([1, 0, 1, 0])
+    asked = {"t": [(f"prompt {n}", f"gold {n}") for n in range(4)]}
+    shown, counted = fleet.flips(old, new, asked)
+    assert counted == (2, 1) and [flip.lost for flip in shown] == [True, True, False]
+    assert shown[0] == fleet.Flip("prompt 1", "gold 1", "said 1", "said 0", True)
+    assert fleet.flips(old, new, {}) == ([], (2, 1))
+    assert fleet.flips(None, new, asked) == ([], (0, 0))
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_models_say():
+    page = fleet_page.page("p → q", apps(4), facts={"Models": [("old", "a <model>")]})
+    assert not re.search(r"(src|href)=\"?(https?:)?//", page) and "<b>2 + 2" not in page
+    assert "&lt;b&gt;2 + 2" in page and "a &lt;model&gt;" in page
+    assert page.index("1 DEPLOY") < page.index("<table") < page.index("why 0")
+    assert "7 items lost and 2 gained" in page
+
+
+def test_upgraded_adapters_are_a_page(tmp_path, capsys):
+    row = {"name": "tickets", "verdict": "DEPLOY", "why": "even", "minutes": 2.5}
+    row |= {"old": 91.5, "carried": 40.0, "upgraded": 92.25}
+    bad = {**row, "name": "mails", "verdict": "FAILED", "why": "no adapter there"}
+    bad |= {"old": None, "carried": None, "upgraded": None}
+    write_json(tmp_path / "fleet.json", "fleet", {}, {"rows": [row, bad]})
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    for words in ("tickets", "DEPLOY", ">91.5<", ">92.2<", ">150<", "mails", "FAILED"):
+        assert words in body, words
+    assert "no adapter there" in page
+    assert main(["report", str(tmp_path / "none")]) == 1
+    assert "no fleet.json" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """The page of forty adapters as a browser has it after its script ran."""
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(fleet_page.page("p", apps(40)))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+def test_in_a_browser_its_numbers_are_those_of_the_table(opened):
+    body = opened.partition("<tbody>")[2].partition("</tbody>")[0]
+    lines = re.findall(r"<tr.*?</tr>", body, re.S)
+    assert len(lines) == 40
+    for number, line in enumerate(lines):
+        cells = [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", line, re.S)]
+        scores = [
+            f"{100 * STAGES[stage]:.1f}"
+            for stage in ("old_lora", "new", "transferred", "finetuned")
+        ]
+        verdict = ["DEPLOY", "RETRAIN", "UNDECIDED", "–"][number % 4]
+        assert cells == [f"app{number}", verdict, *scores, "7 / 2", "8"]
+
+
+def test_in_a_browser_columns_can_be_sorted(opened):
+    head = opened.partition("<thead>")[2].partition("</thead>")[0]
+    assert head.count("<button>") == 8
