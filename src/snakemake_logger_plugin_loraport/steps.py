@@ -26,6 +26,8 @@ FOLLOWS = re.compile(
     r"|Complete log|.*(CalledProcessError|SpawnedJobError|At least one job did not complete)",
     re.S,
 )
+# what else is told: ends of what Snakemake does besides running jobs
+TOLD = ("Congratulations", "Unlocked", "Report created")
 WIDTH = 26  # of a rule's name
 
 
@@ -123,6 +125,8 @@ class Steps:
             self._write(f"Stopped: {done}; the same command goes on from there.")
         elif text.startswith("Nothing to be done"):
             self._write("Nothing to be done: all that was asked for is there.")
+        elif text.startswith(TOLD):
+            self._write(text)
         elif self._dryrun and text.startswith(("This was a dry-run", "The run involves")):
             self._write(text.splitlines()[0])
         elif record.levelno >= WARNING and text and not FOLLOWS.match(text):

@@ -83,6 +83,7 @@ def test_refusals_and_what_is_done_already_are_told_as_they_are():
     nothing = record("Nothing to be done (all requested files are present and up to date).")
     assert told(refusal) == "no adapter 'b'. Got: b.\n"
     assert told(missing) == "MissingRuleException:\nNo rule\n"
+    assert told(record("Unlocked working directory.")) == "Unlocked working directory.\n"
     assert told(nothing) == "Nothing to be done: all that was asked for is there.\n"
 
 
