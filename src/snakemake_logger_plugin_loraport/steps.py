@@ -17,6 +17,7 @@ QUIET = {
     "DATASETS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "" if sys.stderr.isatty() else "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # bars of libraries; those of rules say that they are shown
 }
 BOLD, GREY, RED, GREEN, YELLOW, RESET = (f"\033[{code}m" for code in (1, 2, 31, 32, 33, 0))
 CLEAR = "\r\033[K"  # a bar that a rule left on the line

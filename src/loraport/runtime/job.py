@@ -138,10 +138,11 @@ class _Lines:
 def progress(total: int, what: str) -> "tqdm[Any]":
     """A progress bar on the terminal; off it, a line every half minute at the most."""
     if sys.stderr.isatty() or os.environ.get("TQDM_MININTERVAL"):
-        return tqdm(total=total, desc=what, mininterval=0.5, file=sys.stderr, leave=False)
+        return tqdm(total=total, desc=what, mininterval=0.5, disable=False, file=sys.stderr,
+                    leave=False)  # fmt: skip
     return tqdm(
-        total=total, desc=what, mininterval=30.0, delay=29.0, file=_Lines(), leave=False,
-        ascii=True, ncols=80,
+        total=total, desc=what, mininterval=30.0, delay=29.0, disable=False, file=_Lines(),
+        leave=False, ascii=True, ncols=80,
     )  # fmt: skip
 
 

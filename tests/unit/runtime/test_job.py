@@ -84,7 +84,8 @@ def test_a_brief_run_keeps_notes_and_warnings_in_the_log(tmp_path, capsys, monke
     logging.captureWarnings(False)
 
 
-def test_off_a_terminal_a_bar_is_lines(capsys):
+def test_off_a_terminal_a_bar_is_lines(capsys, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # of libraries' bars, in a brief run
     with progress(3, "letters") as bar:
         bar.delay = 0
         bar.mininterval = 0
