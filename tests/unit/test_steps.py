@@ -78,7 +78,7 @@ def test_a_failure_is_told_once_and_the_way_on():
 
 
 def test_refusals_and_what_is_done_already_are_told_as_they_are():
-    refusal = record("no adapter 'b'. Got: b.", logging.ERROR)
+    refusal = record("[plan] no adapter 'b'. Got: b.", logging.ERROR)
     missing = record("MissingRuleException:\nNo rule", logging.ERROR, event=LogEvent.ERROR)
     nothing = record("Nothing to be done (all requested files are present and up to date).")
     assert told(refusal) == "no adapter 'b'. Got: b.\n"

@@ -94,7 +94,8 @@ def test_everything_is_each_adapter_of_each_pair_that_is_run(made):
     assert whole[:2] == ["artifacts/p/a/lora_transferred", "artifacts/p/a/model_merged"]
 
 
-def test_a_transfer_records_what_the_adapter_was_called_and_no_path(made):
+def test_a_transfer_records_what_the_adapter_was_called_and_no_path(made, monkeypatch):
+    monkeypatch.setattr(Lookups, "_known_as", lambda *names: [])
     Path("adapters.tsv").write_text(
         "app\tmodel\tsource\ttask\na\told\t/home/me/tickets\t\nb\told\towner/name\t\n"
     )
