@@ -53,19 +53,21 @@ class Gain:
     examples: int
 
 
-def choose(gains: Sequence[float], losses: np.ndarray) -> Gain:
+def choose(gains: Sequence[float], losses: np.ndarray, least: float = LEAST) -> Gain:
     """The gain with the least loss, or zero where that does not pay on answers left out.
 
     Parameters
     ----------
     gains : (g,), zero among them
     losses : (g, n) nats of each answer under each gain
+    least : share of the nats under no update that a gain has to take off; 0 where the update is a
+        start of a training, and not served as it is
 
     Returns
     -------
     The choice. By cross-validation: for each of `FOLDS` parts of the answers, the gain that is
     best on the others is held against none on the part; the mean improvement must be more than
-    `CERTAINTY` standard errors above zero, and at least `LEAST` of the nats under no update.
+    `CERTAINTY` standard errors above zero, and at least `least` of the nats under no update.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def choose(gains: Sequence[float], losses: np.ndarray) -> Gain:
     mean = float(better.mean())
     error = float(better.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
     best = int(held.mean(axis=1).argmin())
-    pays = mean > CERTAINTY * error and mean > 0 and mean >= LEAST * losses[zero].mean()
+    pays = mean > CERTAINTY * error and mean > 0 and mean >= least * losses[zero].mean()
     gain = float(gains[best]) if pays else 0.0
     curve = {
         float(g): float(row.mean())
@@ -193,8 +195,9 @@ def measure(
     batch_size: int,
     gains: Sequence[float] = GAINS,
     progress: Callable[[int], Any] = lambda count: None,
+    least: float = LEAST,
 ) -> Gain:
-    """Choose the gain of a PEFT model's update by the likelihood of answers.
+    """Choose the gain of a PEFT model's update by the likelihood of answers; `least` as in `choose`.
 
     Notes
     -----
@@ -206,7 +209,7 @@ def measure(
             set_gain(gain)
             losses.append(answer_losses(model, tokenizer, examples, cutoff, batch_size))
             progress(1)
-    return choose(gains, np.array(losses))
+    return choose(gains, np.array(losses), least)
 
 
 def choose_for(

@@ -85,7 +85,7 @@ def choose_start(new: Base, candidates: Mapping[str, Path], held: Sequence[Targe
 
 
 def _gain(model: Any, tokenizer: Any, examples: list[Example], most: int, size: int) -> Gain:
-    return measure(model, tokenizer, examples, most, size, GAINS)
+    return measure(model, tokenizer, examples, most, size, GAINS, least=0.0)  # taught from here on
 
 
 def started(new: Base, start: Start, like: Fresh | Path, steps: int) -> Any:
