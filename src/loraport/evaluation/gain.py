@@ -197,7 +197,9 @@ def measure(
     progress: Callable[[int], Any] = lambda count: None,
     least: float = LEAST,
 ) -> Gain:
-    """Choose the gain of a PEFT model's update by the likelihood of answers; `least` as in `choose`.
+    """Choose the gain of a PEFT model's update by the likelihood of answers.
+
+    `least` is as in `choose`.
 
     Notes
     -----
