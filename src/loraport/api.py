@@ -209,7 +209,7 @@ def _lookups(request: _one_run.Request, root: Path) -> tuple[Lookups, Any]:
     home = request.work.resolve() / layout.home(request.pair) / "logs"
     home.mkdir(parents=True, exist_ok=True)
     table = home / "adapters.tsv"
-    _one_run._write_table(table, request)
+    _one_run.write_table(table, request)
     content = _one_run.configuration(request, root, table)
     config = checks.load(content, root / "workflow" / "schemas")
     names = SimpleNamespace(pair=request.pair, app=request.apps[0], method=request.method)

@@ -8,18 +8,16 @@ from loraport.artifacts import identities
 from loraport.evaluation.gain import choose_for, write_gain
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job
-from loraport.transfer.carry import transfer_files
+from loraport.transfer.carry import transfer_whole
 
 with job(snakemake) as log:
     params = snakemake.params
     artifacts = {k: v for k, v in snakemake.input.items() if k not in ("adapter", "spec", "data")}
     inputs = identities(artifacts)
     with TemporaryDirectory(dir=Path(snakemake.output[0]).parent) as folder:
-        carried = Path(folder)
+        carried = Path(folder) / "whole"
         adapter = folder_of(snakemake.input.adapter)
-        settings = {**params.transfer["settings"], "gain": 1.0, "allow_large": True}
-        whole = {**params.transfer, "settings": settings}
-        transfer_files(adapter, artifacts, inputs, carried, whole)
+        transfer_whole(adapter, artifacts, inputs, carried, params.transfer)
         model = load_spec(snakemake.input.spec, params.base["source"])
         chosen = choose_for(model.directory, carried, params.data, params.settings, params.base)
     write_gain(snakemake.output[0], inputs, chosen, params.answers)

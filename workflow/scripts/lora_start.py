@@ -11,7 +11,7 @@ from loraport.runtime.job import job, progress
 from loraport.training.data import read
 from loraport.training.starts import fresh_like
 from loraport.training.train import Settings
-from loraport.transfer.carry import transfer_files
+from loraport.transfer.carry import transfer_whole
 
 OTHERS = ("adapter", "spec", "data", "transferred")
 
@@ -27,12 +27,8 @@ with job(snakemake) as log:
     with TemporaryDirectory(dir=Path(snakemake.output[0]).parent) as folder:
         if gain != 1:  # the gain was chosen for the answers before any training
             whole = Path(folder) / "whole"
-            whole.mkdir()
-            settings = {**params.transfer["settings"], "gain": 1.0, "allow_large": True}
             adapter = folder_of(snakemake.input.adapter)
-            transfer_files(
-                adapter, artifacts, inputs, whole, {**params.transfer, "settings": settings}
-            )
+            transfer_whole(adapter, artifacts, inputs, whole, params.transfer)
             starts["carried"] = whole
         with atomic(snakemake.output[0]) as out, progress(FOLDS * len(starts), "trials") as bar:
             out.mkdir()

@@ -150,7 +150,7 @@ def _sort_tensors(
         elif end is not None:
             held = parts.setdefault(plain.removesuffix(f".{end}"), {})
             if kind.PARTS[end] in held:
-                raise _twice(directory, name)
+                raise held_twice(directory, name)
             held[kind.PARTS[end]] = values.astype(np.float32)
         elif any(module.endswith(each) for each in kept):
             saved[plain] = values
@@ -164,7 +164,8 @@ def _sort_tensors(
     return parts, saved, copies
 
 
-def _twice(directory: Path, name: str) -> LoraportError:
+def held_twice(directory: Path, name: str) -> LoraportError:
+    """The error of a file with two names of one tensor."""
     return LoraportError(
         f"adapter {directory} holds a tensor twice, under names that mean the same",
         got=name,

@@ -5,6 +5,7 @@ exponential time, and tensors by their exact names. What the file holds says bot
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..errors import LoraportError
 from ..models.families import Architecture, family_of
 from ..models.weights import TensorFile, save_tensors
-from .files import read_config
+from .files import held_twice, read_config
 from .kinds import kind_of
 from .names import PREFIX, plain_name
 from .patterns import by_pattern, has_unsafe
@@ -42,12 +43,8 @@ def written_out(directory: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         yield directory
         return
     if len(set(names.values())) != len(names):
-        raise LoraportError(
-            f"adapter {directory} holds a tensor twice, under names that mean the same",
-            got=next(name for name in names if list(names.values()).count(names[name]) > 1),
-            expected="one adapter, named once",
-            todo="save the adapter again with save_pretrained()",
-        )
+        counts = Counter(names.values())
+        raise held_twice(directory, next(name for name in names if counts[names[name]] > 1))
     with TemporaryDirectory(prefix="loraport_") as folder:
         copy = Path(folder)
         save_tensors(copy / ADAPTER_WEIGHTS, {own: file.read(name) for name, own in names.items()})

@@ -19,6 +19,7 @@ from ..evaluation.verdict import Settings as Judging
 from ..runtime.faults import explained
 from ..upgrade import fleet
 from ..upgrade.base import Base
+from ..upgrade.candidates import NOTHING
 from ..upgrade.prompts import Record, read_prompts
 from ..upgrade.teach import Settings as Teaching
 from ..upgrade.teachers import Settings as Teachers
@@ -26,8 +27,6 @@ from ..upgrade.teachers import names as teacher_names
 from ..upgrade.upgrade import REPORT, Settings, Upgraded, upgrade
 from . import _one_run, check
 from ._names import distinct_names
-
-NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,9 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
             begun = time.monotonic()
             try:
                 done = _upgrade(job, old, new, carried[job.name], texts, arguments, settings)
+                minutes, verdict = (time.monotonic() - begun) / 60, done.verdict
                 rows[job.name] = fleet.row(
-                    job.name, str(job.adapter), (time.monotonic() - begun) / 60, done
+                    job.name, str(job.adapter), minutes, verdict.verdict, verdict.why, done.report
                 )
             except Exception as error:
                 if not skip:
@@ -161,11 +161,9 @@ def _taken(job: Job, arguments: Namespace, settings: Settings, rows: dict[str, f
             expected="a new folder",
             todo="name another one, or remove it",
         ) from error
-    rows[job.name] = fleet.Row(
-        job.name, verdict["verdict"], str(job.adapter), verdict["why"], 0.0,
-        **{key: round(value, 2) for key, value in report["scores"].items()},
-        teacher=report["choice"]["teacher"], start=report["start"]["start"],
-    )  # fmt: skip
+    rows[job.name] = fleet.row(
+        job.name, str(job.adapter), 0.0, verdict["verdict"], verdict["why"], report
+    )
     return False
 
 

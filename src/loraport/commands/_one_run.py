@@ -198,7 +198,7 @@ def run(request: Request) -> list[Path]:
     home = work / layout.home(request.pair) / "logs"
     home.mkdir(parents=True, exist_ok=True)
     table, config = home / "adapters.tsv", home / "config.yaml"
-    _write_table(table, request)
+    write_table(table, request)
     config.write_text(yaml.safe_dump(configuration(request, root, table), sort_keys=False))
     targets = [str(result) for result in request.results()]
     if request.merged:
@@ -214,7 +214,8 @@ def run(request: Request) -> list[Path]:
     return results
 
 
-def _write_table(path: Path, request: Request) -> None:
+def write_table(path: Path, request: Request) -> None:
+    """The adapters table of a request."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["app", "model", "source", "task"])

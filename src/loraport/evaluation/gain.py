@@ -92,8 +92,7 @@ def choose(gains: Sequence[float], losses: np.ndarray, least: float = LEAST) -> 
         rest = held[:, ~out] if count > 1 else held
         best = int(rest.mean(axis=1).argmin())
         better[out] = losses[zero, out] - held[best, out]
-    mean = float(better.mean())
-    error = float(better.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    mean, error = mean_and_error(better)
     best = int(held.mean(axis=1).argmin())
     pays = mean > CERTAINTY * error and mean > 0 and mean >= least * losses[zero].mean()
     gain = float(gains[best]) if pays else 0.0
@@ -103,6 +102,13 @@ def choose(gains: Sequence[float], losses: np.ndarray, least: float = LEAST) -> 
         if there
     }
     return Gain(gain, curve, mean, error, count)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean of `values (n,)` and its standard error; 0 for that of a single value."""
+    count = len(values)
+    error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    return float(values.mean()), error
 
 
 @torch.no_grad()
@@ -133,14 +139,24 @@ def answer_losses(
         logits = model(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
         ).logits
-        each = functional.cross_entropy(
-            logits[:, :-1].transpose(1, 2).float(),
-            labels[:, 1:].to(logits.device),
-            ignore_index=IGNORED,
-            reduction="none",
-        )
-        losses[places] = each.double().sum(dim=1).cpu().numpy()
+        losses[places] = token_losses(logits, labels).double().sum(dim=1).cpu().numpy()
     return losses
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """−log p of each labelled token, (n, length − 1); zero elsewhere.
+
+    Parameters
+    ----------
+    logits : (n, length, vocabulary)
+    labels : (n, length), IGNORED where nothing is learned
+    """
+    return functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2).float(),
+        labels[:, 1:].to(logits.device),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
 
 
 @contextmanager

@@ -16,15 +16,13 @@ import numpy as np
 from ..adapters.attach import attach, save_adapter
 from ..artifacts import write_json
 from ..errors import LoraportError
-from ..models.loading import load_base
 from ..training.data import Example, fingerprint, subset
 from ..training.starts import Fresh, begin
-from ..training.train import Settings, make_deterministic, train_lora
-from .gain import answer_losses
+from ..training.train import Settings, load_for, make_deterministic, train_lora
+from .gain import CERTAINTY, answer_losses, mean_and_error
 
 NOTHING = "nothing"
 FOLDS = 3
-CERTAINTY = 1.0  # standard errors that a carried start has to be ahead of nothing
 Begin = Fresh | Path
 
 
@@ -75,9 +73,7 @@ def choose(losses: Mapping[str, np.ndarray]) -> Start:
     if not carried:
         return Start(NOTHING, nats, 0.0, 0.0, len(bare))
     best = min(carried, key=carried.__getitem__)
-    better = bare - finite[best]
-    mean = float(better.mean())
-    error = float(better.std(ddof=1) / np.sqrt(len(better))) if len(better) > 1 else 0.0
+    mean, error = mean_and_error(bare - finite[best])
     chosen = best if mean > 0 and mean > CERTAINTY * error else NOTHING
     return Start(chosen, nats, mean, error, len(bare))
 
@@ -115,7 +111,7 @@ def trained_losses(
                 train_lora(model_dir, rest, adapter, start=start, settings=shorter)
             except LoraportError:  # a loss that is not finite: this start is none
                 return losses
-            model, tokenizer = _loaded(model_dir, settings)
+            model, tokenizer = load_for(model_dir, settings)
             at_once = settings.micro_batch or settings.batch_size
             adapted = attach(model, adapter).eval()
             losses[out] = answer_losses(adapted, tokenizer, asked, settings.cutoff, at_once)
@@ -149,20 +145,10 @@ def choose_start(
             for name, start in starts.items()
         }
     chosen = choose(losses)
-    model, _ = _loaded(model_dir, settings)
+    model, _ = load_for(model_dir, settings)
     make_deterministic(settings.seed)
     adapted = begin(model, starts[chosen.start], settings.new_layers, steps=1)
     save_adapter(adapted, out, base_name)
     content = {**asdict(chosen), "data_sha256": fingerprint(examples)}
     write_json(out / "start.json", "start", inputs, content)
     return chosen
-
-
-def _loaded(model_dir: str | Path, settings: Settings) -> tuple[Any, Any]:
-    return load_base(
-        model_dir,
-        dtype=settings.dtype,
-        device=settings.device,
-        device_map=settings.device_map,
-        trust_remote_code=settings.trust_remote_code,
-    )

@@ -104,10 +104,10 @@ def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
 def recorded_names(directory: str, model: str) -> tuple[str, ...]:
     """The base that an adapter records, where its folder is at hand and holds the same model."""
     recorded = read_config(Path(directory)).get("base_model_name_or_path")
-    base, same = folder_at_hand(model), None
-    if isinstance(recorded, str) and recorded and base is not None:
-        same = folder_at_hand(recorded)
-    return (str(recorded),) if same is not None and base and why_same(same, base) else ()
+    if not isinstance(recorded, str) or not recorded:
+        return ()
+    base, other = folder_at_hand(model), folder_at_hand(recorded)
+    return (recorded,) if base and other and why_same(other, base) else ()
 
 
 @cache

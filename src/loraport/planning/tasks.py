@@ -15,6 +15,7 @@ from .queries import Config, near_to
 from .schema import problem
 
 AUTO = "auto"
+DATA = {"train": "training", "test": "test"}  # key of a task -> what the file is called
 
 
 def completed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,13 +100,7 @@ def _errors_of(work: Any) -> Iterator[LoraportError]:
 def _check_test(test: Mapping[str, str]) -> None:
     path = Path(test["test"])
     if path.suffix in FILES and not path.is_file():
-        raise LoraportError(
-            f"test data {test['test']!r} of task {test['task']!r} is not there",
-            got="no such file",
-            expected="a .jsonl or .json file (paths are relative to the configuration, or to the "
-            "folder that the workflow runs in)",
-            todo="correct `test` of the task in config.yaml, or make the file",
-        )
+        raise _not_there("test", test)
     if path.suffix not in FILES:
         raise LoraportError(
             f"test data {test['test']!r} of task {test['task']!r} can't be read",
@@ -133,14 +128,19 @@ def train_files(task: Mapping[str, Any]) -> list[str]:
     if path.suffix not in FILES:
         return []
     if not path.is_file():
-        raise LoraportError(
-            f"training data {task['train']!r} of task {task['task']!r} is not there",
-            got="no such file",
-            expected="a .jsonl or .json file (paths are relative to the configuration, or to the "
-            "folder that the workflow runs in)",
-            todo="correct `train` of the task in config.yaml, or make the file",
-        )
+        raise _not_there("train", task)
     return [str(path)]
+
+
+def _not_there(key: str, task: Mapping[str, Any]) -> LoraportError:
+    """The error of a task's missing file; `key` is `train` or `test`."""
+    return LoraportError(
+        f"{DATA[key]} data {task[key]!r} of task {task['task']!r} is not there",
+        got="no such file",
+        expected="a .jsonl or .json file (paths are relative to the configuration, or to the "
+        "folder that the workflow runs in)",
+        todo=f"correct `{key}` of the task in config.yaml, or make the file",
+    )
 
 
 def _check_train(task: Mapping[str, Any]) -> None:

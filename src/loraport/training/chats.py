@@ -107,7 +107,12 @@ def written_out(turns: Sequence[Turn], tokenizer: Any) -> tuple[str, str]:
     end = tokenizer.eos_token or ""
     if end and answer.rstrip().endswith(end):  # which `encode` puts behind each text itself
         answer = answer.rstrip().removesuffix(end)
+    return without_start(before, tokenizer), answer
+
+
+def without_start(text: str, tokenizer: Any) -> str:
+    """A template's text without the start-of-text token that the tokenizer itself puts there."""
     start = tokenizer.bos_token or ""
-    if start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        before = before.removeprefix(start)
-    return before, answer
+    if start and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return text.removeprefix(start)
+    return text

@@ -147,13 +147,7 @@ def train_lora(
     chosen = subset(data, settings.examples, settings.subset_seed)
     make_deterministic(settings.seed)
     with measured() as run:
-        model, tokenizer = load_base(
-            model_dir,
-            dtype=settings.dtype,
-            device=settings.device,
-            device_map=settings.device_map,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        model, tokenizer = load_for(model_dir, settings)
         rows = encode(chosen, tokenizer, settings.cutoff, settings.loss)
         steps = count_steps(len(rows.rows), settings)
         adapted = begin(model, start, settings.new_layers, steps)
@@ -202,6 +196,17 @@ def _report(
         "last_loss": losses[-1],
         "versions": versions(),
     }
+
+
+def load_for(model_dir: str | Path, settings: Settings) -> tuple[Any, Any]:
+    """A base model where and how a training's settings say, and its tokenizer."""
+    return load_base(
+        model_dir,
+        dtype=settings.dtype,
+        device=settings.device,
+        device_map=settings.device_map,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def make_deterministic(seed: int) -> None:

@@ -390,3 +390,23 @@ def transfer_files(
     }
     write_json(out / "transfer.json", "transfer", identities, content)
     return content
+
+
+def transfer_whole(
+    source: Path,
+    artifacts: Mapping[str, str],
+    identities: Mapping[str, str],
+    out: Path,
+    params: Mapping[str, Any],
+    **settings: Any,
+) -> dict[str, Any]:
+    """`transfer_files` at a gain of 1 and of any size, to be tried before anything is served.
+
+    Parameters
+    ----------
+    out : a folder that is made
+    settings : further ones of the transfer section, over those of `params`
+    """
+    out.mkdir()
+    forced = {**params["settings"], "gain": 1.0, "allow_large": True, **settings}
+    return transfer_files(source, artifacts, identities, out, {**params, "settings": forced})

@@ -9,7 +9,7 @@ from typing import Any
 from ..artifacts import atomic, read_json, write_json
 from ..evaluation.verdict import DEPLOY, KIND
 from ..runtime.job import last_record
-from .upgrade import REPORT, Upgraded
+from .upgrade import REPORT
 
 COLUMNS = (
     "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",
@@ -38,17 +38,19 @@ class Row:
     start: str = ""
 
 
-def row(name: str, source: str, minutes: float, done: Upgraded) -> Row:
-    """The row of an adapter that was upgraded."""
+def row(
+    name: str, source: str, minutes: float, verdict: str, why: str, report: Mapping[str, Any]
+) -> Row:
+    """The row of an adapter that was upgraded; `report` is the content of its upgrade.json."""
     return Row(
         name,
-        done.verdict.verdict,
+        verdict,
         source,
-        done.verdict.why,
+        why,
         round(minutes, 2),
-        **{key: round(value, 2) for key, value in done.scores.items()},
-        teacher=done.report["choice"]["teacher"],
-        start=done.report["start"]["start"],
+        **{key: round(value, 2) for key, value in report["scores"].items()},
+        teacher=report["choice"]["teacher"],
+        start=report["start"]["start"],
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
+from ..training.chats import without_start
 
 Prompt = str | tuple[tuple[str, str], ...]  # a text, or (role, content) of each message
 ANSWERS = ("completion", "answer", "output")  # fields of a record that hold its gold answer
@@ -118,10 +119,7 @@ def as_text(prompt: Prompt, tokenizer: Any) -> str:
         )
     messages = [{"role": role, "content": content} for role, content in prompt]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    start, first = tokenizer.bos_token, tokenizer("a")["input_ids"][0]
-    if start and text.startswith(start) and first == tokenizer.bos_token_id:
-        return text[len(start) :]
-    return text
+    return without_start(text, tokenizer)
 
 
 def said(prompt: Prompt) -> str:

@@ -11,7 +11,7 @@ from ..errors import LoraportError
 from ..evaluation.verdict import Settings as Judging
 from ..evaluation.verdict import Verdict
 from ..training.data import read
-from ..transfer.carry import transfer_files
+from ..transfer.carry import transfer_whole
 from .base import Base, Limits
 from .card import write_card
 from .prompts import Record
@@ -76,15 +76,12 @@ def carried_candidates(
 ) -> dict[str, Path]:
     """The adapter carried by the configured method, whole and in the gauge of a new one.
 
-    None where it can't be carried: the log then says why, and the teaching starts from nothing.
+    Empty where it can't be carried: the log then says why, and the teaching starts from nothing.
     """
     method = str(transfer["of"]["method"])
     out = folder / method
-    out.mkdir()
-    forced = {"gain": 1.0, "allow_large": True, "factors": "fresh"}
-    whole = {**transfer, "settings": {**transfer["settings"], **forced}}
     try:
-        transfer_files(adapter, artifacts, inputs, out, whole)
+        transfer_whole(adapter, artifacts, inputs, out, transfer, factors="fresh")
     except LoraportError as error:
         log.warning("not carried by %s: %s", method, error)
         return {}

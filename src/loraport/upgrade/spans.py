@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from ..evaluation.gain import token_losses
 from ..training.data import IGNORED
 
 END = 1  # characters that the end of an answer counts as, behind its text
@@ -106,22 +106,6 @@ def token_weights(spans: Sequence[Span], ends: Sequence[int]) -> list[float]:
     for start, stop, _, weight in joined(spans, ends):
         weights[start:stop] = [weight] * (stop - start)
     return weights
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log p of each labelled token, (n, length − 1); zero elsewhere.
-
-    Parameters
-    ----------
-    logits : (n, length, vocabulary)
-    labels : (n, length), IGNORED where nothing is learned
-    """
-    return functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2).float(),
-        labels[:, 1:].to(logits.device),
-        ignore_index=IGNORED,
-        reduction="none",
-    )
 
 
 def span_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

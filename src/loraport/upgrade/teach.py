@@ -19,12 +19,13 @@ from torch.nn.attention import sdpa_kernel
 
 from ..adapters.attach import detach, save_adapter
 from ..errors import LoraportError
+from ..evaluation.gain import token_losses
 from ..evaluation.matching import scores
 from ..training.starts import Fresh
 from ..training.train import ATTENTION
 from .base import Base
 from .candidates import Start, started
-from .spans import Encoded, encode_answer, joined, padded, span_divergence, token_losses
+from .spans import Encoded, encode_answer, joined, padded, span_divergence
 from .teachers import Target
 
 RATES = (3e-4, 1e-3, 3e-3)

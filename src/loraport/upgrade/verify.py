@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..evaluation.matching import scores
 from ..evaluation.verdict import (
     Settings,
@@ -152,11 +150,3 @@ def verify(
 
 def _texts(answers: Sequence[Any]) -> list[str]:
     return [answer.text for answer in answers]
-
-
-def shares(answers: Sequence[Any]) -> dict[str, float]:
-    """What became of written answers: the share that the model ended itself, and of empty ones."""
-    return {
-        "whole": float(np.mean([answer.whole for answer in answers])),
-        "empty": float(np.mean([not answer.text.strip() for answer in answers])),
-    }

@@ -86,7 +86,7 @@ def test_no_trial_is_asked_what_it_was_trained_on(base, tmp_path, monkeypatch):
         "loraport.evaluation.start.train_lora",
         lambda model, data, out, **_: (trained.append(set(data)), Path(out).mkdir()),
     )
-    monkeypatch.setattr("loraport.evaluation.start._loaded", lambda *_: (None, None))
+    monkeypatch.setattr("loraport.evaluation.start.load_for", lambda *_: (None, None))
 
     class Adapted:
         def eval(self):

@@ -31,7 +31,8 @@ def targets(room: Classroom, prompts: Sequence[Prompt]) -> list[Target]:
     longest = max(len(room.new.tokenizer(answer)["input_ids"]) for _, answer in shown)
     least = min(limits.new_tokens, int(ROOM * longest) + 8)
     most = _context(room.new.model) - least
-    while shown and _longest(room, shown, prompts) > most:
+    longest_prompt = prompts[int(np.argmax([len(text) for text in room.new.texts(prompts)]))]
+    while shown and _tokens(room, behind(shown, longest_prompt)) > most:
         shown = shown[:-1]
     if not shown:
         raise LoraportError(
@@ -79,13 +80,9 @@ def behind(shown: Sequence[tuple[Prompt, str]], prompt: Prompt) -> Prompt:
     return (*turns, *(turn for turn in prompt if turn[0] != "system"))
 
 
-def _longest(
-    room: Classroom, shown: Sequence[tuple[Prompt, str]], prompts: Sequence[Prompt]
-) -> int:
-    """Tokens of the longest prompt with the demonstrations before it."""
-    longest = max(room.new.texts(prompts), key=len)
-    prompt = prompts[room.new.texts(prompts).index(longest)]
-    return len(room.new.tokenizer(room.new.texts([behind(shown, prompt)])[0])["input_ids"])
+def _tokens(room: Classroom, prompt: Prompt) -> int:
+    """How many tokens the new model reads a prompt as."""
+    return len(room.new.tokenizer(room.new.texts([prompt])[0])["input_ids"])
 
 
 def _context(model: object) -> int:
