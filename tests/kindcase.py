@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from loraport.adapters.attach import attach
 from loraport.adapters.files import read_adapter
+from loraport.models.spec import open_model
+from loraport.transfer.embedding_file import Tokens, write_embedding
 
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
 
@@ -60,6 +62,16 @@ def edit_tensors(directory: Path, change) -> Path:
     path = directory / "adapter_model.safetensors"
     save_file(change(load_file(path)), path, {"format": "pt"})
     return directory
+
+
+def same_tokens(path: Path, base: Path) -> Path:
+    """The embedding artifact of a base and itself."""
+    model = open_model(base)
+    ids = np.arange(model.dims.vocabulary)
+    counts = dict.fromkeys(("old", "new", "at_the_same_id"), len(ids))
+    about = {"rule": "identity", **{f"tokens_{of}": count for of, count in counts.items()}}
+    write_embedding(path, {}, Tokens(np.eye(model.dims.hidden), ids, ids), about)
+    return path
 
 
 def adalora(**more) -> AdaLoraConfig:

@@ -218,4 +218,5 @@ def overlap(old: Vocabulary, new: Vocabulary) -> dict[str, int]:
         "tokens_new": len(new.raw),
         "tokens_shared_as_written": len(shared_tokens(old, new, rows_old, rows_new, "literal")[0]),
         "tokens_shared": len(shared_tokens(old, new, rows_old, rows_new, "bytes")[0]),
+        "tokens_at_the_same_id": len(old.raw.items() & new.raw.items()),
     }

@@ -329,10 +329,11 @@ class PairLookups(Resources):
 
     def vocabulary_inputs(self, wildcards: Wildcards) -> Inputs:
         """W_h and the shared tokens, for an adapter of its model's embedding or head."""
-        old, _ = self.pair_models(wildcards)
+        old, new = self.pair_models(wildcards)
         folder = self.config.given_adapter(wildcards.app, old)
         if not folder or not preflight.adapts_vocabulary(folder):
             return {}
+        preflight.check_whole(folder, *(self.config.model(each)["source"] for each in (old, new)))
         home = self.config.home(wildcards.pair, self.method_of(wildcards), "embedding")
         return {"embedding": f"{home}/{layout.MAPPING['embedding']}"}
 

@@ -10,13 +10,16 @@ from typing import Any
 from .. import methods
 from ..adapters.audit import audit
 from ..adapters.files import read_adapter, read_config
+from ..adapters.own_names import use_own_names
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.folder import weight_files
 from ..models.identity import folder_at_hand, why_same
+from ..models.side import Side
 from ..models.spec import check_shapes, is_local, open_model, resolve
+from ..transfer.modules_to_save import check_saved
 from . import layout
 
 # wildcards that stand in words
@@ -112,9 +115,23 @@ def recorded_names(directory: str, model: str) -> tuple[str, ...]:
 
 @cache
 def adapts_vocabulary(directory: str) -> bool:
-    """Whether an adapter adapts an embedding or a head: a module of no decoder block."""
-    paths = read_adapter(directory).modules
-    return not all(any(part.isdigit() for part in path.split(".")) for path in paths)
+    """Whether an adapter adapts an embedding or a head, a module of no decoder block, or holds one
+    whole: a matrix.
+    """
+    adapter = read_adapter(directory)
+    whole = any(values.ndim == 2 for values in adapter.saved.values())
+    blocks = (any(part.isdigit() for part in path.split(".")) for path in adapter.modules)
+    return whole or not all(blocks)
+
+
+@cache
+def check_whole(directory: str, old: str, new: str) -> None:
+    """Refuse whole modules of an adapter without a place in the new model, where both are local."""
+    adapter = read_adapter(directory)
+    if adapter.saved and all(is_local(each) and Path(each).is_dir() for each in (old, new)):
+        models = [open_model(Path(each)) for each in (old, new)]
+        use_own_names(adapter, models[0].architecture)
+        check_saved(adapter, *(Side(model.architecture, model.dims) for model in models))
 
 
 def adapter_files(directory: str) -> list[str]:

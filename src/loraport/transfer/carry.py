@@ -27,7 +27,7 @@ from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
 from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
-from .modules_to_save import keep_saved
+from .modules_to_save import keep_saved, table_of
 from .vocabulary import carry_from
 
 Place = tuple[int, str]  # (layer, module below the block)
@@ -361,8 +361,9 @@ def transfer_files(
     adapter = read_adapter(source)
     revision = read_json(artifacts["old_spec"], "spec")["revision"]
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
-    saved = keep_saved(adapter, old, new)
-    words, of_words = carry_from(adapter, artifacts.get("embedding"), old, new)
+    embedding = artifacts.get("embedding")
+    saved = keep_saved(adapter, old, new, embedding, table_of(artifacts["new_spec"], params))
+    words, of_words = carry_from(adapter, embedding, old, new)
     settings, chosen = chosen_gain(params["settings"], artifacts.get("gain"))
     words = {path: scaled(each, settings["gain"]) for path, each in words.items()}
     dtype, allow_large = settings.pop("dtype"), settings.pop("allow_large", False)

@@ -22,6 +22,7 @@ class Tokens:
     old, new : (n,) ids of the shared tokens
     unshared : (m,) ids of new tokens that are sums of shared ones
     picks, coefficients : (m, k) of the sums: places among the shared tokens, and weights
+    identical : whether both tokenizers write the same tokens by the same ids
     """
 
     hidden_map: np.ndarray
@@ -30,6 +31,7 @@ class Tokens:
     unshared: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     picks: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
     coefficients: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    identical: bool = field(default=False, kw_only=True)
 
     def spread(self, values: np.ndarray, count: int) -> np.ndarray:
         """What each old token has, (vocabulary, ...), as `count` new tokens have it."""
@@ -68,10 +70,19 @@ def write_embedding(
 def read_tokens(path: str | Path) -> Tokens:
     """W_h and the shared tokens from embedding.h5."""
     with read_h5(path, "embedding") as file:
-        ids = (file[f"token_ids_{side}"][...] for side in ("old", "new"))
+        old, new = (file[f"token_ids_{side}"][...] for side in ("old", "new"))
         names = SUMS if "unshared_ids" in file else ()
         sums = (file[f"unshared_{name}"][...] for name in names)
-        return Tokens(file["W_h"][...].astype(np.float64), *ids, *sums)
+        counts = {file.attrs.get(f"tokens_{of}") for of in ("old", "new", "at_the_same_id")}
+        same = len(counts) == 1 and None not in counts
+        hidden_map = file["W_h"][...].astype(np.float64)
+        return Tokens(hidden_map, old, new, *sums, identical=same)
+
+
+def is_identity(path: str | Path) -> bool:
+    """Whether the rule made W_h the identity."""
+    with read_h5(path, "embedding") as file:
+        return bool(file.attrs["rule"] == "identity")
 
 
 def read_hidden_map(path: str | Path) -> np.ndarray | None:

@@ -1,44 +1,142 @@
-"""Whole tensors that an adapter trained in place of its base's (modules_to_save)."""
+"""Whole tensors that an adapter trained in place of its base's (modules_to_save).
 
-from typing import TYPE_CHECKING
+A table of a vocabulary, the input embedding or the output head, has a row for each token. Two
+tokenizers number their tokens each in its own way, so that rows go with their tokens: a shared
+token takes its trained row to its new id, and any other keeps the row of the new base.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import LoraportError
 from ..models.side import Side
+from ..models.spec import load_spec
+from .embedding_file import Tokens, is_identity, read_tokens
 
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
 
+Table = Callable[[str], np.ndarray]  # a vocabulary module of the new base -> its weight
 
-def keep_saved(adapter: "Adapter", old: Side, new: Side) -> dict[str, np.ndarray]:
-    """An adapter's whole tensors under the new model's names, where the shapes agree.
 
-    Input embedding and output head are kept as they are, and norms outside the blocks within one
-    family; a warning says so. Anything else is refused by name.
-    """
-    names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
-    table = (new.dims.vocabulary, new.dims.hidden)
-    shapes = {old.family.embedding: table, old.family.head: table}
-    if old.family == new.family:
-        names |= {path: path for path in old.family.norms if "{layer}" not in path}
-    kept: dict[str, np.ndarray] = {}
+def check_saved(adapter: "Adapter", old: Side, new: Side) -> None:
+    """Refuse by name what of an adapter's whole tensors has no place in the new model."""
+    places = _places(old, new)
     for name, values in sorted(adapter.saved.items()):
         path, _, end = name.rpartition(".")
-        wanted = shapes.get(path, (new.dims.hidden,))
-        if path not in names or end not in ("weight", "bias") or values.shape != wanted:
+        wanted = _shape(path, old)
+        placed = path in places and end in ("weight", "bias") and values.shape == wanted
+        if not placed or old.dims.hidden != new.dims.hidden:
             raise LoraportError(
                 f"adapter {adapter.directory} holds a whole module that has no place in the new "
                 "model",
-                got=f"modules_to_save: {name} {values.shape}",
-                expected=f"{' or '.join(sorted(names))}, of the new model's shape {wanted}",
+                got=f"modules_to_save: {name} {values.shape}, hidden size {old.dims.hidden} to "
+                f"{new.dims.hidden}",
+                expected=f"{' or '.join(sorted(places))}, of the old model's shape {wanted}, and "
+                "one hidden size",
                 todo="train it without that module in modules_to_save; LoRA on an embedding or a "
                 "head, among its target modules, is carried by W_h",
             )
-        kept[f"{names[path]}.{end}"] = values
-    if kept:
+
+
+def keep_saved(
+    adapter: "Adapter", old: Side, new: Side, embedding: str | Path | None, table: Table
+) -> dict[str, np.ndarray]:
+    """An adapter's whole tensors for the new model, by the new model's names.
+
+    Norms outside the blocks are kept as they are within one family, and so are tables of a
+    vocabulary where both tokenizers number the same tokens alike. Else each shared token takes its
+    row to its new id. Warnings say which was done.
+
+    Parameters
+    ----------
+    embedding : the pair's embedding artifact, which tables need
+    table : gives the new base's own; asked only for tokens that are not shared
+
+    Raises
+    ------
+    LoraportError
+        For what has no place, and for tables where W_h is not the identity.
+    """
+    check_saved(adapter, old, new)
+    places = _places(old, new)
+    kept: dict[str, np.ndarray] = {}
+    for name, values in sorted(adapter.saved.items()):
+        path, _, end = name.rpartition(".")
+        carried = f"{places[path]}.{end}"
+        if path not in (old.family.embedding, old.family.head):
+            kept[carried] = values
+            adapter.warnings.append(f"kept as it is: {carried}")
+            continue
+        tokens = _tokens(adapter, name, embedding)
+        if tokens.identical and old.dims.vocabulary == new.dims.vocabulary:
+            kept[carried] = values
+            adapter.warnings.append(f"kept as it is: {carried}; both tokenizers are the same")
+            continue
+        kept[carried] = _by_token(values, tokens, new.dims.vocabulary, places[path], table)
         adapter.warnings.append(
-            f"kept as they are: {', '.join(sorted(kept))}; rows of a vocabulary must stand for the "
-            "same tokens in both models"
+            f"{carried}: {len(tokens.old)} of {old.dims.vocabulary} tokens are in the new "
+            f"vocabulary and took their trained rows along; the other "
+            f"{new.dims.vocabulary - len(tokens.new)} of its rows are the new base's own"
         )
     return kept
+
+
+def table_of(spec: str | Path, params: Mapping[str, Any]) -> Table:
+    """Reads tables of the new base, once they are asked for.
+
+    Parameters
+    ----------
+    spec : its spec.json
+    params : `base`, its directory or hub id, and `revision`
+    """
+
+    def read(path: str) -> np.ndarray:
+        model = load_spec(spec, params["base"], params["revision"], streamed=True)
+        name = model.architecture.embedding if model.tied else path
+        return model.checkpoint().read(f"{name}.weight")
+
+    return read
+
+
+def _places(old: Side, new: Side) -> dict[str, str]:
+    """Module of the old model -> of the new one."""
+    names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
+    if old.family == new.family:
+        names |= {path: path for path in old.family.norms if "{layer}" not in path}
+    return names
+
+
+def _shape(path: str, side: Side) -> tuple[int, ...]:
+    hidden = side.dims.hidden
+    table = path in (side.family.embedding, side.family.head)
+    return (side.dims.vocabulary, hidden) if table else (hidden,)
+
+
+def _tokens(adapter: "Adapter", name: str, embedding: str | Path | None) -> Tokens:
+    """The tokens that both vocabularies hold; rows can be moved as they are."""
+    if embedding is not None and is_identity(embedding):
+        return read_tokens(embedding)
+    raise LoraportError(
+        f"adapter {adapter.directory} trained a whole table of its model's vocabulary, whose rows "
+        "can't be moved as they are",
+        got=f"modules_to_save: {name}, and "
+        + ("no embedding.h5" if embedding is None else "a W_h that is not the identity"),
+        expected="the pair's embedding artifact beside its maps, with the identity as W_h",
+        todo="leave mapping.wh at auto, and carry it by rule transferred; or train LoRA on that "
+        "module, which is carried by W_h",
+    )
+
+
+def _by_token(
+    values: np.ndarray, tokens: Tokens, count: int, path: str, table: Table
+) -> np.ndarray:
+    """A table of `count` rows: those of shared tokens at their new ids, the new base's else."""
+    rows = np.empty((count, values.shape[1]), values.dtype)
+    if len(tokens.new) < count:
+        rows[:] = table(path).astype(values.dtype)
+    rows[tokens.new] = values[tokens.old]
+    return rows

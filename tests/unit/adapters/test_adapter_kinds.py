@@ -18,6 +18,7 @@ from kindcase import (
     logits,
     make,
     prune,
+    same_tokens,
 )
 from peft import LoraConfig
 from safetensors.numpy import load_file
@@ -41,7 +42,7 @@ from loraport.transfer.maps import (
     open_maps,
     write_maps,
 )
-from loraport.transfer.modules_to_save import keep_saved
+from loraport.transfer.modules_to_save import check_saved, keep_saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,7 +86,7 @@ def carried(folder: Path, base: Path, adapter_dir: Path, *, rows=True, dtype="fl
     out.mkdir()
     write_adapter(
         out, adapter.config, str(base), "", side.family, side.dims.layers, weights, dtype,
-        keep_saved(adapter, side, side),
+        keep_saved(adapter, side, side, same_tokens(folder / "embedding.h5", base), {}.__getitem__),
     )  # fmt: skip
     return out
 
@@ -320,7 +321,7 @@ def test_whole_modules_without_a_place_are_refused_by_name(tmp_path, bases, save
     wider = families.make_model(tmp_path / "wider", "llama", seed=2, wider=True)
     sides = [Side(m.architecture, m.dims) for m in (open_model(bases["llama"]), open_model(wider))]
     with pytest.raises(LoraportError, match=rf"no place in the new model.*{saved[0][-7:]}"):
-        keep_saved(read_adapter(source), *sides)
+        check_saved(read_adapter(source), *sides)
 
 
 def test_saved_modules_take_the_new_familys_names(tmp_path, bases):
@@ -328,8 +329,10 @@ def test_saved_modules_take_the_new_familys_names(tmp_path, bases):
     other = families.make_model(tmp_path / "neox", "gpt_neox", seed=1)
     sides = [Side(m.architecture, m.dims) for m in (open_model(bases["llama"]), open_model(other))]
     adapter = read_adapter(source)
-    assert list(keep_saved(adapter, *sides)) == ["gpt_neox.embed_in.weight"]
-    assert "same tokens" in adapter.warnings[-1]
+    same = same_tokens(tmp_path / "embedding.h5", bases["llama"])
+    kept = keep_saved(adapter, *sides, same, {}.__getitem__)
+    assert list(kept) == ["gpt_neox.embed_in.weight"]
+    assert "tokenizers are the same" in adapter.warnings[-1]
 
 
 def test_audit_tells_of_another_revision_and_of_odd_norms(tmp_path, bases):
