@@ -73,6 +73,7 @@ rule gain:  # what a carried update is multiplied by, chosen on answers: runs th
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        batch=8,
     params:
         transfer=look.transfer_params,
         base=look.base_of("new"),

@@ -29,6 +29,7 @@ ADAPTERS = [f"{PAIR}/{app}/lora_transferred" for app in ("math", "mcq")]
 TARGETS = [*ADAPTERS, *([f"{PAIR}/run.html"] if FULL else [])]
 SMALL = ["calibration={examples: 64}", "mapping={minibatch: 16}"]
 SMALL += ["evaluation={limit: 20}", "finetune={max_steps: 6}", "report={apps: [math]}"]
+CARRIED = "rule_transferred_wildcards_batch"
 RULES = {"spec", "activations", "embedding", "cka", "heads", "maps"}
 # a private Slurm has no accounting, and answers at once
 PROFILE = ["--workflow-profile", str(PROJECT / "profiles/slurm"), "--max-threads", "2"]
@@ -111,12 +112,18 @@ def test_every_job_went_through_slurm_and_completed(through_slurm):
 
 
 def test_adapters_share_a_job_that_starts_no_snakemake(through_slurm):
+    comments = [job["Comment"] for job in through_slurm.jobs.values()]
+    gains = [comment for comment in comments if comment.startswith("rule_gain_")]
+    assert gains == ["rule_gain_wildcards_batch_of_2"]
+    # an adapter is carried as soon as its gain is known
     carried = [job for job in through_slurm.jobs.values() if "transferred" in job["Comment"]]
-    assert [job["Comment"] for job in carried] == ["rule_transferred_wildcards_batch_of_2"]
-    assert carried[0]["NumCPUs"] == "1"  # one after another
-    for adapter in ADAPTERS:
-        log = through_slurm.root / PAIR / "logs" / adapter.split("/")[2] / "transferred.log"
-        assert last_record(log)["status"] == "done"
+    sizes = [int(job["Comment"].removeprefix(f"{CARRIED}_of_")) for job in carried]
+    assert sum(sizes) == len(ADAPTERS)
+    assert {job["NumCPUs"] for job in carried} == {"1"}  # one after another
+    for rule in ("gain", "transferred"):
+        for adapter in ADAPTERS:
+            log = through_slurm.root / PAIR / "logs" / adapter.split("/")[2] / f"{rule}.log"
+            assert last_record(log)["status"] == "done"
 
 
 def test_memory_time_cores_and_gpus_are_the_rules_own(through_slurm):

@@ -8,15 +8,17 @@ Where both are `-` they are the process's own
 input and output, and it waits for more.
 
 Each script runs in a fork of the process: its memory, log, time and end are its own, and one that
-fails or is killed stops no other.
+fails or is killed stops no other. What it imports of loraport is imported before the fork, once.
 """
 
+import ast
 import importlib
 import os
 import runpy
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -24,13 +26,18 @@ from tqdm import tqdm
 
 from .job import counted
 
-# what the scripts of light rules import, and what Snakemake's preamble to each does
-PRELOADED = (
-    "loraport.transfer.carry",
-    "loraport.runtime.job",
-    "snakemake.iocontainers",
-    "snakemake.logging",
-)
+PACKAGE = "loraport"
+PRELOADED = ("snakemake.iocontainers", "snakemake.logging")  # by Snakemake's preamble to a script
+
+
+def import_for(path: str) -> None:
+    """Import the modules of loraport that a script names; what can't be is left for it to tell."""
+    with suppress(OSError, SyntaxError):
+        for line in ast.parse(Path(path).read_bytes()).body:
+            name = line.module if isinstance(line, ast.ImportFrom) else None
+            if name and name.partition(".")[0] == PACKAGE:
+                with suppress(Exception):
+                    importlib.import_module(name)
 
 
 def run_script(path: str) -> int:
@@ -63,6 +70,7 @@ def run(paths: Iterable[str], done: TextIO) -> int:
     """Run scripts one after another, and say how each ended; how many failed."""
     failed = 0
     for path in paths:
+        import_for(path)
         code = run_script(path)
         done.write(f"{code} {path}\n")
         done.flush()
@@ -73,6 +81,8 @@ def run(paths: Iterable[str], done: TextIO) -> int:
 def main(tasks: str, done: str) -> int:
     """Run what is listed; 1 if any of it failed."""
     tqdm.monitor_interval = 0  # no thread beside the one that forks
+    # no process that asked CUDA's runtime for GPUs may be forked: PyTorch asks NVML in its place
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for name in PRELOADED:
         importlib.import_module(name)
     if tasks == "-":

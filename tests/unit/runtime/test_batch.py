@@ -68,6 +68,23 @@ def test_scripts_are_taken_one_by_one_from_a_pipe(tmp_path):
     assert said.count("no answer") == 2
 
 
+def test_what_a_script_imports_of_loraport_is_imported_once_before_the_fork(tmp_path):
+    script = tmp_path / "one.py"
+    script.write_text(
+        "import sys\n"
+        "print('early' if 'loraport.numerics.lowrank' in sys.modules else 'late')\n"
+        "from loraport.numerics.lowrank import balance\n"
+    )
+    broken = tmp_path / "two.py"
+    broken.write_text("from loraport.nowhere import nothing\n")
+    command = [sys.executable, *batched.COMMAND, "-", "-"]
+    asked = f"{script}\n{broken}\n"
+    ran = subprocess.run(command, cwd=tmp_path, input=asked, capture_output=True, text=True)
+    assert ran.stdout == f"0 {script}\n1 {broken}\n"
+    assert "early" in ran.stderr
+    assert "No module named 'loraport.nowhere'" in ran.stderr
+
+
 def snakemake(toy: Toy, names: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--executor", "batched"]
     command += ["--keep-going", *arguments, "--config", f"names={names}"]
