@@ -48,8 +48,17 @@ def gemma3_multimodal(**fields) -> transformers.Gemma3Config:
     )
 
 
+def granite(**fields) -> transformers.GraniteConfig:
+    """Multipliers as published models have them: none of them is one."""
+    multipliers = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0,
+                   "attention_multiplier": 0.2, "logits_scaling": 8.0}  # fmt: skip
+    return transformers.GraniteConfig(**{**multipliers, **fields})
+
+
 ROUND = {"head_dim": 12}  # not hidden / heads
 MHA = {"kv_heads": 4}
+UNGATED = {role: path for role, path in SEPARATE.items() if role != "gate"}
+GATE_UP = {**SEPARATE, **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")}
 FAMILIES = {
     "llama": Family(transformers.LlamaConfig, {}, SEPARATE),
     "mistral": Family(transformers.MistralConfig, {}, SEPARATE),
@@ -97,6 +106,19 @@ FAMILIES = {
         "transformer.h",
         "transformer.word_embeddings",
     ),
+    "ministral3": Family(transformers.Ministral3Config, ROUND, SEPARATE),
+    "olmo3": Family(transformers.Olmo3Config, {}, SEPARATE),
+    "smollm3": Family(transformers.SmolLM3Config, {}, SEPARATE),
+    "granite": Family(granite, {}, SEPARATE),
+    "glm4": Family(transformers.Glm4Config, ROUND, GATE_UP),
+    "exaone4": Family(transformers.Exaone4Config, {}, SEPARATE),
+    "hunyuan_v1_dense": Family(transformers.HunYuanDenseV1Config, ROUND, SEPARATE),
+    "ernie4_5": Family(transformers.Ernie4_5Config, ROUND, SEPARATE),
+    "seed_oss": Family(transformers.SeedOssConfig, ROUND, SEPARATE),
+    "arcee": Family(transformers.ArceeConfig, {}, UNGATED),
+    "nemotron": Family(transformers.NemotronConfig, {}, UNGATED),
+    "apertus": Family(transformers.ApertusConfig, {}, UNGATED),
+    "cohere2": Family(transformers.Cohere2Config, {}, SEPARATE),
 }
 
 
@@ -124,7 +146,7 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
         head = len(weight) // (heads + 2 * kv_heads)
         cuts = np.split(weight, [heads * head, (heads + kv_heads) * head])
         return cuts["qkv".index(role)]
-    if name == "phi3" and role in ("gate", "up"):
+    if name in ("phi3", "glm4") and role in ("gate", "up"):
         return np.split(weight, 2)[("gate", "up").index(role)]
     return weight
 

@@ -26,6 +26,7 @@ ACROSS = [
     ("phi3", "llama"),  # and back
     ("llama", "gpt_neox"),  # gate has no home there
     ("bloom", "qwen3"),  # fused, and without a gate
+    ("arcee", "glm4"),  # without a gate into gate and up as one
 ]
 SLOW = (
     "mistral",
@@ -36,6 +37,16 @@ SLOW = (
     "gemma3_multimodal",
     "olmo",
     "olmo2",
+    "ministral3",
+    "olmo3",
+    "smollm3",
+    "exaone4",
+    "hunyuan_v1_dense",
+    "ernie4_5",
+    "seed_oss",
+    "nemotron",
+    "apertus",
+    "cohere2",
 )  # alike to others
 PAIRS = [
     pytest.param((name, name), marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES

@@ -49,8 +49,9 @@ def caught_sites(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Catch what passes the sites of a layer: site -> (tokens, width) at the positions `rows()`.
 
-    Where a norm stands on what o or down writes, `normed(site)` of the site behind it holds what
-    the residual stream takes in, and `rms(site)`, (tokens, 1), the rms of what the module wrote.
+    Where a norm or a factor stands on what o or down writes, `normed(site)` of the site behind it
+    holds what the residual stream takes in; of a norm `rms(site)`, (tokens, 1), is the rms of what
+    the module wrote.
     """
     family, caught = model.architecture, {}
     modules = dict(base.named_modules())
@@ -74,6 +75,17 @@ def caught_sites(
             module = modules[family.path(layer, family.module_of(role))]
             hook = catch(site, where, family.rows(role, model.dims))
             handles.append(module.register_forward_hook(hook))
+    factor = model.residual
+
+    def scaled(site: str, role: str) -> Callable:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            caught[normed(site)] = caught[role] * factor
+
+        return hook
+
+    for role, site in STREAM.items() if factor != 1 else ():
+        module = modules[family.path(layer, family.module_of(role))]
+        handles.append(module.register_forward_hook(scaled(site, role)))
     for role, norm in family.output_norms.items():
         hook = _catch_norm(caught, STREAM[role], rows, family.norm_shift)
         handles.append(modules[family.path(layer, norm)].register_forward_hook(hook))
@@ -91,7 +103,7 @@ def caught_sites(
 
 
 def normed(site: str) -> str:
-    """Name under which what a norm makes of a module's output is caught."""
+    """Name under which what a norm or a factor makes of a module's output is caught."""
     return f"{site} normed"
 
 

@@ -27,10 +27,12 @@ class Walk:
     ----------
     base : the model as it runs; its weights may be changed while walking
     layer : the block that comes next
+    residual : what o's and down's outputs are multiplied by on their way into the stream
     """
 
     def __init__(self, model: Model, base: Any, batches: Sequence[Batch], side: int):
         self.base, self.layer = base, 0
+        self.residual = model.residual
         self._model, self._batches, self._side = model, batches, side
         self._modules = dict(base.named_modules())
         names = (model.architecture.block.format(layer=n) for n in range(model.dims.layers))

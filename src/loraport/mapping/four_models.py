@@ -94,12 +94,12 @@ class Walks:
         of that site has just seen them.
 
         Where a norm stands between, what is lacking is `w ∘ (B x) / r`: the sums are of x / r, and
-        w is left to the one who solves for B.
+        w is left to the one who solves for B. A factor of the stream is multiplied into x.
         """
         total: list[torch.Tensor] = []
         for new, change, placed in zip(self._new, self._changes, self._placed, strict=True):
             error = wanted.less(new[target], change[target], placed[target])
-            x = placed[site].to(error)
+            x = self.placed.residual * placed[site].to(error)
             if rms(target) in placed:
                 x = x / placed[rms(target)].to(error)
             sums = [error.T @ x, x.T @ x, error.square().sum()]

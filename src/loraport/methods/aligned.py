@@ -116,7 +116,8 @@ def _norms(
     parts: tuple[Moments, Moments], site: str, pair: Pair, layers: tuple[int, int]
 ) -> list[torch.Tensor]:
     """What a change of o's or down's output is multiplied by on its way into the stream, entry by
-    entry: of the old model (d_o,) and of the new one (d_n,), float64; ones without a norm.
+    entry: of the old model (d_o,) and of the new one (d_n,), float64; without a norm the family's
+    factor of the residual stream, or one.
 
     To first order `N(y + δ) − N(y) = w ∘ δ / rms(y)`, but for the part of δ along y, which the norm
     takes out. Of means over tokens, that of rms comes closest to the factor that predicts best: on
@@ -129,7 +130,7 @@ def _norms(
     for model, layer, name in sides:
         factor = norm_factor(model, layer, role)
         if factor is None:
-            factors.append(torch.ones(1).to(like))
+            factors.append(model.residual * torch.ones(1).to(like))
             continue
         if name not in sizes:
             raise LoraportError(

@@ -53,6 +53,14 @@ class Model:
         rows = family.rows(role, self.dims)
         return values if rows is None else values[rows]
 
+    @property
+    def residual(self) -> float:
+        """What o's and down's outputs are multiplied by on their way into the residual stream."""
+        if not self.architecture.residual:
+            return 1.0
+        where = str(self.directory / "config.json")
+        return self.architecture.residual_factor(read_config(self.directory), where)
+
     def output_norm(self, layer: int, role: str) -> np.ndarray | None:
         """What the norm on a role's output multiplies by, (d,) float64; None where there is none.
 

@@ -113,7 +113,7 @@ def test_norms_are_all_and_nothing_else_is_left(case):
         path
         for each in models
         for path, module in each.named_modules()
-        if type(module).__name__.endswith("Norm")
+        if "Norm" in type(module).__name__
         and [*module.parameters()]
         and not path.startswith(family.beside)
     }
@@ -152,6 +152,25 @@ FALLBACKS = [  # family -> changes of config.json that transformers understands
     ("bloom", {"hidden_size": ..., "n_embed": 64, "n_head": ..., "num_attention_heads": 8}),
     ("gemma3_multimodal", {"text_config": {"vocab_size": 48, "num_attention_heads": 4}}),
     ("gemma3_multimodal", {"text_config": {"hidden_size": 64, "num_hidden_layers": 1}}),
+    *((name, {"num_key_value_heads": None}) for name in ("olmo3", "smollm3")),
+    *(
+        (name, {"num_key_value_heads": None})
+        for name in ("granite", "hunyuan_v1_dense", "ernie4_5")
+    ),
+    *(
+        (name, {"num_key_value_heads": None})
+        for name in ("seed_oss", "arcee", "apertus", "cohere2")
+    ),
+    *((name, {"head_dim": None}) for name in ("ernie4_5", "seed_oss", "arcee")),
+    *((name, {"head_dim": ...}) for name in ("ministral3", "glm4", "ernie4_5", "seed_oss")),
+    *((name, {"head_dim": 12}) for name in ("olmo3", "smollm3", "granite", "exaone4", "apertus")),
+    ("ministral3", {"num_key_value_heads": ..., "num_attention_heads": 16}),
+    ("smollm3", {"num_key_value_heads": ..., "num_attention_heads": 8}),
+    ("glm4", {"num_key_value_heads": ..., "num_attention_heads": 8}),
+    ("exaone4", {"num_key_value_heads": ..., "num_attention_heads": 32}),
+    ("ernie4_5", {"num_key_value_heads": ..., "num_attention_heads": 8}),
+    ("seed_oss", {"num_key_value_heads": ..., "num_attention_heads": 16}),
+    *((name, {"num_key_value_heads": ...}) for name in ("olmo3", "granite", "arcee", "apertus")),
     ("phi3", {"head_dim": 10}),
     ("qwen2", {"head_dim": 12}),
 ]
@@ -369,5 +388,19 @@ def test_minicpm_is_named_as_llama_and_tied(tmp_path):
     assert model.tied
     check_shapes(model)
     assert describe(llama, "x", "")["other_tensors"] == []
+    assert model.residual == pytest.approx(1.4 / 2**0.5)  # of its two layers
     fields["num_key_value_heads"] = None
     assert model.architecture.read_dimensions(fields, "").kv_heads == fields["num_attention_heads"]
+
+
+def test_a_factor_of_the_residual_stream_is_the_configs(tmp_path):
+    directory = families.make_model(tmp_path / "model", "granite", seed=1)
+    fields = json.loads((directory / "config.json").read_text())
+    assert open_model(directory).residual == fields["residual_multiplier"] == 0.22
+    family = open_model(directory).architecture
+    assert family.residual_factor({}, "") == 1
+    for wrong in (0, -1, "0.2", float("nan"), True):
+        with pytest.raises(LoraportError, match="no usable factor"):
+            family.residual_factor({"residual_multiplier": wrong}, "config.json")
+    with pytest.raises(LoraportError, match="is not a family"):
+        parse("x", {**content("gemma3"), "residual": "residual_multiplier"})

@@ -82,6 +82,48 @@ def test_names_and_shapes_resolve_at_the_printed_dimensions(name):
     assert all(np.array_equal(each, np.arange(len(each))) for each in rows)
 
 
+# hub id -> its config class, hidden, intermediate, layers, heads, key-value heads, head size
+RELEASED = {
+    "mistralai/Ministral-3-8B": (transformers.Ministral3Config, 4096, 14336, 34, 32, 8, 128),
+    "allenai/Olmo-3-7B": (transformers.Olmo3Config, 4096, 11008, 32, 32, 32, 128),
+    "HuggingFaceTB/SmolLM3-3B": (transformers.SmolLM3Config, 2048, 11008, 36, 16, 4, 128),
+    "ibm-granite/granite-3.0-8b": (transformers.GraniteConfig, 4096, 12800, 40, 32, 8, 128),
+    "zai-org/GLM-4-9B-0414": (transformers.Glm4Config, 4096, 13696, 40, 32, 2, 128),
+    "LGAI-EXAONE/EXAONE-4.0-32B": (transformers.Exaone4Config, 5120, 27392, 64, 40, 8, 128),
+    "tencent/Hunyuan-7B": (transformers.HunYuanDenseV1Config, 4096, 14336, 32, 32, 8, 128),
+    "baidu/ERNIE-4.5-0.3B-PT": (transformers.Ernie4_5Config, 1024, 3072, 18, 16, 2, 128),
+    "ByteDance-Seed/Seed-OSS-36B": (transformers.SeedOssConfig, 5120, 27648, 64, 80, 8, 128),
+    "arcee-ai/AFM-4.5B": (transformers.ArceeConfig, 2560, 18432, 36, 20, 4, 128),
+    "nvidia/Minitron-4B": (transformers.NemotronConfig, 3072, 9216, 32, 24, 8, 128),
+    "swiss-ai/Apertus-8B": (transformers.ApertusConfig, 4096, 21504, 32, 32, 8, 128),
+    "CohereLabs/c4ai-command-r7b": (transformers.Cohere2Config, 4096, 14336, 32, 32, 8, 128),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_names_and_shapes_resolve_at_the_dimensions_of_released_models(name):
+    kind, hidden, intermediate, layers, heads, kv_heads, head_dim = RELEASED[name]
+    config = kind(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+                  num_attention_heads=heads, num_key_value_heads=kv_heads,
+                  head_dim=head_dim)  # fmt: skip
+    fields = json.loads(config.to_json_string(use_diff=False))
+    family = family_of(fields, name)
+    dims = family.read_dimensions(fields, name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {path: tuple(values.shape) for path, values in model.named_parameters()}
+    sizes = (dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads, dims.head_dim)
+    assert sizes == RELEASED[name][1:]
+    assert shapes[f"{family.embedding}.weight"] == (config.vocab_size, hidden)
+    modules = {
+        f"{family.path(layer, module)}.weight": family.module_shape(module, dims)
+        for layer in range(layers)
+        for module in family.modules
+    }
+    assert modules.items() <= shapes.items()
+    assert len(modules) == layers * len(family.modules)
+
+
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_a_pair_has_layers_heads_and_a_plan(names):
     (_, old_family, old), (_, new_family, new) = (describe(name) for name in names)

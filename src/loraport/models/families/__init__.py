@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import LoraportError
-from .dimensions import Dimensions, read_dimensions
+from .dimensions import Dimensions, read_dimensions, read_factor
 
 __all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of", "parse"]
 
@@ -38,6 +38,8 @@ class Architecture:
     output_norms : role -> module below the block, one of `norms`, that normalises what the role's
         module writes before the residual stream takes it in: it adds `N(W x)`, not `W x`
     norm_shift : what a norm's stored weight is short of the factor that it multiplies by
+    residual : what the residual stream takes in of o's and down's outputs: a field of config.json,
+        which is 1 where it is missing, or two of them as `a / sqrt b`; not beside `output_norms`
     modules : linear module below the block -> roles whose weights it stacks along its rows
     layouts : fused module -> how its rows are stacked: `blocks` (role after role) or `per_head`
         (all roles of head 0, then of head 1, …)
@@ -58,6 +60,7 @@ class Architecture:
     norms: tuple[str, ...]
     output_norms: Mapping[str, str]
     norm_shift: float
+    residual: str
     modules: Mapping[str, tuple[str, ...]]
     layouts: Mapping[str, str]
     aliases: Mapping[str, str]
@@ -108,6 +111,10 @@ class Architecture:
     def read_dimensions(self, config: Mapping[str, Any], where: str) -> Dimensions:
         """Dimensions from a config.json's content; contradictions are errors that name `where`."""
         return read_dimensions(self.dimensions, config, where)
+
+    def residual_factor(self, config: Mapping[str, Any], where: str) -> float:
+        """What o's and down's outputs are multiplied by on their way into the residual stream."""
+        return read_factor(self.residual, config, where)
 
     def is_tied(self, config: Mapping[str, Any]) -> bool:
         """Whether a model's head shares the weight of its input embedding."""
@@ -175,7 +182,7 @@ class Architecture:
 def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
-    optional |= {"output_norms": {}, "norm_shift": 0.0}
+    optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))
@@ -214,6 +221,8 @@ def _wrong_norms(content: Mapping[str, Any]) -> set[str]:
     wrong |= {each for each in norms.values() if f"{block}.{each}" not in content.get("norms", [])}
     if not isinstance(content.get("norm_shift", 0.0), int | float):
         wrong.add("norm_shift")
+    if norms and content.get("residual"):
+        wrong.add("residual")
     return wrong | ({"norm_shift"} if "norm_shift" in content and not norms else set())
 
 

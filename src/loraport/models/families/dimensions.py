@@ -1,5 +1,6 @@
 """Sizes of one model, and how they are read from its config.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,22 @@ def read_dimensions(
             todo="repair config.json",
         )
     return dims
+
+
+def read_factor(source: str, config: Mapping[str, Any], where: str) -> float:
+    """A factor from a config.json's content: a field, or `a / sqrt b`; 1 where there is none."""
+    words = [word for word in source.split() if word not in ("/", "sqrt")]
+    values = [_operand(config, word) for word in words]
+    if not words or values[0] is None:
+        return 1.0
+    if any(type(value) not in (int, float) or not 0 < value < math.inf for value in values):
+        raise LoraportError(
+            f"{where} has no usable factor of its residual stream",
+            got=f"{source} = {', '.join(map(repr, values))}",
+            expected="positive numbers",
+            todo="repair config.json",
+        )
+    return float(values[0] / math.prod(math.sqrt(value) for value in values[1:]))
 
 
 def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where: str) -> int:

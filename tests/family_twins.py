@@ -1,0 +1,113 @@
+"""A model of any family, and the same one with its residual stream in another basis."""
+
+import json
+from pathlib import Path
+
+import families
+import methodcase
+import numpy as np
+import pico
+import torch
+from families import FAMILIES
+from twins import Tensors, orthogonal
+
+# a head's size at which q writes no more than it reads, and an eps that counts for nothing
+SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps": 1e-8}
+HIDDEN = families.SIZES["hidden"]
+CENTRED = ("cohere2", "nemotron")  # their norms take the mean off: it has to stay where it is
+SHIFTED = ("nemotron",)  # whose norms add 1 to their weight
+PATH = [(0, 0), (1, 1)]
+# families that no other twins are of
+NEWER = (
+    "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
+    "seed_oss", "arcee", "nemotron", "apertus", "cohere2",
+)  # fmt: skip
+CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
+CASES += [("granite", "louder")]
+
+
+def make_old(directory: Path, name: str) -> Path:
+    """A random model of a family. What norms that take the mean off let through is one dimension
+    less: q has to write fewer.
+    """
+    given = {**SAFE, "head_dim": 4} if name in CENTRED else SAFE
+    return families.make_model(directory, name, seed=1, **given)
+
+
+def of_the_stream(key: str, values: torch.Tensor) -> bool:
+    """Whether a vector has an entry for each dimension of the residual stream."""
+    return values.ndim == 1 and len(values) == HIDDEN and "norm" in key and "self_attn." not in key
+
+
+def writers(name: str) -> tuple[str, ...]:
+    """Ends of the weights and biases that write into the stream."""
+    ends = {FAMILIES[name].paths[role].rpartition(".")[2] for role in ("o", "down")}
+    return tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))
+
+
+def even(tensors: Tensors, name: str) -> Tensors:
+    """Norms of the stream multiply all of it by one factor, and so can be turned with it."""
+    shift, evened = float(name in SHIFTED), dict(tensors)
+    for key, values in tensors.items():
+        if of_the_stream(key, values):
+            factor = 0.0 if key.endswith("bias") else (1.3 if "mlp" in key else 0.7) - shift
+            evened[key] = torch.full_like(values, factor)
+    return evened
+
+
+def turn(tensors: Tensors, name: str, Q: torch.Tensor, norms: bool) -> Tensors:
+    """The stream x becomes x Q: embedding, head, readers, writers and, where asked, the norms."""
+    family, turned = FAMILIES[name], dict(tensors)
+    outside = (family.block, family.embedding, "lm_head")
+    for key, values in tensors.items():
+        if of_the_stream(key, values):
+            turned[key] = values @ Q if norms else values
+        elif key.startswith(outside) and key.endswith(writers(name)):
+            turned[key] = Q.T @ values
+        elif key.startswith(outside) and values.ndim == 2:
+            turned[key] = values @ Q
+    return turned
+
+
+def rotation(name: str) -> torch.Tensor:
+    """Orthogonal (d, d); of a family whose norms take the mean off, it leaves (1, 1, …) alone."""
+    if name not in CENTRED:
+        return orthogonal(0, HIDDEN)
+    ones = torch.ones(HIDDEN, 1, dtype=torch.float64)
+    noise = torch.from_numpy(np.random.default_rng(1).normal(size=(HIDDEN, HIDDEN - 1)))
+    basis = torch.linalg.qr(torch.hstack([ones, noise]))[0]
+    inside = torch.eye(HIDDEN, dtype=torch.float64)
+    inside[1:, 1:] = orthogonal(0, HIDDEN - 1)
+    return basis @ inside @ basis.T
+
+
+def permutation() -> torch.Tensor:
+    order = np.random.default_rng(4).permutation(HIDDEN)
+    return torch.eye(HIDDEN, dtype=torch.float64)[:, torch.from_numpy(order)]
+
+
+def louder(directory: Path, old: Path) -> Path:
+    """Writers write more, and the stream takes in a smaller share of it."""
+    share = json.loads((old / "config.json").read_text())["residual_multiplier"] / 20
+    ends = writers("granite")
+    return pico.edit_model(
+        directory,
+        old,
+        lambda t: {key: values * (20 if key.endswith(ends) else 1) for key, values in t.items()},
+        residual_multiplier=share,
+    )
+
+
+def make_pair(root: Path, name: str, edit: str) -> tuple[Path, Path]:
+    """An old and a new model of one function, the new one made by an edit."""
+    old, new = make_old(root / "any", name), root / edit
+    if edit == "louder":
+        louder(new, old)
+    elif edit == "rotated":
+        old = pico.edit_model(root / "even", old, lambda t: even(t, name))
+        pico.edit_model(new, old, lambda t: turn(t, name, rotation(name), False))
+    else:
+        pico.edit_model(new, old, lambda t: turn(t, name, permutation(), True))
+    difference = (methodcase.logits(new) - methodcase.logits(old)).norm()
+    assert difference < 1e-4 * methodcase.logits(old).norm()
+    return old, new

@@ -1,0 +1,25 @@
+"""Families against themselves in another basis: `aligned` keeps the whole effect of an adapter."""
+
+import families
+import family_twins
+import methodcase
+import pico
+import pytest
+from family_twins import CASES, PATH
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(("name", "edit"), CASES, ids=str)
+def test_a_model_rewritten_gets_the_whole_adapter(tmp_path, name, edit):
+    old, new = family_twins.make_pair(tmp_path, name, edit)
+    modules = sorted({path.rpartition(".")[2] for path in families.FAMILIES[name].paths.values()})
+    lora = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=modules)
+    moments = methodcase.collect_moments(old, new, PATH, pico.texts(60))
+    for method in ("aligned", "aligned_sequential"):
+        pair = methodcase.make_method_pair(old, new, PATH, moments)
+        if method == "aligned_sequential":
+            pair = methodcase.adapted(pair, lora, pico.texts(60))
+        (out := tmp_path / method).mkdir()
+        methodcase.transferred(out, method, pair, lora)
+        assert methodcase.lost(old, new, lora, out / "adapter") < 1e-4, method
