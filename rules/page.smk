@@ -8,7 +8,7 @@ localrules:
 rule report_page:
     input:
         table=f"{layout.TABLE_OF_ALL}.csv",
-        scores=look.reported_scores,
+        scores=look.page_scores,
         tasks=look.reported_task_files,
         cka=look.pair_plot("cka"),
         heads=look.pair_plot("heads"),

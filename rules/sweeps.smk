@@ -78,7 +78,7 @@ use rule lora_finetuned as sweep_finetuned with:
     input:
         spec=look.spec_of("new"),
         data=look.point_files(),
-        transferred=look.point_start,
+        start=look.point_start,
     output:
         directory(f"{layout.POINT}/{layout.FINETUNED}"),
     log:

@@ -216,6 +216,14 @@ def edit_model(
     return directory
 
 
+def silence(directory: str | Path) -> Path:
+    """Set every B of an adapter to zero, as a gain of 0 does."""
+    path = Path(directory) / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({n: t * 0 if "lora_B" in n else t for n, t in tensors.items()}, path)
+    return Path(directory)
+
+
 def make_adapter(
     directory: str | Path,
     model_dir: str | Path,

@@ -56,13 +56,18 @@ def folder_of(given: str | Sequence[str]) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def read_adapter(directory: str | Path) -> Adapter:
+def read_adapter(directory: str | Path, *, zero: bool = False) -> Adapter:
     """Read an adapter whose kind loraport carries; anything it would have to drop is refused.
+
+    Parameters
+    ----------
+    zero : take an update of zero as well, such as one that was carried with a gain of 0
 
     Raises
     ------
     LoraportError
-        For another kind of adapter, a missing or unknown tensor, NaN or Inf, or an update of zero.
+        For another kind of adapter, a missing or unknown tensor, NaN or Inf, and unless `zero` for
+        an update of zero.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -79,7 +84,7 @@ def read_adapter(directory: str | Path) -> Adapter:
     parts, saved, copies = _sort_tensors(directory, config, kind)
     check_weights(directory)
     modules = {path: _module(directory, config, kind, path, held) for path, held in parts.items()}
-    if not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
+    if not zero and not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
         raise LoraportError(
             f"adapter {directory} changes nothing: every update is zero",
             got=f"{len(modules)} modules of norm 0",

@@ -109,7 +109,7 @@ def merge_files(
     LoraportError
         For adapters other than LoRA and rsLoRA, and for those with biases or whole tensors.
     """
-    adapters = [read_adapter(source) for source in sources]
+    adapters = [read_adapter(source, zero=True) for source in sources]
     for adapter in adapters:
         _refuse_other_kinds(adapter)
     located = [audit(each, model.architecture, model.dims, known_as) for each in adapters]

@@ -186,6 +186,16 @@ class Lookups(UpgradeLookups):
         """Score files of all rows of all reported apps."""
         return list(self._rows_of_apps(wildcards, "scores").values())
 
+    def page_scores(self, wildcards: Wildcards) -> list[str]:
+        """Score files that the page of a pair waits for: those that its apps' tables wait for."""
+        return [
+            path
+            for app in self.reported_apps(wildcards)
+            for path in rows.split(rows.rows(self.config, wildcards.pair, app), self.show_failures)[
+                0
+            ]
+        ]
+
     def scores_by_stage(self, wildcards: Wildcards) -> dict[str, dict[str, str]]:
         """App -> stage -> score file, of the configured stages."""
         return {

@@ -93,7 +93,7 @@ def merge(
     LoraportError
         For a module that the model lacks or has in another shape, and where a dtype overflows.
     """
-    adapter, checkpoint = read_adapter(source), model.checkpoint()
+    adapter, checkpoint = read_adapter(source, zero=True), model.checkpoint()
     items, untied = _items(adapter, model, checkpoint)
     plans = [
         Planned(name, _dtype(checkpoint.dtype(item.stored), dtype), checkpoint.shape(item.stored))

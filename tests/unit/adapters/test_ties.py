@@ -91,6 +91,16 @@ def merged_files(tmp_path, base, folders, **settings):
     return out, merge_files(folders, open_model(base), out, settings=settings, inputs={}, **about)
 
 
+def test_adapters_that_were_carried_with_a_gain_of_zero_are_merged_as_zero(tmp_path):
+    base = pico.make_model(tmp_path / "base", seed=1, **SIZES)
+    folders = [pico.make_adapter(tmp_path / n, base, seed=ord(n)) for n in ("a", "b")]
+    for folder in folders:
+        pico.silence(folder)
+    out, done = merged_files(tmp_path, base, folders)
+    assert all(each["norm_after"] == 0 for each in done["modules"].values())
+    assert all(weights.norm() == 0 for weights in read_adapter(out, zero=True).modules.values())
+
+
 def test_a_merge_is_written_as_an_adapter_of_the_same_base(tmp_path):
     base = pico.make_model(tmp_path / "base", seed=1, **SIZES)
     kinds = {"a": {"rank_pattern": {"q_proj": 3}}, "b": {"use_rslora": True}}

@@ -1,6 +1,7 @@
 """Sweeps: what a point changes, what is cut from a source adapter, what cannot be run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from loraport.planning import sweeps
 from loraport.planning.checks import load
 
 SCHEMAS = Path(__file__).parents[3] / "workflow" / "schemas"
+RULES = Path(__file__).parents[3] / "rules"
 
 
 def rank_of(folder):
@@ -114,3 +116,14 @@ def test_fewer_modules_are_left_as_they_are(pico_pair, tmp_path):
     assert 0 < done["energy_kept"] < 1
     for place, update in left.items():
         np.testing.assert_array_equal(update, whole[place])
+
+
+def test_each_light_training_is_given_a_start_or_what_to_be_like():
+    text = "".join(path.read_text() for path in sorted(RULES.glob("*.smk")))
+    name = r"(?:lora_finetuned|lora_small\w*)"
+    given = re.findall(
+        rf"^use rule {name} as (\w+) with:\n    input:\n(.*?)\n    output:", text, re.M | re.S
+    )
+    assert len(given) > 3
+    for rule, inputs in given:
+        assert re.search(r"^ +(start|like)=", inputs, re.M), rule

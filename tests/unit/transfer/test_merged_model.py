@@ -72,6 +72,14 @@ def test_merged_weights_compute_what_peft_merges(tmp_path, bases, name):
     assert len(AutoTokenizer.from_pretrained(out)) == len(AutoTokenizer.from_pretrained(base))
 
 
+def test_an_update_of_zero_leaves_the_weights_as_they_are(tmp_path, bases):
+    source = pico.silence(make(tmp_path / "source", bases["llama"], KINDS["lora"][1]))
+    alone = AutoModelForCausalLM.from_pretrained(merged(tmp_path, bases["llama"], source))
+    with torch.no_grad():
+        got = alone.eval()(TOKENS).logits.double()
+    assert (got - logits(bases["llama"], None)).abs().max() < 1e-6
+
+
 def test_shards_have_an_index_and_the_same_tensors(tmp_path, bases):
     base = bases["llama"]
     source = make(tmp_path / "source", base, LoraConfig(target_modules=ALL))
