@@ -4,31 +4,12 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
-
-from loraport import commands
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md")),
-    *(ROOT / "benchmarks").rglob("*.md"),
-    *(ROOT / "docs").rglob("*.md"),
-]
-PAGES = [page for page in PAGES if page.is_file() and "built" not in page.parts]
 MAKE_TARGETS = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M))
-
-
-def code_of(page: Path) -> str:
-    """What a page sets as code: fenced and indented blocks and what stands between backticks."""
-    text = page.read_text()
-    fenced = re.findall(r"^```.*?\n(.*?)^```", text, re.M | re.S)
-    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    return "\n".join(
-        [*fenced, *re.findall(r"`([^`]+)`", text), *re.findall(r"^ {4}.+", text, re.M)]
-    )
 
 
 def test_versions_agree():
@@ -52,20 +33,6 @@ def test_one_address_of_the_repository():
     assert addresses == {site["repo_url"]}
     named = re.search(r'github\("(.+?)"', (ROOT / "docs/module/Snakefile").read_text())[1]
     assert addresses.pop().endswith(named)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_that_a_page_names_exist(page):
-    code = code_of(page)
-    named = re.findall(r"(?:^|[\s`(;&|])loraport ([a-z]+)\b", code, re.M)
-    assert set(named) <= set(commands.names())
-    made = re.findall(r"(?:^|[\s`])make ((?:[a-z][\w-]*)(?: [a-z][\w-]*)*)", code, re.M)
-    assert {target for each in made for target in each.split()} <= MAKE_TARGETS
-    for module in re.findall(r"python -m (loraport[\w.]*)", code):
-        path = ROOT / "src" / module.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
-    for script in re.findall(r"python (?:-\w )?((?:benchmarks|resources|tests)/\S+\.py)", code):
-        assert (ROOT / script).is_file(), script
 
 
 def test_make_targets_are_listed_and_phony():

@@ -1,11 +1,95 @@
-"""README's list of rooms is complete: what is there is named, and what is named is there."""
+"""README is short, its numbers are the measured ones, and its links lead somewhere."""
 
 import re
 from pathlib import Path
+from statistics import mean
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+REAL = (ROOT / "benchmarks/results/real.md").read_text()
 PACKAGE = ROOT / "src" / "loraport"
-TREE = (ROOT / "README.md").read_text().partition("## What is where")[2].partition("\n## ")[0]
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+TREE = ARCHITECTURE.partition("## What is where")[2].partition("\n## ")[0]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "config/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+ROWS = {  # of README's table -> of the results
+    "ARC-Easy": "arc",
+    "commands": "command",
+    "text to JSON": "extract",
+    "GSM8K": "math",
+}
+COLUMNS = [  # row and examples in the results, in README's order
+    ("old, LoRA(full)", ""),
+    ("new, bare", ""),
+    ("lorasuite:fresh", "no LFT"),
+    ("nothing", "100"),
+    ("chosen", "100"),
+    ("new, LoRA(full)", ""),
+]
+
+
+def measured() -> dict[tuple[str, str, str], list[list[str]]]:
+    """App, row and examples -> that row's cells, of each pair."""
+    cells: dict[tuple[str, str, str], list[list[str]]] = {}
+    for section in re.split(r"^## ", REAL, flags=re.M)[2:]:
+        _, app = section.splitlines()[0].split(", ")
+        for line in section.splitlines():
+            row = [each.strip() for each in line.strip("|").split("|")]
+            if len(row) == 7:
+                start = "chosen" if row[0].startswith("chosen") else row[0]
+                cells.setdefault((app, start, row[1]), []).append(row)
+    return cells
+
+
+def test_it_is_read_on_two_screens():
+    lines = [1 if line.startswith("|") else max(1, -(-len(line) // 100))
+             for line in README.splitlines()]  # fmt: skip
+    assert sum(lines) <= 110
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_its_table_holds_the_means_of_the_measured_scores(row):
+    (line,) = re.findall(rf"^\| {row} \| (.+) \|$", README, re.M)
+    cells = measured()
+    for shown, column in zip(line.split(" | "), COLUMNS, strict=True):
+        pairs = [float(each[2]) for each in cells[ROWS[row], *column]]
+        assert len(pairs) == 4
+        assert abs(float(shown) - mean(pairs)) < 0.0501, column
+
+
+def test_its_counts_of_cells_are_those_of_the_results():
+    cells = measured()
+    for (start, examples), told in {
+        ("lorasuite:fresh", "no LFT"): r"in (\d) of the 16 cells, and level in (\d+)",
+        ("chosen", "100"): r"ahead of nothing in (\d) cells and level in (\d+)",
+    }.items():
+        differences = [row[4] for app in ROWS.values() for row in cells[app, start, examples]]
+        above = sum(each.startswith("**+") for each in differences)
+        level = sum(not each.startswith("**") for each in differences)
+        assert re.search(told, README).groups() == (str(above), str(level))
+
+
+def test_what_it_says_of_answers_in_place_of_labels_was_measured():
+    cells = measured()
+    taught = [row[2] for row in cells["arc", "nothing taught", "400"]]
+    pairs = re.findall(r"^## (\w+), arc$", REAL, re.M)
+    with_taught = [
+        pair
+        for pair in pairs
+        if "nothing taught" in REAL.partition(f"## {pair}, arc")[2].partition("## ")[0]
+    ]
+    labels = dict(zip(pairs, (row[2] for row in cells["arc", "nothing", "400"]), strict=True))
+    for scores in (taught, [labels[pair] for pair in with_taught]):
+        assert "{}, {} and {} %".format(*scores) in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_to_files(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
 
 
 def test_every_room_is_listed_and_no_other():
@@ -14,7 +98,9 @@ def test_every_room_is_listed_and_no_other():
 
 
 def test_what_is_listed_is_there():
-    for name in re.findall(r"^(\S+)  ", TREE, re.M):
+    listed = re.findall(r"^(\S+)  ", TREE, re.M)
+    assert len(listed) > 8
+    for name in listed:
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\b(\w+)/: ", TREE):
         assert any(path.is_dir() for path in ROOT.glob(f"*/**/{name}")), name
