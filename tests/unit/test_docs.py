@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loraport.models.families import families
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "loraport"
 SITE = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)
@@ -46,6 +48,13 @@ def test_every_room_has_a_page_of_the_reference():
         assert f"]({room}.md)" in pages["index"]
     for module in re.findall(r"::: loraport\.(\w+)", pages["common"]):
         assert (PACKAGE / f"{module}.py").is_file()
+
+
+def test_the_page_of_families_names_each_model_type():
+    page = (ROOT / "docs" / "families.md").read_text()
+    table = set(re.findall(r"`(\w+)`", "".join(x for x in page.splitlines(True) if x[0] == "|")))
+    kinds = {kind for family in families().values() for kind in family.model_types}
+    assert table - {"model_type"} == kinds
 
 
 def test_descriptions_are_no_types():

@@ -10,10 +10,12 @@ import pytest
 import torch
 from families import FAMILIES
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from loraport.errors import LoraportError
 from loraport.models import families as architectures
 from loraport.models.families import family_of, parse
+from loraport.models.families.beyond import beyond_a_file
 from loraport.models.spec import check_shapes, describe, open_model
 
 VOCABULARY = 48
@@ -369,8 +371,8 @@ def test_configs_that_contradict_themselves_are_refused(change, message):
 
 
 def test_unknown_families_and_quantised_weights_are_refused():
-    with pytest.raises(LoraportError, match=r"model_type 'mamba'.*add a JSON file"):
-        family_of({"model_type": "mamba"}, "config.json")
+    with pytest.raises(LoraportError, match=r"model_type 'gptj'.*add a JSON file"):
+        family_of({"model_type": "gptj"}, "config.json")
     quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
     with pytest.raises(LoraportError, match=r"quantised.*gptq.*quantised from"):
         family_of(quantised, "config.json")
@@ -404,3 +406,62 @@ def test_a_factor_of_the_residual_stream_is_the_configs(tmp_path):
             family.residual_factor({"residual_multiplier": wrong}, "config.json")
     with pytest.raises(LoraportError, match="is not a family"):
         parse("x", {**content("gemma3"), "residual": "residual_multiplier"})
+
+
+LATENT, MAMBA, EXPERTS = "latent attention", "Mamba layers", "mixture of experts"
+DELTA = r"gated DeltaNet.*linear_conv_kernel_dim = 4"
+BEYOND = {  # model type -> what its config says that no family file describes
+    "deepseek_v2": rf"{LATENT}.*{EXPERTS}",
+    "deepseek_v3": rf"{LATENT}.*kv_lora_rank = 512.*{EXPERTS}",
+    "deepseek_v4": "hyper-connections.*hc_mult = 4",
+    "glm5_next": rf"{LATENT}.*hyper-connections",
+    "minicpm3": LATENT,
+    "youtu": LATENT,
+    "kimi_k25": LATENT,  # inside its text_config
+    "kimi_linear": rf"{LATENT}.*DeltaNet",
+    "longcat_flash": LATENT,
+    "mistral4": LATENT,
+    "mamba": MAMBA,
+    "mamba2": MAMBA,
+    "falcon_mamba": MAMBA,
+    "jamba": MAMBA,
+    "zamba2": MAMBA,
+    "bamba": MAMBA,
+    "falcon_h1": MAMBA,
+    "nemotron_h": MAMBA,
+    "granitemoehybrid": MAMBA,
+    "lfm2": "convolutions in place of attention",
+    "lfm2_vl": "convolutions in place of attention",
+    "lfm3": "convolutions in place of attention",
+    "recurrent_gemma": "recurrent layers",
+    "rwkv": "recurrent layers",
+    "xlstm": "recurrent layers",
+    "qwen3_next": rf"{DELTA}.*{EXPERTS}",
+    "qwen3_5": DELTA,
+    "qwen3_5_text": DELTA,
+    "olmo_hybrid": DELTA,
+    "gemma3n": "share keys and values",
+    "gemma4": "an input of its own for each layer",
+    "mixtral": EXPERTS,
+    "llama4": EXPERTS,
+    "t5gemma2": "an encoder beside the decoder",
+    "gpt2": "transposed",
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_what_no_family_file_can_describe_is_refused_by_what_is_missing(kind):
+    fields = written(CONFIG_MAPPING[kind]()) | {"quantization_config": {"quant_method": "fp8"}}
+    with pytest.raises(LoraportError, match=rf"'{kind}' has .*{BEYOND[kind]}") as told:
+        family_of(fields, "config.json")
+    assert "JSON" not in str(told.value) and "can't describe" in told.value.todo
+
+
+def test_what_families_are_made_of_is_not_told_as_missing():
+    """A field that is there and asks for nothing, and layer types of attention."""
+    neutral = {"num_experts": 1, "num_local_experts": 0, "kv_lora_rank": None, "hc_mult": None}
+    types = ["full_attention", "sliding_attention", "chunked_attention"]
+    assert beyond_a_file({**neutral, "layer_types": types, "text_config": None}) == []
+    assert beyond_a_file({"layer_types": ["conv"]}) == ["layers of type 'conv' (layer_types)"]
+    for name in FAMILIES:
+        assert beyond_a_file(written(make_config(name))) == [], name

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import LoraportError
+from .beyond import beyond_a_file
 from .dimensions import Dimensions, read_dimensions, read_factor
 
 __all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of", "parse"]
@@ -238,8 +239,24 @@ def families() -> dict[str, Architecture]:
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Architecture:
-    """The family that serves a config.json's `model_type`; quantised weights are refused."""
-    quantised = config.get("quantization_config")
+    """The family that serves a config.json's `model_type`; quantised weights are refused.
+
+    Raises
+    ------
+    LoraportError
+        For quantised weights, for a structure that no family file can describe, and for a family
+        without a file.
+    """
+    kind, quantised = config.get("model_type"), config.get("quantization_config")
+    family = next((each for each in families().values() if kind in each.model_types), None)
+    if family is None and (structures := beyond_a_file(config)):
+        raise LoraportError(
+            f"{where} is of a model whose structure loraport does not map",
+            got=f"model_type {kind!r} has {'; '.join(structures)}",
+            expected="modules of q, k, v, o and one feed-forward network in each layer, of one "
+            "size in all layers, around one residual stream",
+            todo="name another model; a family file can't describe this one",
+        )
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
         raise LoraportError(
@@ -248,10 +265,8 @@ def family_of(config: Mapping[str, Any], where: str) -> Architecture:
             expected="weights as float32, bfloat16 or float16",
             todo="name the model that it was quantised from; an adapter fits both",
         )
-    kind = config.get("model_type")
-    for family in families().values():
-        if kind in family.model_types:
-            return family
+    if family is not None:
+        return family
     known = sorted(kind for family in families().values() for kind in family.model_types)
     raise LoraportError(
         f"{where} is of a model family that has no file in models/families/",
