@@ -32,7 +32,7 @@ def make(directory: Path, base: Path, config, seed: int = 3) -> Path:
     with torch.no_grad():
         for name, values in adapted.named_parameters():
             noise = torch.randn(values.shape, generator=generator)
-            if "magnitude" in name or "modules_to_save" in name:
+            if any(part in name for part in ("magnitude", "modules_to_save", "trainable_tokens")):
                 values.mul_(1 + 0.2 * noise)
             elif "lora_" in name:
                 values.copy_(0.1 * noise)

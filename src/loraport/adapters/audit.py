@@ -14,6 +14,7 @@ from .lora_weights import LoraWeights
 from .names import is_beside
 from .own_names import use_own_names
 from .patterns import is_safe, matches
+from .trained_tokens import END
 
 FAINT_NORM, LOUD_NORM = 1e-4, 1e2  # update norms that are told, as multiples of the median
 DIVERGED_RMS = 1e5  # root mean square of an update's entries; those of base weights are below 1
@@ -61,6 +62,7 @@ def audit(
             )
         located[place] = weights
     _check_copies(adapter, family)
+    _check_tokens(adapter, family, dims)
     _check_complete(adapter, family, dims, located)
     _check_base(adapter, known_as, revision)
     _check_sizes(adapter)
@@ -127,6 +129,19 @@ def _check_copies(adapter: Adapter, family: Architecture) -> None:
         adapter.warnings.append(
             f"the file holds the base's own {path} as well: it is taken to be unchanged, and left"
         )
+
+
+def _check_tokens(adapter: Adapter, family: Architecture, dims: Dimensions) -> None:
+    """Rows of trained tokens are of the embedding or the head, and as wide as the model."""
+    for path in adapter.tokens:
+        shape = adapter.saved[path + END].shape
+        if path not in (family.head, family.embedding) or shape[1:] != (dims.hidden,):
+            raise LoraportError(
+                f"adapter {adapter.directory} is for another base model",
+                got=f"rows of trained tokens at {path}, {shape}",
+                expected=f"{family.embedding} or {family.head}, {dims.hidden} wide",
+                todo="name the pair whose old model the adapter was trained on",
+            )
 
 
 def _targeted(targets: Any, path: str) -> bool:

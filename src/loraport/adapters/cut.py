@@ -62,6 +62,7 @@ def cut_adapter(
         made,
         "float32",
         adapter.saved,
+        tokens=adapter.tokens,
     )
     whole = math.fsum(weights.norm() ** 2 for weights in located.values())
     kept = math.fsum(weights.norm() ** 2 for weights in made.values()) / whole

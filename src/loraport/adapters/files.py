@@ -19,6 +19,7 @@ from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
 from .names import PREFIX, plain_name
 from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
+from .trained_tokens import END, FIELD, trained_ids
 
 COPIES = (".base_layer.weight", ".base_layer.bias")
 VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
@@ -36,6 +37,7 @@ class Adapter:
     saved : name of a whole tensor that stands in for the base's (modules_to_save) -> array
     warnings : what the audit noticed
     copies : modules of which the file holds the base's own weight as well
+    tokens : module of which `saved` holds rows of some tokens alone -> their ids
     """
 
     directory: Path
@@ -44,6 +46,7 @@ class Adapter:
     saved: dict[str, np.ndarray] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of both files."""
@@ -91,7 +94,8 @@ def read_adapter(directory: str | Path, *, zero: bool = False) -> Adapter:
             expected="a trained adapter",
             todo="check that training ran and that its last checkpoint was saved",
         )
-    return Adapter(directory, config, modules, saved, copies=sorted(set(copies)))
+    tokens = trained_ids(directory, config, saved)
+    return Adapter(directory, config, modules, saved, copies=sorted(set(copies)), tokens=tokens)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def _sort_tensors(
             if kind.PARTS[end] in held:
                 raise held_twice(directory, name)
             held[kind.PARTS[end]] = values.astype(np.float32)
-        elif any(module.endswith(each) for each in kept):
+        elif plain.endswith(END) or any(module.endswith(each) for each in kept):
             saved[plain] = values
         else:
             raise _unknown_tensor(directory, config, kind, name, values.shape)
@@ -239,6 +243,7 @@ def write_adapter(
     dtype: str,
     saved: Mapping[str, np.ndarray] | None = None,
     vocabulary: Mapping[str, LoraWeights] | None = None,
+    tokens: Mapping[str, list[int]] | None = None,
 ) -> None:
     """Write factors for a new base as a PEFT directory; the same input gives the same bytes.
 
@@ -251,6 +256,7 @@ def write_adapter(
     dtype : `float32` or `bfloat16`
     saved : whole tensors of the new model's own names that stand in for the base's
     vocabulary : path -> factors of the input embedding and of the output head
+    tokens : path of which `saved` holds rows of some tokens alone -> their ids
     """
     kind, saved, vocabulary = kind_of(source, directory), saved or {}, vocabulary or {}
     places = {family.path(*place): each for place, each in sorted(weights.items())}
@@ -267,7 +273,9 @@ def write_adapter(
         "target_modules": sorted(
             {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
         ),
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None,
+        **({FIELD: dict(tokens)} if tokens else {}),
+        "modules_to_save": sorted({n.rpartition(".")[0] for n in saved if not n.endswith(END)})
+        or None,
         "bias": "none",
         "auto_mapping": None,
         "exclude_modules": None,

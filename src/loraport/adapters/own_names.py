@@ -7,6 +7,7 @@ from ..errors import LoraportError
 from ..models.families import Architecture
 from .files import Adapter
 from .names import is_beside
+from .trained_tokens import END
 
 
 def use_own_names(adapter: Adapter, family: Architecture) -> None:
@@ -33,10 +34,13 @@ def use_own_names(adapter: Adapter, family: Architecture) -> None:
         )
     _rename(adapter.modules, adapter, family.own_path)
     _rename(adapter.saved, adapter, lambda name: _own_tensor(name, family))
+    _rename(adapter.tokens, adapter, family.own_path)
     adapter.copies[:] = [family.own_path(path) for path in adapter.copies]
 
 
 def _own_tensor(name: str, family: Architecture) -> str:
+    if name.endswith(END):
+        return family.own_path(name.removesuffix(END)) + END
     module, _, end = name.rpartition(".")
     return f"{family.own_path(module)}.{end}"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import LoraportError
+from .trained_tokens import FIELD
 
 # starts after which B A alone is the update: they leave the base weights as they are
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -50,6 +51,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "rank_pattern": (dict,),
     "revision": (str,),
     "target_modules": NAMES,
+    FIELD: (dict, list),
     "use_dora": (bool,),
     "use_rslora": (bool,),
 }
@@ -63,7 +65,6 @@ WAYS_OUT = {
     "train it on the new model",
     "layer_replication": "carry an adapter of the base without replicated layers",
     "target_parameters": "train it on modules in place of parameters",
-    "trainable_token_indices": "remove the tokens' vectors, or train them on the new model",
     "use_qalora": "it is tied to its base's quantisation: train it on an unquantised base",
     "loftq_config": "it is tied to its base's quantisation: train it on an unquantised base",
 }
@@ -89,7 +90,7 @@ def refuse_what_is_not_carried(
             todo="save it again with peft's path_initial_model_for_weight_conversion, which makes "
             "it a plain LoRA adapter of the unchanged base, and carry that",
         )
-    known = CARRIED_FIELDS | IGNORED_FIELDS | set(of_the_kind)
+    known = CARRIED_FIELDS | IGNORED_FIELDS | {FIELD} | set(of_the_kind)
     asked = {
         key: value
         for key, value in sorted(config.items())
@@ -106,7 +107,7 @@ def refuse_what_is_not_carried(
 
 def _check_types(directory: object, config: Mapping[str, Any]) -> None:
     """Raise for a field whose value is of a type that peft never writes."""
-    items = {"layers_to_transform": int}
+    items = {"layers_to_transform": int, FIELD: int}
     for key, types in TYPES.items():
         value = config.get(key)
         parts = value if isinstance(value, list) else []

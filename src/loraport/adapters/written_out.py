@@ -20,11 +20,12 @@ from .files import held_twice, read_config
 from .kinds import kind_of
 from .names import PREFIX, plain_name
 from .patterns import by_pattern, has_unsafe
+from .trained_tokens import FIELD
 
 BY_PATTERN = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 # what chooses modules beside `target_modules`, and has nothing to choose where they are listed
 CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform")
-ENDS = (".lora_embedding_A", ".lora_embedding_B")
+ENDS = (".lora_embedding_A", ".lora_embedding_B", ".token_adapter.")
 
 
 @contextmanager
@@ -91,4 +92,6 @@ def _listed(
         listed[key] = {own: each for own, each in values.items() if each != config.get(usual)}
     if config.get("modules_to_save") and family is not None:
         listed["modules_to_save"] = [family.own_path(each) for each in config["modules_to_save"]]
+    if isinstance(config.get(FIELD), dict) and family is not None:
+        listed[FIELD] = {family.own_path(each): ids for each, ids in config[FIELD].items()}
     return listed

@@ -27,7 +27,9 @@ from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
 from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
-from .modules_to_save import keep_saved, table_of
+from .modules_to_save import keep_saved
+from .new_base import NewBase
+from .trained_tokens import carry_tokens
 from .vocabulary import carry_from
 
 Place = tuple[int, str]  # (layer, module below the block)
@@ -354,15 +356,15 @@ def transfer_files(
     -------
     content of transfer.json
     """
-    old, new = (
-        Side(model.architecture, model.dims)
-        for model in (load_spec(artifacts["old_spec"]), load_spec(artifacts["new_spec"]))
-    )
+    models = load_spec(artifacts["old_spec"]), load_spec(artifacts["new_spec"])
+    old, new = (Side(model.architecture, model.dims) for model in models)
     adapter = read_adapter(source)
     revision = read_json(artifacts["old_spec"], "spec")["revision"]
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
     embedding = artifacts.get("embedding")
-    saved = keep_saved(adapter, old, new, embedding, table_of(artifacts["new_spec"], params))
+    base_of = NewBase.of(artifacts["new_spec"], params)
+    saved = keep_saved(adapter, old, new, embedding, base_of.table)
+    trained = carry_tokens(adapter, old, new, embedding, base_of, models[0].tied)
     words, of_words = carry_from(adapter, embedding, old, new)
     settings, chosen = chosen_gain(params["settings"], artifacts.get("gain"))
     words = {path: scaled(each, settings["gain"]) for path, each in words.items()}
@@ -374,7 +376,16 @@ def transfer_files(
     resolved = read_json(artifacts["new_spec"], "spec")["revision"]
     base = params["base"], resolved or params["revision"]
     write_adapter(
-        out, adapter.config, *base, new.family, new.dims.layers, weights, dtype, saved, words
+        out,
+        adapter.config,
+        *base,
+        new.family,
+        new.dims.layers,
+        weights,
+        dtype,
+        {**saved, **trained.rows},
+        words,
+        trained.ids,
     )
     content = {
         "of": dict(params["of"]),
@@ -385,6 +396,7 @@ def transfer_files(
         "versions": versions("numpy", "h5py", "safetensors"),
         "kept": sorted(saved),
         "vocabulary": of_words,
+        **({"trained_tokens": trained.ids} if adapter.tokens else {}),
         "warnings": [*adapter.warnings, *told],
         **report,
         **listed(oversized),

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..adapters.files import DTYPES, Adapter, read_adapter
 from ..adapters.lora_weights import LoraWeights
+from ..adapters.trained_tokens import END
 from ..artifacts import ADAPTER_FILES, write_json
 from ..errors import LoraportError
 from ..models.families import Architecture
@@ -130,7 +131,7 @@ def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> tuple[dict
     """
     family = model.architecture
     table, head = f"{family.embedding}.weight", f"{family.head}.weight"
-    changes = _changes(adapter)
+    changes = _changes(adapter) | _trained_rows(adapter, model)
     places = {name: checkpoint.stored(name) for name in changes if name in checkpoint}
     items = {name: Item(name) for name in checkpoint.names()}
     untied = model.tied and bool(changes.keys() & {table, head})
@@ -162,8 +163,29 @@ def _changes(adapter: Adapter) -> dict[str, tuple[tuple[int, ...], Change]]:
             bias = module.scale * module.bias.astype(np.float64)
             changes[f"{path}.bias"] = bias.shape, partial(_added, bias)
     for name, values in adapter.saved.items():
-        changes[name] = values.shape, partial(_replaced, values)
+        if not name.endswith(END):
+            changes[name] = values.shape, partial(_replaced, values)
     return changes
+
+
+def _trained_rows(adapter: Adapter, model: Model) -> dict[str, tuple[tuple[int, ...], Change]]:
+    """Tables in which the adapter trained some tokens' rows; a tied head is one as well."""
+    family, shape = model.architecture, (model.dims.vocabulary, model.dims.hidden)
+    changes: dict[str, tuple[tuple[int, ...], Change]] = {}
+    for path, ids in adapter.tokens.items():
+        change = partial(_some_replaced, dict(zip(ids, adapter.saved[path + END], strict=True)))
+        changes[f"{path}.weight"] = shape, change
+        if model.tied and path == family.embedding:
+            changes[f"{family.head}.weight"] = shape, change
+    return changes
+
+
+def _some_replaced(trained: Mapping[int, np.ndarray], base: np.ndarray, rows: slice) -> np.ndarray:
+    values = base.astype(np.float64)
+    for number, row in trained.items():
+        if rows.start <= number < rows.stop:
+            values[number - rows.start] = row
+    return values
 
 
 def _merged(module: LoraWeights, base: np.ndarray, rows: slice) -> np.ndarray:

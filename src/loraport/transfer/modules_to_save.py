@@ -5,15 +5,15 @@ tokenizers number their tokens each in its own way, so that rows go with their t
 token takes its trained row to its new id, and any other keeps the row of the new base.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..adapters.trained_tokens import END
 from ..errors import LoraportError
 from ..models.side import Side
-from ..models.spec import load_spec
 from .embedding_file import Tokens, is_identity, read_tokens
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Table = Callable[[str], np.ndarray]  # a vocabulary module of the new base -> it
 def check_saved(adapter: "Adapter", old: Side, new: Side) -> None:
     """Refuse by name what of an adapter's whole tensors has no place in the new model."""
     places = _places(old, new)
-    for name, values in sorted(adapter.saved.items()):
+    for name, values in _whole(adapter):
         path, _, end = name.rpartition(".")
         wanted = _shape(path, old)
         placed = path in places and end in ("weight", "bias") and values.shape == wanted
@@ -64,7 +64,7 @@ def keep_saved(
     check_saved(adapter, old, new)
     places = _places(old, new)
     kept: dict[str, np.ndarray] = {}
-    for name, values in sorted(adapter.saved.items()):
+    for name, values in _whole(adapter):
         path, _, end = name.rpartition(".")
         carried = f"{places[path]}.{end}"
         if path not in (old.family.embedding, old.family.head):
@@ -85,21 +85,9 @@ def keep_saved(
     return kept
 
 
-def table_of(spec: str | Path, params: Mapping[str, Any]) -> Table:
-    """Reads tables of the new base, once they are asked for.
-
-    Parameters
-    ----------
-    spec : its spec.json
-    params : `base`, its directory or hub id, and `revision`
-    """
-
-    def read(path: str) -> np.ndarray:
-        model = load_spec(spec, params["base"], params["revision"], streamed=True)
-        name = model.architecture.embedding if model.tied else path
-        return model.checkpoint().read(f"{name}.weight")
-
-    return read
+def _whole(adapter: "Adapter") -> list[tuple[str, np.ndarray]]:
+    """Its whole tensors by name; rows of trained tokens are none."""
+    return sorted((n, values) for n, values in adapter.saved.items() if not n.endswith(END))
 
 
 def _places(old: Side, new: Side) -> dict[str, str]:
