@@ -62,6 +62,7 @@ def audit(
             )
         located[place] = weights
     _check_copies(adapter, family)
+    _take_added_rows(adapter, dims)
     _check_tokens(adapter, family, dims)
     _check_complete(adapter, family, dims, located)
     _check_base(adapter, known_as, revision)
@@ -129,6 +130,30 @@ def _check_copies(adapter: Adapter, family: Architecture) -> None:
         adapter.warnings.append(
             f"the file holds the base's own {path} as well: it is taken to be unchanged, and left"
         )
+
+
+def _take_added_rows(adapter: Adapter, dims: Dimensions) -> None:
+    """Of tables that peft saved since the base was resized, the rows of the tokens that were added
+    are the adapter's; the others are taken to be the base's own.
+    """
+    for path, values in adapter.tables.items():
+        if len(values) < dims.vocabulary:
+            raise LoraportError(
+                f"adapter {adapter.directory} comes with a table of the vocabulary that was cut",
+                got=f"{path} {values.shape}",
+                expected=f"at least the base's {dims.vocabulary} rows, of which it is known which "
+                "ones were added",
+                todo="save the adapter again with save_embedding_layers=False, if its vocabulary "
+                "was not trained",
+            )
+        added = range(dims.vocabulary, len(values))
+        note = f"its {len(added)} rows behind the base's go with their tokens" if added else "left"
+        adapter.warnings.append(
+            f"the file holds the base's own {path} as well: it is taken to be unchanged, and {note}"
+        )
+        if added:
+            adapter.saved[path + END] = values[dims.vocabulary :]
+            adapter.tokens[path] = list(added)
 
 
 def _check_tokens(adapter: Adapter, family: Architecture, dims: Dimensions) -> None:

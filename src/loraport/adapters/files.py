@@ -22,6 +22,8 @@ from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
 from .trained_tokens import END, FIELD, trained_ids
 
 COPIES = (".base_layer.weight", ".base_layer.bias")
+# what transformers calls embeddings and heads
+TABLES = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings", "wte")
 VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -38,6 +40,7 @@ class Adapter:
     warnings : what the audit noticed
     copies : modules of which the file holds the base's own weight as well
     tokens : module of which `saved` holds rows of some tokens alone -> their ids
+    tables : module -> its weight, of an embedding or a head that peft saved since it was resized
     """
 
     directory: Path
@@ -47,6 +50,7 @@ class Adapter:
     warnings: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    tables: dict[str, np.ndarray] = field(default_factory=dict)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of both files."""
@@ -95,7 +99,25 @@ def read_adapter(directory: str | Path, *, zero: bool = False) -> Adapter:
             todo="check that training ran and that its last checkpoint was saved",
         )
     tokens = trained_ids(directory, config, saved)
-    return Adapter(directory, config, modules, saved, copies=sorted(set(copies)), tokens=tokens)
+    tables = {name.removesuffix(".weight"): saved.pop(name) for name in _resized(config, saved)}
+    return Adapter(directory, config, modules, saved, [], sorted(set(copies)), tokens, tables)
+
+
+def _resized(config: Mapping[str, Any], saved: Mapping[str, np.ndarray]) -> list[str]:
+    """Whole embeddings and heads that the config does not name: peft adds them to the file where
+    the base was resized.
+    """
+    kept = tuple(config.get("modules_to_save") or ())
+    return [name for name in saved if _is_table(name) and not _is_kept(name, kept)]
+
+
+def _is_table(name: str) -> bool:
+    parts = name.split(".")
+    return parts[-1] == "weight" and len(parts) > 1 and parts[-2] in TABLES
+
+
+def _is_kept(name: str, kept: Sequence[str]) -> bool:
+    return any(name.rpartition(".")[0].endswith(each) for each in kept)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -145,7 +167,6 @@ def _sort_tensors(
     for name in sorted(file.tensors):
         plain = plain_name(name)
         end = next((each for each in kind.PARTS if plain.endswith(f".{each}")), None)
-        module = plain.rpartition(".")[0]
         values = file.read(name)
         if not is_finite(values):
             raise LoraportError(
@@ -161,7 +182,7 @@ def _sort_tensors(
             if kind.PARTS[end] in held:
                 raise held_twice(directory, name)
             held[kind.PARTS[end]] = values.astype(np.float32)
-        elif plain.endswith(END) or any(module.endswith(each) for each in kept):
+        elif plain.endswith(END) or _is_table(plain) or _is_kept(plain, kept):
             saved[plain] = values
         else:
             raise _unknown_tensor(directory, config, kind, name, values.shape)

@@ -35,6 +35,7 @@ def use_own_names(adapter: Adapter, family: Architecture) -> None:
     _rename(adapter.modules, adapter, family.own_path)
     _rename(adapter.saved, adapter, lambda name: _own_tensor(name, family))
     _rename(adapter.tokens, adapter, family.own_path)
+    _rename(adapter.tables, adapter, family.own_path)
     adapter.copies[:] = [family.own_path(path) for path in adapter.copies]
 
 

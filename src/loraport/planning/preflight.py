@@ -119,7 +119,7 @@ def adapts_vocabulary(directory: str) -> bool:
     whole: a matrix.
     """
     adapter = read_adapter(directory)
-    whole = any(values.ndim == 2 for values in adapter.saved.values())
+    whole = any(v.ndim == 2 for v in (*adapter.saved.values(), *adapter.tables.values()))
     blocks = (any(part.isdigit() for part in path.split(".")) for path in adapter.modules)
     return whole or not all(blocks)
 

@@ -363,7 +363,7 @@ def transfer_files(
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
     embedding = artifacts.get("embedding")
     base_of = NewBase.of(artifacts["new_spec"], params)
-    saved = keep_saved(adapter, old, new, embedding, base_of.table)
+    saved = keep_saved(adapter, old, new, embedding, base_of)
     trained = carry_tokens(adapter, old, new, embedding, base_of, models[0].tied)
     words, of_words = carry_from(adapter, embedding, old, new)
     settings, chosen = chosen_gain(params["settings"], artifacts.get("gain"))

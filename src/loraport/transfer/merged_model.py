@@ -162,7 +162,8 @@ def _changes(adapter: Adapter) -> dict[str, tuple[tuple[int, ...], Change]]:
         if module.bias is not None:
             bias = module.scale * module.bias.astype(np.float64)
             changes[f"{path}.bias"] = bias.shape, partial(_added, bias)
-    for name, values in adapter.saved.items():
+    whole = {f"{path}.weight": values for path, values in adapter.tables.items()}
+    for name, values in {**whole, **adapter.saved}.items():
         if not name.endswith(END):
             changes[name] = values.shape, partial(_replaced, values)
     return changes

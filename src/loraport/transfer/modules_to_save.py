@@ -5,7 +5,7 @@ tokenizers number their tokens each in its own way, so that rows go with their t
 token takes its trained row to its new id, and any other keeps the row of the new base.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,11 @@ from ..adapters.trained_tokens import END
 from ..errors import LoraportError
 from ..models.side import Side
 from .embedding_file import Tokens, is_identity, read_tokens
+from .new_base import NewBase
+from .trained_tokens import places_of
 
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
-
-Table = Callable[[str], np.ndarray]  # a vocabulary module of the new base -> its weight
 
 
 def check_saved(adapter: "Adapter", old: Side, new: Side) -> None:
@@ -28,7 +28,10 @@ def check_saved(adapter: "Adapter", old: Side, new: Side) -> None:
     for name, values in _whole(adapter):
         path, _, end = name.rpartition(".")
         wanted = _shape(path, old)
-        placed = path in places and end in ("weight", "bias") and values.shape == wanted
+        shape = values.shape
+        if _is_table(path, old):  # a base that was resized for the adapter has more rows
+            shape = (min(shape[0], wanted[0]), *shape[1:])
+        placed = path in places and end in ("weight", "bias") and shape == wanted
         if not placed or old.dims.hidden != new.dims.hidden:
             raise LoraportError(
                 f"adapter {adapter.directory} holds a whole module that has no place in the new "
@@ -43,7 +46,7 @@ def check_saved(adapter: "Adapter", old: Side, new: Side) -> None:
 
 
 def keep_saved(
-    adapter: "Adapter", old: Side, new: Side, embedding: str | Path | None, table: Table
+    adapter: "Adapter", old: Side, new: Side, embedding: str | Path | None, base: NewBase
 ) -> dict[str, np.ndarray]:
     """An adapter's whole tensors for the new model, by the new model's names.
 
@@ -54,7 +57,7 @@ def keep_saved(
     Parameters
     ----------
     embedding : the pair's embedding artifact, which tables need
-    table : gives the new base's own; asked only for tokens that are not shared
+    base : the new base, asked only for tokens that are not shared
 
     Raises
     ------
@@ -67,20 +70,21 @@ def keep_saved(
     for name, values in _whole(adapter):
         path, _, end = name.rpartition(".")
         carried = f"{places[path]}.{end}"
-        if path not in (old.family.embedding, old.family.head):
+        if not _is_table(path, old):
             kept[carried] = values
             adapter.warnings.append(f"kept as it is: {carried}")
             continue
         tokens = _tokens(adapter, name, embedding)
-        if tokens.identical and old.dims.vocabulary == new.dims.vocabulary:
+        if tokens.identical and len(values) == old.dims.vocabulary == new.dims.vocabulary:
             kept[carried] = values
             adapter.warnings.append(f"kept as it is: {carried}; both tokenizers are the same")
             continue
-        kept[carried] = _by_token(values, tokens, new.dims.vocabulary, places[path], table)
+        moved = _moved(adapter, range(old.dims.vocabulary, len(values)), tokens, base)
+        kept[carried] = _by_token(values, moved, new.dims.vocabulary, places[path], base)
         adapter.warnings.append(
-            f"{carried}: {len(tokens.old)} of {old.dims.vocabulary} tokens are in the new "
+            f"{carried}: {len(moved)} of {len(values)} tokens are in the new "
             f"vocabulary and took their trained rows along; the other "
-            f"{new.dims.vocabulary - len(tokens.new)} of its rows are the new base's own"
+            f"{new.dims.vocabulary - len(moved)} of its rows are the new base's own"
         )
     return kept
 
@@ -100,8 +104,11 @@ def _places(old: Side, new: Side) -> dict[str, str]:
 
 def _shape(path: str, side: Side) -> tuple[int, ...]:
     hidden = side.dims.hidden
-    table = path in (side.family.embedding, side.family.head)
-    return (side.dims.vocabulary, hidden) if table else (hidden,)
+    return (side.dims.vocabulary, hidden) if _is_table(path, side) else (hidden,)
+
+
+def _is_table(path: str, side: Side) -> bool:
+    return path in (side.family.embedding, side.family.head)
 
 
 def _tokens(adapter: "Adapter", name: str, embedding: str | Path | None) -> Tokens:
@@ -119,12 +126,26 @@ def _tokens(adapter: "Adapter", name: str, embedding: str | Path | None) -> Toke
     )
 
 
+def _moved(adapter: "Adapter", added: range, tokens: Tokens, base: NewBase) -> dict[int, int]:
+    """New id -> old id of each shared token, and of those that were added for the adapter.
+
+    Between equal tokenizers all ids are alike, those of tokens that stand for the same as well.
+    """
+    moved = dict(zip(tokens.new.tolist(), tokens.old.tolist(), strict=True))
+    if tokens.identical:
+        moved |= {number: number for number in range(min(added.start, base.dims.vocabulary))}
+    places = places_of(adapter, added, tokens, base)
+    return moved | {
+        place: number for place, number in zip(places, added, strict=True) if place is not None
+    }
+
+
 def _by_token(
-    values: np.ndarray, tokens: Tokens, count: int, path: str, table: Table
+    values: np.ndarray, moved: Mapping[int, int], count: int, path: str, base: NewBase
 ) -> np.ndarray:
-    """A table of `count` rows: those of shared tokens at their new ids, the new base's else."""
+    """A table of `count` rows: those of moved tokens at their new ids, the new base's else."""
     rows = np.empty((count, values.shape[1]), values.dtype)
-    if len(tokens.new) < count:
-        rows[:] = table(path).astype(values.dtype)
-    rows[tokens.new] = values[tokens.old]
+    if len(moved) < count:
+        rows[:] = base.table(path).astype(values.dtype)
+    rows[list(moved)] = values[list(moved.values())]
     return rows

@@ -66,7 +66,7 @@ def carry_tokens(
     tokens = read_tokens(embedding)
     names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
     for path, ids in sorted(adapter.tokens.items()):
-        places = _places(adapter, ids, tokens, base)
+        places = places_of(adapter, ids, tokens, base)
         kept = {at: place for at, place in enumerate(places) if place is not None}
         if kept:
             rows = adapter.saved[path + END][list(kept)].astype(np.float64) @ tokens.hidden_map
@@ -79,7 +79,7 @@ def carry_tokens(
     return _with_ties(carried, new, old_tied, base.tied)
 
 
-def _places(
+def places_of(
     adapter: "Adapter", ids: Sequence[int], tokens: Tokens, base: NewBase
 ) -> list[int | None]:
     """The new id of each trained token, or None, which a warning tells by the token's name."""

@@ -139,8 +139,8 @@ def test_without_shared_tokens_or_through_a_map_that_is_no_identity_it_is_refuse
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     adapter = read_adapter(make(tmp_path / "adapter", base, config))
     with pytest.raises(LoraportError, match=r"no embedding\.h5"):
-        keep_saved(adapter, *sides(base, base), None, {}.__getitem__)
+        keep_saved(adapter, *sides(base, base), None, None)
     texts = pico.make_texts(tmp_path / "texts.txt", 24)
     artifact = PairRun(tmp_path, base, base, texts, wh="embedding").embedding()
     with pytest.raises(LoraportError, match="not the identity"):
-        keep_saved(adapter, *sides(base, base), artifact, {}.__getitem__)
+        keep_saved(adapter, *sides(base, base), artifact, None)

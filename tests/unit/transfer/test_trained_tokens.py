@@ -10,7 +10,7 @@ import pytest
 import torch
 from inprocess import PairRun
 from kindcase import config_of, edit, edit_tensors, loaded, logits, make
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from renumbered import carried, renumber
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -106,18 +106,95 @@ def test_tokens_that_were_added_for_the_adapter_are_found_by_their_names(tmp_pat
     count = open_model(base).dims.vocabulary
     adapter = trained(tmp_path / "adapter", base, [40, 7])
     edit(adapter, **{FIELD: [40, count + 1]})
-    content = json.loads((base / "tokenizer.json").read_text())
-    added = {**content["added_tokens"][0], "content": "<|tool|>", "special": True}
     new, where = rolled(tmp_path, base)
-    free = max(json.loads((new / "tokenizer.json").read_text())["model"]["vocab"].values())
-    for folder, number in ((adapter, count + 1), (new, min(free + 1, count - 1))):
-        source = base if folder == adapter else new
-        document = json.loads((source / "tokenizer.json").read_text())
-        document["added_tokens"].append({**added, "id": number})
-        (folder / "tokenizer.json").write_text(json.dumps(document))
+    free = free_id(new)
+    add_token(base, adapter, "<|tool|>", count + 1)
+    add_token(new, new, "<|tool|>", free)
     out = carried(tmp_path, base, new, adapter)
-    assert config_of(out)[FIELD] == {TABLE: [where[40], min(free + 1, count - 1)]}
+    assert config_of(out)[FIELD] == {TABLE: [where[40], free]}
     assert "2 of 2 trained tokens" in told(out)
+
+
+def resized(folder, base, **arguments):
+    """An adapter of a base that was given two rows more, with the tokenizer that has their tokens;
+    and the new model's tokenizer, which has the second of them, in front of all others' ids.
+    """
+    count = open_model(base).dims.vocabulary
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(count + 2, mean_resizing=False)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], **arguments))
+    with torch.no_grad():
+        for name, values in adapted.named_parameters():
+            if "lora_" in name:
+                values.normal_(std=0.1)
+    adapted.save_pretrained(folder, save_embedding_layers=not arguments)
+    edit(folder, base_model_name_or_path=str(base))
+    words = ["<|begin|>", "<|tool|>"]
+    for place, word in enumerate(words):
+        add_token(base if place == 0 else folder, folder, word, count + place)
+    return folder, count, words
+
+
+def add_token(source, target, word, number):
+    document = json.loads((source / "tokenizer.json").read_text())
+    entry = {**document["added_tokens"][0], "content": word, "special": True, "id": number}
+    document["added_tokens"].append(entry)
+    (target / "tokenizer.json").write_text(json.dumps(document))
+
+
+def free_id(directory):
+    vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    written = set(vocabulary.values())
+    return min(set(range(open_model(directory).dims.vocabulary)) - written)
+
+
+def test_rows_of_a_resized_base_that_peft_saved_by_itself_go_with_their_tokens(tmp_path, base):
+    """Added tokens that the new tokenizer has take their rows along; the table itself is left."""
+    adapter, count, words = resized(tmp_path / "adapter", base)
+    assert preflight.adapts_vocabulary(str(adapter))
+    new, _ = rolled(tmp_path, base)
+    free = free_id(new)
+    add_token(new, new, words[1], free)
+    out = carried(tmp_path, base, new, adapter)
+    assert config_of(out)[FIELD] == {TABLE: [free], HEAD: [free]}
+    rows = load_file(adapter / "adapter_model.safetensors")
+    for path in (TABLE, HEAD):
+        saved = rows[f"base_model.model.{path}.weight"]
+        assert np.array_equal(in_use(new, out, path)[free], saved[count + 1])
+    assert f"lacks are left behind: {words[0]}" in told(out)
+    assert "2 rows behind the base's go with their tokens" in told(out)
+
+
+def test_rows_of_a_resized_base_that_were_trained_whole_go_with_their_tokens(tmp_path, base):
+    adapter, count, words = resized(tmp_path / "adapter", base, modules_to_save=["lm_head"])
+    new, where = rolled(tmp_path, base)
+    free = free_id(new)
+    add_token(new, new, words[1], free)
+    out = carried(tmp_path, base, new, adapter)
+    (before,), (after,) = (read_adapter(each).saved.values() for each in (adapter, out))
+    assert len(before) == count + 2 and len(after) == count
+    assert np.array_equal(after[free], before[count + 1])
+    assert np.array_equal(after[where[40]], before[40])
+    assert f"lacks are left behind: {words[0]}" in told(out)
+
+
+def test_a_table_that_is_no_larger_is_taken_to_be_the_bases_and_a_cut_one_is_refused(
+    tmp_path, base
+):
+    adapter, count, _ = resized(tmp_path / "adapter", base)
+    about = open_model(base)
+
+    def audited(rows):
+        name = f"base_model.model.{TABLE}.weight"
+        edit_tensors(adapter, lambda tensors: {**tensors, name: tensors[name][:rows].copy()})
+        held = read_adapter(adapter)
+        audit(held, about.architecture, about.dims, {str(base)})
+        return held
+
+    held = audited(count)
+    assert set(held.tokens) == {HEAD} and f"own {TABLE} as well" in str(held.warnings)
+    with pytest.raises(LoraportError, match=rf"was cut.*{TABLE}"):
+        audited(count - 1)
 
 
 def test_a_head_that_was_tied_gets_the_rows_too_and_one_that_is_tied_gets_them_once(
