@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from .errors import LoraportError
 
 FORMAT = 1
 CHUNK_BYTES = 4 << 20
+CHECKSUM = "crc32"  # attribute of a dataset that lies in one piece
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 SUMS = "SHA256SUMS"
@@ -245,6 +247,21 @@ class H5Writer:
 
     def dataset(self, name: str, values: np.ndarray) -> None:
         """Store an array; floating-point values must be finite."""
+        values = self._digested(name, values)
+        if values.size:
+            row = max(1, values[0].nbytes if values.ndim else values.nbytes)
+            chunks = (max(1, min(len(values), CHUNK_BYTES // row)), *values.shape[1:])
+            self._file.create_dataset(name, data=values, chunks=chunks, fletcher32=True)
+        else:
+            self._file.create_dataset(name, data=values)
+
+    def plain(self, name: str, values: np.ndarray) -> None:
+        """Store an array in one piece, to be read without HDF5; its CRC-32 stands beside it."""
+        values = self._digested(name, values)
+        dataset = self._file.create_dataset(name, data=values)
+        dataset.attrs[CHECKSUM] = zlib.crc32(values.tobytes())
+
+    def _digested(self, name: str, values: np.ndarray) -> np.ndarray:
         values = np.ascontiguousarray(values)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise LoraportError(
@@ -254,13 +271,8 @@ class H5Writer:
                 todo="check the model's weights and the calibration texts",
             )
         self._note(f"{name} {values.dtype.str} {values.shape}")
-        self._digest.update(values.tobytes())
-        if values.size:
-            row = max(1, values[0].nbytes if values.ndim else values.nbytes)
-            chunks = (max(1, min(len(values), CHUNK_BYTES // row)), *values.shape[1:])
-            self._file.create_dataset(name, data=values, chunks=chunks, fletcher32=True)
-        else:
-            self._file.create_dataset(name, data=values)
+        self._digest.update(values.data if values.ndim and values.size else values.tobytes())
+        return values
 
     def attributes(self, group: str = "/", /, **values: Any) -> None:
         """Set attributes of a group (made where missing)."""

@@ -20,10 +20,11 @@ import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import IO, NoReturn, TextIO
 
 from tqdm import tqdm
 
+from . import checked
 from .job import counted
 
 PACKAGE = "loraport"
@@ -44,10 +45,16 @@ def run_script(path: str) -> int:
     """Exit status of a script that runs in a fork; 128 and its number where a signal ends it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if child := os.fork():
+    with checked.learned() as told:
+        if not (child := os.fork()):
+            _run_and_exit(path, told)
         _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _run_and_exit(path: str, told: IO[str]) -> NoReturn:
+    """Run a script as this process's last work."""
     code = 1
     try:
         runpy.run_path(path, run_name="__main__")
@@ -61,6 +68,8 @@ def run_script(path: str) -> int:
     except BaseException:
         traceback.print_exc()
     finally:
+        with suppress(OSError):
+            checked.tell(told)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

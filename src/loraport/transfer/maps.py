@@ -3,8 +3,9 @@
 Per target module a map is a list of terms, each a pair of linear maps that do not depend on the
 adapter: `B_n = Σ L B_o`, `A_n = A_o R`; a method may add a constant matrix to the update. L and R
 are products of factors, dense or block-sparse, so that nothing larger than the thinnest form is
-stored; matrices that many modules share stand once and are linked. No torch here: carrying an
-adapter must start fast.
+stored; matrices that many modules share stand once and are linked. They lie in the order in which
+an adapter is carried and are read as they are used (`stored`). No torch here: carrying an adapter
+must start fast.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..artifacts import H5Writer, read_h5, write_h5
 from ..errors import LoraportError
+from .stored import Transposed, open_matrix
 
 STORED = ("constant", "rows_old", "rows_new")  # arrays of a module's map that may be there
 COLUMNS_AT_ONCE = 512  # of a map that are formed at a time
@@ -188,12 +190,12 @@ def _write_product(
         assert isinstance(factor, Dense)
         writer.attributes(name, kind="dense", transposed=factor.transposed)
         if not factor.name:
-            writer.dataset(f"{name}/matrix", _float32(factor.matrix))
+            writer.plain(f"{name}/matrix", _float32(factor.matrix))
             continue
         target = f"/shared/{factor.name}"
         if target not in shared:
             shared.add(target)
-            writer.dataset(target, _float32(factor.matrix))
+            writer.plain(target, _float32(factor.matrix))
         writer.link(f"{name}/matrix", target)
 
 
@@ -204,11 +206,10 @@ def _float32(values: Any) -> np.ndarray:
 
 
 class Maps:
-    """Maps read on demand; shared matrices are read once."""
+    """Maps read on demand: matrices where they are multiplied, the rest with its module."""
 
     def __init__(self, file: h5py.File, path: str | Path):
         self._file, self._path = file, path
-        self._shared: dict[str, np.ndarray] = {}
         self.method = str(file.attrs["method"])
         self._layers = {int(n.removeprefix("layer_")): n for n in file if n.startswith("layer_")}
 
@@ -267,16 +268,15 @@ class Maps:
             link = node.get("matrix", getlink=True)
             target = link.path if isinstance(link, h5py.SoftLink) else f"{node.name}/matrix"
             transposed = bool(node.attrs["transposed"])
-            factors.append(Dense(self._matrix(target), transposed=transposed))
+            factors.append(self._factor(target, transposed))
             keys.append(f"{target}{'ᵀ' if transposed else ''}")
         return tuple(factors), " · ".join(keys) or "identity"
 
-    def _matrix(self, target: str) -> np.ndarray:
-        if not target.startswith("/shared/"):
-            return self._file[target][...].astype(np.float64)
-        if target not in self._shared:
-            self._shared[target] = self._file[target][...].astype(np.float64)
-        return self._shared[target]
+    def _factor(self, target: str, transposed: bool) -> Factor:
+        stored = open_matrix(self._path, self._file[target])
+        if stored is None:
+            return Dense(self._file[target][...].astype(np.float64), transposed=transposed)
+        return Transposed(stored) if transposed else stored
 
 
 @contextmanager

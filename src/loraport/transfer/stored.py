@@ -1,0 +1,123 @@
+"""Matrices of maps where they lie: multiplied block by block as they are read, and never held.
+
+Many adapters go through the same maps. What one of them read stays in the operating system's memory
+of the file, which all processes of the machine share; a product takes a block of rows at a time
+from there, so that memory does not grow with the maps. The checksum of a matrix is compared by the
+first of the processes that come from one (`runtime.checked`).
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..artifacts import CHECKSUM
+from ..errors import LoraportError
+from ..runtime import checked
+
+BLOCK_NUMBERS = 1 << 18  # at a time, that fit a core's cache as float64
+LEAST_ROWS = 64  # of a block, however long they are: products of fewer are slow
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix (m, n) of float32 or bfloat16 in a file; products are float64.
+
+    Attributes
+    ----------
+    path : the artifact
+    name : of the dataset in it
+    shape : (m, n)
+    dtype : of the numbers in the file
+    offset : where they begin, in bytes
+    checksum : CRC-32 of their bytes
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, int]
+    dtype: np.dtype
+    offset: int
+    checksum: int
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """`M right`, (m, k)."""
+        result = np.empty((self.shape[0], right.shape[1]))
+        for rows, block in self._blocks():
+            np.matmul(block, right, out=result[rows])
+        return result
+
+    def after(self, left: np.ndarray) -> np.ndarray:
+        """`left M`, (k, n)."""
+        result = np.zeros((len(left), self.shape[1]))
+        for rows, block in self._blocks():
+            result += left[:, rows] @ block
+        return result
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Blocks of rows, float64; behind the last one the checksum is compared, once."""
+        height, width = self.shape
+        at_once = min(height, max(LEAST_ROWS, BLOCK_NUMBERS // width))
+        read, block = np.empty((at_once, width), self.dtype), np.empty((at_once, width))
+        with self.path.open("rb", buffering=0) as file:
+            part = checked.part(file, self.name)
+            known, checksum = checked.is_known(part), 0
+            file.seek(self.offset)
+            for first in range(0, height, at_once):
+                rows = slice(first, min(first + at_once, height))
+                count = rows.stop - first
+                view = memoryview(read[:count].data).cast("B")
+                if not _fill(file, view):
+                    raise self._damaged("the file ends before it does")
+                checksum = checksum if known else zlib.crc32(view, checksum)
+                block[:count] = read[:count]
+                yield rows, block[:count]
+        if not known:
+            if checksum != self.checksum:
+                raise self._damaged(f"CRC-32 {checksum:08x} in place of {self.checksum:08x}")
+            checked.remember(part)
+
+    def _damaged(self, how: str) -> LoraportError:
+        return LoraportError(
+            f"artifact {self.path} cannot be read: it is truncated or damaged",
+            got=f"{self.name}: {how}",
+            expected="a whole artifact of this workflow",
+            todo="delete it and run the workflow again",
+        )
+
+
+def _fill(file: Any, view: memoryview) -> bool:
+    """Read as many bytes as the view has; False where the file has fewer."""
+    while view and (count := file.readinto(view)):
+        view = view[count:]
+    return not view
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """`Mᵀ` of a stored matrix."""
+
+    stored: Stored
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """`Mᵀ right`."""
+        return self.stored.after(right.T).T
+
+    def after(self, left: np.ndarray) -> np.ndarray:
+        """`left Mᵀ`."""
+        return self.stored.times(left.T).T
+
+
+def open_matrix(path: str | Path, node: h5py.Dataset) -> Stored | None:
+    """A matrix of an artifact; None where it does not lie in one piece with a checksum.
+
+    Artifacts of earlier versions have matrices in pieces that HDF5 checks.
+    """
+    offset = node.id.get_offset()
+    if CHECKSUM not in node.attrs or offset is None or node.ndim != 2:
+        return None
+    return Stored(Path(path), node.name, node.shape, node.dtype, offset, int(node.attrs[CHECKSUM]))
