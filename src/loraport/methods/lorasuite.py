@@ -2,7 +2,7 @@
 
 Every map is a product of the blocks and thin factors that it is made of; nothing d×d per head.
 Cost per layer pair: the heads' blocks are read from the artifact; gate, up and down take one
-pseudo-inverse each, O(f d²).
+Gram matrix and its inverse each, O(f d²).
 
 Where no head is matched (`heads: none`, the authors' ablation) attention is carried as a whole,
 `ΔW_n = W_hᵀ ΔW_o W_h`, for heads that fill the hidden size in both models.
@@ -19,12 +19,13 @@ from ..mapping.embedding import choose_rule
 from ..mapping.heads import MatchedHeads
 from ..mapping.pair import Pair
 from ..models.families import Dimensions
-from ..numerics.linalg import pinv
+from ..numerics.linalg import gram_inverse, pinv
 from ..transfer.maps import Blocks, Dense, Factor, ModuleMap, Term
 from ._weights import both_norms
 
 NEEDS = ("models", "embedding", "layers", "heads")
 SETTINGS = ("wi",)
+MAX_ROUNDING = 1e-5  # of a map by float32 factors, relative to the map's norm
 
 
 def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
@@ -138,18 +139,46 @@ def _headless(role: str, old: Dimensions, new: Dimensions, carried: HiddenMap) -
 def _intermediate(role: str, old: torch.Tensor, new: torch.Tensor, carried: HiddenMap) -> Term:
     """gate, up: `B_n = U_n pinv(W_h) pinv(U_o) B_o`; down: `A_n = A_o pinv(D_o) W_h D_n`.
 
-    The inner product goes through the thinner of the two residual streams.
+    With `U⁺ = (UᵀU)⁻¹ Uᵀ` and `D⁺ = Dᵀ (D Dᵀ)⁻¹` both base weights stand as they are, which lie in
+    two bytes a number, and what is between them is one matrix of the residual streams' sizes. Else
+    there are two matrices: the inner product goes through the thinner of the two streams.
     """
-    inverse = pinv(old)
     if role == "down":
-        outer, inner = inverse, new  # (f_o, d_o), (d_n, f_n)
+        between = _between(old.T, carried.matrix)
+        if between is not None:
+            right = Dense(old, transposed=True), Dense(between.T), Dense(new)
+            return Term(carried.backward(), right)
+        outer, inner = pinv(old), new  # (f_o, d_o), (d_n, f_n)
         if carried.matrix is not None:
             outer, inner = _absorb(outer, carried.matrix, inner)
         return Term(carried.backward(), (Dense(outer), Dense(inner)))
-    outer, inner = new, inverse  # (f_n, d_n), (d_o, f_o)
+    back = None if carried.back is None else carried.back.T
+    between = _between(old, back)
+    if between is not None:
+        left = Dense(new), Dense(between), Dense(old, transposed=True)
+        return Term(left, carried.forward())
+    outer, inner = new, pinv(old)  # (f_n, d_n), (d_o, f_o)
     if carried.back is not None:
         outer, inner = _absorb(outer, carried.back, inner)
     return Term((Dense(outer), Dense(inner)), carried.forward())
+
+
+def _between(tall: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor | None:
+    """`Hᵀ (TᵀT)⁻¹`, (d_n, d_o), for T (f_o, d_o) and H (d_o, d_n) or the identity.
+
+    None where T does not lie in two bytes a number, where its pseudo-inverse needs more care, and
+    where `Hᵀ T⁺` as stored in float32 would be off by more than MAX_ROUNDING of its norm.
+    """
+    if not any(torch.equal(tall.to(t).double(), tall) for t in (torch.bfloat16, torch.float16)):
+        return None
+    solved = gram_inverse(tall)
+    if solved is None:
+        return None
+    inverse, gram = solved
+    between = inverse if hidden is None else hidden.T @ inverse
+    lost = between.float().double() - between
+    off, whole = ((each @ gram * each).sum() for each in (lost, between))
+    return between if off <= MAX_ROUNDING**2 * whole else None
 
 
 def _absorb(

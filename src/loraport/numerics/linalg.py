@@ -27,6 +27,22 @@ def pinv(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.pinv(matrix)
 
 
+def gram_inverse(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`(MᵀM)⁻¹` and `MᵀM`, (n, n) float64, of a tall matrix; `M⁺ = (MᵀM)⁻¹ Mᵀ`.
+
+    None where M has not full rank or is badly conditioned, as far as multiplying back shows.
+    """
+    matrix = matrix.double()
+    gram = matrix.T @ matrix
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(factor)
+    error = inverse @ gram
+    error.diagonal().sub_(1)
+    return (inverse, gram) if error.abs().max() < 1e-8 else None
+
+
 Blocks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..artifacts import H5Writer, read_h5, write_h5
 from ..errors import LoraportError
-from .stored import Transposed, open_matrix
+from .stored import Transposed, narrowed, open_matrix
 
 STORED = ("constant", "rows_old", "rows_new")  # arrays of a module's map that may be there
 COLUMNS_AT_ONCE = 512  # of a map that are formed at a time
@@ -153,8 +153,10 @@ def absolute_times(entry: ModuleMap, right: np.ndarray) -> np.ndarray:
 def write_maps(
     path: str | Path, method: str, inputs: Mapping[str, str], maps: Iterable[ModuleMap]
 ) -> None:
-    """Store maps as they come (one module of memory), float32."""
-    shared: set[str] = set()
+    """Store maps as they come (one module of memory): float32, and a dense matrix whose numbers are
+    all bfloat16 or float16, as base weights are, in two bytes each.
+    """
+    shared: dict[str, str] = {}  # dataset -> type of its numbers
     with write_h5(path, "maps", inputs) as writer:
         writer.attributes(method=method)
         for entry in maps:
@@ -176,7 +178,7 @@ def write_maps(
 
 
 def _write_product(
-    writer: H5Writer, group: str, factors: tuple[Factor, ...], shared: set[str]
+    writer: H5Writer, group: str, factors: tuple[Factor, ...], shared: dict[str, str]
 ) -> None:
     writer.attributes(group, factors=len(factors))
     for number, factor in enumerate(factors):
@@ -190,13 +192,14 @@ def _write_product(
         assert isinstance(factor, Dense)
         writer.attributes(name, kind="dense", transposed=factor.transposed)
         if not factor.name:
-            writer.plain(f"{name}/matrix", _float32(factor.matrix))
+            kind, values = narrowed(_float32(factor.matrix))
+            writer.plain(f"{name}/{kind}", values)
             continue
         target = f"/shared/{factor.name}"
         if target not in shared:
-            shared.add(target)
-            writer.plain(target, _float32(factor.matrix))
-        writer.link(f"{name}/matrix", target)
+            shared[target], values = narrowed(_float32(factor.matrix))
+            writer.plain(target, values)
+        writer.link(f"{name}/{shared[target]}", target)
 
 
 def _float32(values: Any) -> np.ndarray:
@@ -265,15 +268,16 @@ class Maps:
                 factors.append(Blocks(rows, cols, blocks.astype(np.float64), (height, width)))
                 keys.append(node.name)
                 continue
-            link = node.get("matrix", getlink=True)
-            target = link.path if isinstance(link, h5py.SoftLink) else f"{node.name}/matrix"
+            kind = next(iter(node))
+            link = node.get(kind, getlink=True)
+            target = link.path if isinstance(link, h5py.SoftLink) else f"{node.name}/{kind}"
             transposed = bool(node.attrs["transposed"])
-            factors.append(self._factor(target, transposed))
+            factors.append(self._factor(target, kind, transposed))
             keys.append(f"{target}{'ᵀ' if transposed else ''}")
         return tuple(factors), " · ".join(keys) or "identity"
 
-    def _factor(self, target: str, transposed: bool) -> Factor:
-        stored = open_matrix(self._path, self._file[target])
+    def _factor(self, target: str, kind: str, transposed: bool) -> Factor:
+        stored = open_matrix(self._path, self._file[target], kind)
         if stored is None:
             return Dense(self._file[target][...].astype(np.float64), transposed=transposed)
         return Transposed(stored) if transposed else stored

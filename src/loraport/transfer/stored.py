@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import ml_dtypes
 import numpy as np
 
 from ..artifacts import CHECKSUM
@@ -20,12 +21,18 @@ from ..errors import LoraportError
 from ..runtime import checked
 
 BLOCK_NUMBERS = 1 << 18  # at a time, that fit a core's cache as float64
+# names of a matrix's dataset, by the type of its numbers
+TYPES = {
+    "matrix": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),  # its bits lie as uint16
+    "float16": np.dtype(np.float16),
+}
 LEAST_ROWS = 64  # of a block, however long they are: products of fewer are slow
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A matrix (m, n) of float32 or bfloat16 in a file; products are float64.
+    """A matrix (m, n) of one of TYPES in a file; products are float64.
 
     Attributes
     ----------
@@ -62,7 +69,8 @@ class Stored:
         """Blocks of rows, float64; behind the last one the checksum is compared, once."""
         height, width = self.shape
         at_once = min(height, max(LEAST_ROWS, BLOCK_NUMBERS // width))
-        read, block = np.empty((at_once, width), self.dtype), np.empty((at_once, width))
+        row = width * self.dtype.itemsize
+        read, block = np.empty(at_once * row, np.uint8), np.empty((at_once, width))
         with self.path.open("rb", buffering=0) as file:
             part = checked.part(file, self.name)
             known, checksum = checked.is_known(part), 0
@@ -70,11 +78,11 @@ class Stored:
             for first in range(0, height, at_once):
                 rows = slice(first, min(first + at_once, height))
                 count = rows.stop - first
-                view = memoryview(read[:count].data).cast("B")
+                view = memoryview(read.data)[: count * row]
                 if not _fill(file, view):
                     raise self._damaged("the file ends before it does")
                 checksum = checksum if known else zlib.crc32(view, checksum)
-                block[:count] = read[:count]
+                block[:count] = np.frombuffer(view, self.dtype).reshape(count, width)
                 yield rows, block[:count]
         if not known:
             if checksum != self.checksum:
@@ -112,12 +120,30 @@ class Transposed:
         return self.stored.times(left.T).T
 
 
-def open_matrix(path: str | Path, node: h5py.Dataset) -> Stored | None:
+def narrowed(values: np.ndarray) -> tuple[str, np.ndarray]:
+    """The name of the narrowest type that holds float32 numbers as they are, and what is stored."""
+    bits = values.view(np.uint32)
+    if np.isfinite(values).all():
+        if not (bits & 0xFFFF).any():
+            return "bfloat16", (bits >> 16).astype(np.uint16)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half, values):
+            return "float16", half
+    return "matrix", values
+
+
+def open_matrix(path: str | Path, node: h5py.Dataset, kind: str) -> Stored | None:
     """A matrix of an artifact; None where it does not lie in one piece with a checksum.
 
     Artifacts of earlier versions have matrices in pieces that HDF5 checks.
+
+    Parameters
+    ----------
+    kind : one of TYPES
     """
     offset = node.id.get_offset()
     if CHECKSUM not in node.attrs or offset is None or node.ndim != 2:
         return None
-    return Stored(Path(path), node.name, node.shape, node.dtype, offset, int(node.attrs[CHECKSUM]))
+    checksum = int(node.attrs[CHECKSUM])
+    return Stored(Path(path), node.name, node.shape, TYPES[kind], offset, checksum)

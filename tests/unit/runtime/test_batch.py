@@ -53,6 +53,23 @@ def test_a_folder_of_the_users_hides_no_module_from_a_batch(tmp_path):
     assert ran.stdout == f"0 {tmp_path / 'one.py'}\n", ran.stderr
 
 
+def test_what_a_fork_has_checked_later_forks_know(tmp_path):
+    head = f"from loraport.runtime import checked; p = checked.part(open({__file__!r}, 'rb'), 'x');"
+    texts = (
+        "raise SystemExit(checked.is_known(p))",
+        "checked.remember(p); raise SystemExit(checked.is_known(p))",
+        "raise SystemExit(checked.is_known(p))",
+    )
+    scripts = [tmp_path / f"{number}.py" for number in range(len(texts))]
+    for script, text in zip(scripts, texts, strict=True):
+        script.write_text(head + text)
+    (tmp_path / "tasks").write_text("".join(f"{script}\n" for script in scripts))
+    command = [sys.executable, *batched.COMMAND, str(tmp_path / "tasks"), str(tmp_path / "done")]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    ends = (tmp_path / "done").read_text().splitlines()
+    assert [line.partition(" ")[0] for line in ends] == ["0", "1", "1"]
+
+
 def test_scripts_are_taken_one_by_one_from_a_pipe(tmp_path):
     script = tmp_path / "one.py"
     script.write_text("print('no answer')")

@@ -1,0 +1,111 @@
+"""Matrices of maps: multiplied where they lie, checked once, narrow where nothing is lost."""
+
+import zlib
+from pathlib import Path
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+
+from loraport.artifacts import H5Writer
+from loraport.errors import LoraportError
+from loraport.runtime import checked
+from loraport.transfer import maps, stored
+from loraport.transfer.maps import Dense, ModuleMap, Term, open_maps, write_maps
+
+RNG = np.random.default_rng(1)
+WIDE = RNG.standard_normal((37, 23)).astype(np.float32)
+TYPES = {
+    "matrix": WIDE,
+    "bfloat16": WIDE.astype(ml_dtypes.bfloat16).astype(np.float32),
+    "float16": WIDE.astype(np.float16).astype(np.float32),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(stored, "BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(stored, "LEAST_ROWS", 5)
+    monkeypatch.setattr(checked, "_known", set())
+
+
+def write(path: Path, *factors: Dense) -> Path:
+    entries = [ModuleMap(0, "q", 0, (Term((factor,)),), 1.0, 1.0) for factor in factors[:1]]
+    entries += [ModuleMap(0, "k", 0, (Term((), (factor,)),), 1.0, 1.0) for factor in factors[1:]]
+    write_maps(path, "lorasuite", {}, entries)
+    return path
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", ["", "shared"])
+def test_products_are_those_of_the_matrix(tmp_path, kind, transposed, name):
+    matrix = TYPES[kind]
+    factor = Dense(matrix, name, transposed)
+    with open_maps(write(tmp_path / "maps.h5", factor, factor)) as file:
+        left, right = file.module(0, "q").terms[0], file.module(0, "k").terms[0]
+        whole = (matrix.T if transposed else matrix).astype(np.float64)
+        b, a = RNG.standard_normal((whole.shape[1], 3)), RNG.standard_normal((3, whole.shape[0]))
+        assert np.allclose(left.carry_left(b), whole @ b, rtol=1e-13, atol=1e-13)
+        assert np.allclose(right.carry_right(a), a @ whole, rtol=1e-13, atol=1e-13)
+    assert stored.narrowed(matrix)[0] == kind
+    with h5py.File(tmp_path / "maps.h5") as file:
+        bytes_each = file[f"layer_0/q/term_0/L/0/{kind}"].dtype.itemsize
+    assert bytes_each == (4 if kind == "matrix" else 2)
+
+
+def test_numbers_that_no_narrow_type_holds_stay_wide():
+    for value in (np.nan, np.inf, 1e-8, 70_000.5):
+        kind, values = stored.narrowed(np.array([[value, 1.0]], np.float32))
+        assert kind == "matrix" and values.dtype == np.float32
+
+
+def place_of(path: Path) -> int:
+    with h5py.File(path) as file:
+        return file["layer_0/q/term_0/L/0/matrix"].id.get_offset()
+
+
+@pytest.mark.parametrize("how", ["one bit", "cut short"])
+def test_a_damaged_matrix_is_refused_by_the_name_of_its_file(tmp_path, how):
+    path = write(tmp_path / "maps.h5", Dense(WIDE))
+    content, place = bytearray(path.read_bytes()), place_of(path) + 99
+    content[place] ^= 1
+    b = np.eye(WIDE.shape[1])
+    with open_maps(path) as file:
+        term = file.module(0, "q").terms[0]
+        path.write_bytes(content if how == "one bit" else content[:place])
+        with pytest.raises(LoraportError, match=r"maps\.h5.*L/0/matrix"):
+            term.carry_left(b)
+
+
+def test_a_checksum_is_compared_once_while_the_file_stays_as_it_is(tmp_path, monkeypatch):
+    path = write(tmp_path / "maps.h5", Dense(WIDE))
+    counted, crc32 = [], zlib.crc32
+
+    def count(*values):
+        counted.append(1)
+        return crc32(*values)
+
+    def carry() -> int:
+        counted.clear()
+        with open_maps(path) as file:
+            file.module(0, "q").terms[0].carry_left(np.eye(WIDE.shape[1]))
+        return len(counted)
+
+    monkeypatch.setattr(stored.zlib, "crc32", count)
+    assert carry() > 1  # a block at a time
+    assert carry() == 0
+    path.write_bytes(path.read_bytes())  # made anew
+    assert carry() > 1
+
+
+def test_maps_of_earlier_versions_are_still_read(tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(H5Writer, "plain", H5Writer.dataset)
+        earlier.setattr(maps, "narrowed", lambda values: ("matrix", values))
+        path = write(tmp_path / "old.h5", Dense(TYPES["bfloat16"], "shared", transposed=True))
+    b = RNG.standard_normal((WIDE.shape[0], 3))
+    with open_maps(path) as file:
+        carried = file.module(0, "q").terms[0].carry_left(b)
+    assert np.allclose(carried, TYPES["bfloat16"].T.astype(np.float64) @ b, rtol=1e-13, atol=1e-13)
