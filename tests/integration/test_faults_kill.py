@@ -9,10 +9,11 @@ import pytest
 from faults import Run, filled, hooked, kill, markers, rules_of
 from faults.forks import opened
 from inprocess import PairRun
-from workdir import CONFIG, PROJECT, Workdir
+from workdir import CONFIG, Workdir
 
 from loraport.artifacts import check_weights, read_json
 from loraport.models.weights import TensorFile
+from loraport.upgrade.base import Base, Limits
 
 VALUES = {
     "model": ("old",),
@@ -24,6 +25,8 @@ VALUES = {
     "value": ("2",),
     "examples": ("8",),
 }
+QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "at_least": 0, "new_tokens": 24}
+QUICK |= {"prompts": 80, "verify": 10, "temperature": 0.01, "device": "cpu"}
 OF_RULE = {
     "adapter_maps": {"method": ("own",)},
     "output_maps": {"method": ("aligned_sequential",)},
@@ -107,28 +110,31 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
 
 
 def everything(root: Path) -> Workdir:
-    """A pico pair with two apps, a task of sums, a merge, and what its targets need set short."""
+    """A pico pair with two apps, a task of each kind, a merge, and what its targets need set short.
+
+    The first app's test has the old adapter's own answers for gold, so that it can be measured.
+    """
     work = Workdir(root)
-    pico.make_adapter(root / "second", root / "old", seed=4)
-    sums = [(a, b) for a in range(1, 7) for b in range(1, 5)]
-    lines = [
-        json.dumps({"prompt": f"{a} + {b} =", "completion": f" {a + b}", "answer": str(a + b)})
-        for a, b in sums
-    ]
-    (root / "sums.jsonl").write_text("\n".join(lines) + "\n")
-    (root / "sums.yaml").write_text(
-        f"include: {PROJECT}/resources/tasks/nano_math.yaml\ntask: sums\n"
-        f"dataset_kwargs: {{file: {root}/sums.jsonl}}\n"
-        'generation_kwargs: {do_sample: false, max_gen_toks: 2, until: ["\\n"]}\n'
+    pico.make_adapter(root / "second", root / "old", seed=7)
+    write(
+        root / "words.jsonl", [{"prompt": f"word {n} is", "completion": " w"} for n in range(100)]
     )
-    rows = ["app\tmodel\tsource\ttask", "a\told\tadapter\tsums", "b\told\tsecond\tsums"]
+    asked = [f"a test of {n} is" for n in range(12)]
+    old = Base.load(root / "old", Limits(new_tokens=16), device="cpu")
+    with old.wearing(root / "adapter"):
+        answers = [each.text for each in old.write(asked)]
+    pairs = [pair for pair in zip(asked, answers, strict=True) if pair[1].strip()]
+    write(root / "test.jsonl", [{"prompt": p, "completion": a} for p, a in pairs])
+    rows = ["app\tmodel\tsource\ttask", "a\told\tadapter\ttested", "b\told\tsecond\twords"]
     (root / "adapters.tsv").write_text("\n".join(rows) + "\n")
+    words = {"train": "words.jsonl", "template": "plain"}
     work.configure(
         calibration={"texts": "texts.txt", "examples": 40, "device": "cpu"},
         mapping={"minibatch": 8, "device": "cpu"},
-        tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
+        tasks={"words": words, "tested": {**words, "test": "test.jsonl", "score": "contains"}},
         finetune={"examples": 8, "max_steps": 2, "full": {"max_steps": 2}, "device": "cpu"},
-        evaluation={"limit": 2, "resamples": 100, "empty": "score", "device": "cpu"},
+        evaluation={"limit": 8, "resamples": 100, "empty": "score", "device": "cpu"},
+        upgrade=QUICK,
         variants={**CONFIG["variants"], "own": {"method": "aligned_sequential"}},
         merges={"ab": {"apps": ["a", "b"]}},
         compare={"methods": ["norm"], "finetuned": False},
@@ -137,6 +143,10 @@ def everything(root: Path) -> Workdir:
         run=["p"],
     )
     return work
+
+
+def write(path: Path, records: list[dict]) -> None:
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
 
 
 @pytest.mark.slow

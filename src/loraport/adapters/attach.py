@@ -23,7 +23,8 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
     Raises
     ------
     LoraportError
-        If tensors are missing, or stand in the file and nowhere in the model.
+        If tensors are missing, or stand in the file and nowhere in the model. The model is then as
+        it was before.
     """
     from peft import PeftModel  # a second or more, which rules that only read a base need not pay
     from peft.utils import get_peft_model_state_dict
@@ -44,6 +45,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             names = TensorFile(plain / ADAPTER_WEIGHTS).tensors
             adapted = PeftModel.from_pretrained(model, str(plain), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        _strip(model)
         raise LoraportError(
             f"adapter {directory} does not fit the model",
             got=" ".join(str(error).split())[:300],
@@ -54,6 +56,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
     stored = {name for name in names if ".base_layer." not in name}
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:
+        _strip(model)
         raise LoraportError(
             f"adapter {directory} does not fit the model",
             got=f"missing {sorted(wanted - stored)[:3]}, left over {sorted(stored - wanted)[:3]}",
@@ -61,6 +64,21 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             todo="transfer it first, or check that it was trained on this model",
         )
     return adapted
+
+
+def _strip(model: Any) -> None:
+    """Take what PEFT put into a model out again, in its place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for name, module in list(model.named_modules()):
+        parent, _, own = name.rpartition(".")
+        if isinstance(module, BaseTunerLayer):
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            setattr(model.get_submodule(parent), own, module.original_module)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 def detach(model: Any) -> Any:

@@ -18,7 +18,7 @@ from ..artifacts import write_json
 from ..errors import LoraportError
 from ..training.data import Example, fingerprint, subset
 from ..training.starts import Fresh, begin
-from ..training.train import Settings, load_for, make_deterministic, train_lora
+from ..training.train import Diverged, Settings, load_for, make_deterministic, train_lora
 from .gain import CERTAINTY, answer_losses, mean_and_error
 
 NOTHING = "nothing"
@@ -109,7 +109,7 @@ def trained_losses(
             adapter = Path(place) / "trained"
             try:
                 train_lora(model_dir, rest, adapter, start=start, settings=shorter)
-            except LoraportError:  # a loss that is not finite: this start is none
+            except Diverged:  # this start is none
                 return losses
             model, tokenizer = load_for(model_dir, settings)
             at_once = settings.micro_batch or settings.batch_size

@@ -217,6 +217,10 @@ def make_deterministic(seed: int) -> None:
     set_seed(seed)
 
 
+class Diverged(LoraportError):
+    """A training whose loss is not finite."""
+
+
 class _Watch(TrainerCallback):
     """Shows progress, stops at a loss that is not finite, lets a fresh AdaLoRA prune its ranks."""
 
@@ -241,7 +245,7 @@ class _Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
-            raise LoraportError(
+            raise Diverged(
                 f"the training loss is {loss} at step {state.global_step}",
                 got=f"learning rate {logs.get('learning_rate')}",
                 expected="a finite loss",

@@ -1,31 +1,35 @@
-"""Prompts for a teaching that has few: the adapted old model writes more like those given.
+"""Prompts for a teaching that has few: written by the adapted old model, or put together anew.
 
-It continues a list of prompts. What it writes is kept where it is new, has the form of the given
-ones, and is something that the adapter was made for: on its own answer, the adapted model must be
-ahead of the bare one by as much as on the given prompts' (Trans-LoRA, arXiv 2405.17258; TuneShift-
-KD filter by such a difference).
+The old model continues a list of prompts. Where it writes too few, given prompts are recombined.
+What is new and has the form of the given ones is kept where it is something that the adapter was
+made for: on its own answer, the adapted model must be ahead of the bare one by as much as on the
+given prompts' (Trans-LoRA, arXiv 2405.17258; TuneShift-KD filter by such a difference).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .base import Base
 from .prompts import Prompt, Record, said
+from .recombine import recombine
 
 ENOUGH = 100  # prompts for a teaching
 SHOTS = 6  # given prompts before each new one
 ROUNDS = 6
+AT_ONCE = 256  # lists that are continued in a round, at most
+LEAST_KEPT = 0.1  # share of the lists that must give a prompt for another round
 BETWEEN = "\n\n"
 FAILED_SHARE = 10  # percentile of the given prompts' excess that a new one must reach
 
 
-@dataclass(frozen=True)
+@dataclass
 class Written:
-    """Prompts that were written, and what became of the others."""
+    """Prompts that were made, and what became of the others."""
 
-    records: list[Record]
+    records: list[Record] = field(default_factory=list)
+    recombined: int = 0
     repeated: int = 0
     misshapen: int = 0
     filtered: int = 0
@@ -34,6 +38,7 @@ class Written:
         """As reports record it."""
         return {
             "kept": len(self.records),
+            "recombined": self.recombined,
             "repeated": self.repeated,
             "misshapen": self.misshapen,
             "filtered": self.filtered,
@@ -47,28 +52,40 @@ def write_more(old: Base, given: Sequence[Record], count: int, seed: int = 0) ->
     bound = np.percentile(excess(old, [record.prompt for record in given]), FAILED_SHARE)
     seen = {_plain(text) for text in texts}
     rng = np.random.default_rng(seed)
-    kept: list[Record] = []
-    repeated = misshapen = filtered = 0
-    for number in range(ROUNDS):
-        if len(kept) >= count:
-            break
-        asked = [_list_of(texts, rng) for _ in range(max(2 * (count - len(kept)), 8))]
-        answers = old.write(asked, temperature=1.0, seed=seed * ROUNDS + number)
-        shaped = [_shaped(answer.text, end) for answer in answers]
-        misshapen += sum(text is None for text in shaped)
-        new: list[Prompt] = []
-        for text in filter(None, shaped):
+    written = Written()
+
+    def keep(new: Sequence[str]) -> int:
+        """Keep those that are new and that the adapter is made for; how many."""
+        prompts: list[Prompt] = []
+        for text in new:
             if _plain(text) in seen:
-                repeated += 1
+                written.repeated += 1
                 continue
             seen.add(_plain(text))
-            new.append(_as_given(text, given[int(rng.integers(len(given)))].prompt))
-        if not new:
-            continue
-        good = excess(old, new) >= bound
-        filtered += int((~good).sum())
-        kept += [Record(prompt, synthetic=True) for prompt, ok in zip(new, good, strict=True) if ok]
-    return Written(kept[:count], repeated, misshapen, filtered)
+            prompts.append(_as_given(text, given[int(rng.integers(len(given)))].prompt))
+        good = excess(old, prompts) >= bound if prompts else np.zeros(0, bool)
+        kept = [prompt for prompt, ok in zip(prompts, good, strict=True) if ok]
+        kept = kept[: count - len(written.records)]
+        written.filtered += int((~good).sum())
+        written.records += [Record(prompt, synthetic=True) for prompt in kept]
+        return len(kept)
+
+    for number in range(ROUNDS):
+        missing = count - len(written.records)
+        if missing <= 0:
+            return written
+        asked = [_list_of(texts, rng) for _ in range(min(max(2 * missing, 8), AT_ONCE))]
+        answers = old.write(asked, temperature=1.0, seed=seed * ROUNDS + number)
+        shaped = [_shaped(answer.text, end) for answer in answers]
+        written.misshapen += sum(text is None for text in shaped)
+        if keep([text for text in shaped if text]) < len(asked) * LEAST_KEPT:
+            break  # it can't write such prompts
+    for _ in range(ROUNDS):
+        missing = count - len(written.records)
+        if missing <= 0:
+            break
+        written.recombined += keep(recombine(texts, missing, rng, seen))
+    return written
 
 
 def excess(old: Base, prompts: Sequence[Prompt]) -> np.ndarray:

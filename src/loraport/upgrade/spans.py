@@ -100,14 +100,6 @@ def joined(spans: Sequence[Span], ends: Sequence[int]) -> list[tuple[int, int, f
     return pieces
 
 
-def token_weights(spans: Sequence[Span], ends: Sequence[int]) -> list[float]:
-    """The weight of each token of the student: that of the joined span that it is part of."""
-    weights = [1.0] * len(ends)
-    for start, stop, _, weight in joined(spans, ends):
-        weights[start:stop] = [weight] * (stop - start)
-    return weights
-
-
 def span_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """KL of "this text or any other" for each span, from both sides' nats (n,)."""
     p = torch.exp(-teacher)

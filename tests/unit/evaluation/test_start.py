@@ -11,7 +11,7 @@ from loraport.errors import LoraportError
 from loraport.evaluation.start import NOTHING, choose, choose_start, trained_losses
 from loraport.training.data import Example
 from loraport.training.starts import Fresh
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import Diverged, Settings, train_lora
 
 DATA = [Example(f"word {n % 6} is", f" number {n % 6}") for n in range(18)]
 FRESH = Fresh(rank=4, alpha=4, target_modules=tuple(pico.ATTENTION))
@@ -67,6 +67,22 @@ def test_an_adapter_that_knows_the_answers_is_chosen_and_written(base, tmp_path)
     assert told["start"] == "carried" and told["examples"] == 18
     weights = (out / "adapter_model.safetensors").read_bytes()
     assert weights == (knows / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_training_that_diverges_is_no_start_and_another_fault_is_told(
+    base, tmp_path, monkeypatch
+):
+    def fails(error):
+        def train(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr("loraport.evaluation.start.train_lora", train)
+
+    fails(Diverged("the training loss is nan"))
+    assert np.isinf(trained_losses(base, FRESH, DATA, SETTINGS, tmp_path)).all()
+    fails(LoraportError("the adapter does not fit"))
+    with pytest.raises(LoraportError, match="does not fit"):
+        trained_losses(base, FRESH, DATA, SETTINGS, tmp_path)
 
 
 def test_nothing_is_a_fresh_adapter_with_the_same_bytes_each_time(base, tmp_path):

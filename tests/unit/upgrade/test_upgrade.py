@@ -184,6 +184,20 @@ def test_written_prompts_are_new_shaped_and_marked(room, monkeypatch):
     assert (written.repeated, written.filtered) == (2, 1) and written.misshapen > 1
 
 
+def test_prompts_that_can_t_be_written_are_recombined_from_the_given_ones(monkeypatch):
+    given = [Record(f"Question: what is {n} and then {n + 1}\nAnswer:") for n in range(6)]
+    old = type("old", (), {})()
+    old.write = lambda prompts, **_: [type("a", (), {"text": "nothing like it"}) for _ in prompts]
+    monkeypatch.setattr(
+        more_prompts, "excess", lambda _, prompts: more_prompts.np.ones(len(prompts))
+    )
+    written = more_prompts.write_more(old, given, 12)
+    assert written.recombined == len(written.records) == 12
+    assert not {record.prompt for record in written.records} & {record.prompt for record in given}
+    assert all(record.synthetic for record in written.records)
+    assert all(record.prompt.endswith("\nAnswer:") for record in written.records)
+
+
 def test_excess_is_what_the_adapter_makes_likelier(room):
     prompts = [each.prompt for each in RECORDS[:4]]
     answers = [answer.text for answer in room.old.write(prompts)]
