@@ -156,7 +156,10 @@ def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, tmp_path,
     paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
     words = ["--texts", pico_pair.texts, "--work", tmp_path / "work", *SMALL]
     line = [sys.executable, "-m", "loraport.cli", "transfer", *map(str, [*paths, *words])]
-    run = subprocess.Popen(line, text=True, stderr=subprocess.PIPE, start_new_session=True)
+    run = subprocess.Popen(
+        line, text=True, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=heeding_interrupts,
+    )  # fmt: skip
     locks = tmp_path / "work/.snakemake/locks"
     wait_for(lambda: locks.is_dir() and any(locks.iterdir()))
     if number == signal.SIGINT:  # of the terminal, which all processes hear
@@ -185,6 +188,13 @@ def test_after_a_kill_the_same_command_goes_on(pico_pair, tmp_path):
     run.wait()
     assert any(locks.iterdir())
     assert subprocess.run(line, check=False).returncode == 0
+
+
+def heeding_interrupts() -> None:
+    """As on a terminal: what a shell starts in the background ignores interrupts, and so do its
+    children, tests and their commands among them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
