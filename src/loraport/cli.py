@@ -3,6 +3,7 @@
 import argparse
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = whole.add_argument
     add("--version", action="version", version=f"loraport {__version__}")
-    add("--verbose", action="store_true", help="show where in the code an error was raised")
+    add("--verbose", action="store_true",
+        help="show where in the code an error was raised, and warnings of libraries")  # fmt: skip
     parts = whole.add_subparsers(dest="command", metavar="COMMAND")
     for name in commands.names():
         command = import_module(f".commands.{name}", __package__)
@@ -58,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole.print_help()
         return 0
     try:
-        return given.run(given)
+        with warnings.catch_warnings():
+            if not given.verbose:
+                warnings.simplefilter("ignore")  # of libraries: what users must know is told
+            return given.run(given)
     except KeyboardInterrupt:
         print("\rloraport: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from loraport.report.terminal import table
 from loraport.runtime.job import job
-from loraport.upgrade.fleet import row_of_files, table, write_fleet
+from loraport.upgrade import fleet
 
 with job(snakemake) as log:
     params = snakemake.params
-    rows = [row_of_files(**each) for each in params.adapters]
+    rows = [fleet.row_of_files(**each) for each in params.adapters]
     about = dict(zip(("old", "new"), params.models, strict=True))
-    write_fleet(Path(snakemake.output.csv).parent, rows, about, {})
-    for line in table(rows).splitlines():
+    fleet.write_fleet(Path(snakemake.output.csv).parent, rows, about, {})
+    for line in table(fleet.TOLD, map(fleet.cells, rows)).splitlines():
         log.info("%s", line)

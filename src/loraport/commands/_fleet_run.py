@@ -192,8 +192,10 @@ def _carry(jobs: Sequence[Job], arguments: Namespace, folder: Path) -> dict[str,
                 try:
                     _carry_by(method, [job], arguments, folder, carried)
                 except LoraportError as error:
-                    told = f"loraport: {job.name} is not carried by {method}: {error}"
-                    print(told, file=sys.stderr)
+                    said = str(error).replace("--texts", "--calibration")  # as it is called here
+                    print(
+                        f"loraport: {job.name} is not carried by {method}: {said}", file=sys.stderr
+                    )
     return carried
 
 

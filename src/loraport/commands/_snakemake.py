@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,19 +22,16 @@ from typing import Any
 import psutil
 
 from ..errors import LoraportError
-from ..runtime.job import progress
+from ._steps import Steps
 from ._words import in_flags
 
 PACKAGE = Path(__file__).parents[1]
-STEPS = re.compile(r"(\d+) of (\d+) steps")
-TOTAL = re.compile(r"^total\s+(\d+)")
 NOISE = re.compile(
     r"\s*(Using |Building DAG|Assuming |[Hh]ost: |User: |Snakemake version|Python version"
     r"|Command: |Base directory|Config (file|MD5)|Working directory|Snakefile|Provided |Job stats"
     r"|Select jobs|Complete log)"
 )
 ERROR = re.compile(r"\w*(Error|Exception)\b")
-RULE = re.compile(r"^(?:local)?rule (\w+):")
 REFUSAL = re.compile(
     r"^\[plan\] (.+)"
 )  # how the workflow tells what it refuses while it is planned
@@ -73,7 +71,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def execute(command: Sequence[str], work: Path, log: Path) -> None:
-    """Run Snakemake with a progress bar over its steps; all that it says goes to `log`.
+    """Run Snakemake, a line told for each of its steps; all that it says goes to `log`.
 
     Raises
     ------
@@ -100,19 +98,17 @@ def execute(command: Sequence[str], work: Path, log: Path) -> None:
 
 
 def _followed(process: "subprocess.Popen[str]", log: Path) -> list[str]:
-    """What a process says, copied to a log and shown as progress."""
+    """What a process says, copied to a log and told in a line a step."""
     assert process.stdout is not None
-    lines = []
-    with log.open("w") as file, progress(0, "workflow") as bar:
-        for line in process.stdout:
-            file.write(line)
-            lines.append(line.rstrip())
-            if match := RULE.match(line):
-                bar.set_postfix_str(match[1])
-            elif match := TOTAL.match(line):
-                bar.total = int(match[1])
-            elif match := STEPS.search(line):
-                bar.update(int(match[1]) - bar.n)
+    lines, steps = [], Steps(sys.stderr)
+    with log.open("w") as file:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                lines.append(line.rstrip())
+                steps.tell(line, time.monotonic())
+        finally:
+            steps.end()
     return lines
 
 

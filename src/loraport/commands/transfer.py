@@ -74,7 +74,15 @@ def run(arguments: Namespace) -> int:
         print(summarise_all(results, request.outs))
     for result in results if arguments.merged else []:
         print(f"The merged model: {result.with_name('model_merged')}")
-    sources = [request.old, request.new, *map(str, adapters)]
-    print("\nA transfer alone may do little. Next, teach and verify, without labels:")
-    print(f"  {shlex.join(['loraport', 'upgrade', *sources, 'upgraded', '--prompts', 'FILE'])}")
+    print("\nA transfer alone may do little. Next, with the task's prompts, one a line, in a file:")
+    print(f"  {shlex.join(_next(arguments))}")
     return 0
+
+
+def _next(arguments: Namespace) -> list[str]:
+    """The upgrade of the same adapters, with what this transfer was told of them."""
+    words = ["loraport", "upgrade", arguments.old, arguments.new, *map(str, arguments.adapters)]
+    words += ["upgraded", "--prompts", "prompts.txt"]
+    words += ["--calibration", arguments.texts] if arguments.texts else []
+    words += [word for name in arguments.known_as for word in ("--known-as", name)]
+    return words + (["--work", str(arguments.work)] if arguments.work != Path() else [])

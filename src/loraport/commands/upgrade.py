@@ -6,6 +6,7 @@ was killed goes on after the last adapter that it finished. Exit status 0: all D
 """
 
 import os
+import shlex
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
@@ -61,11 +62,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Upgrade all adapters, print their table, and write it."""
+    from ..report.terminal import table
     from ..upgrade import fleet
     from . import _fleet_run
 
     rows = _fleet_run.upgrade_all(arguments)
-    print(fleet.table(rows))
+    print(table(fleet.TOLD, map(fleet.cells, rows)))
     for each in rows:
         print(f"\n{each.name}: {each.verdict}. {each.why}")
+    print("\nWhat changed, item by item, as a page:")
+    print(f"  {shlex.join(['loraport', 'report', str(arguments.out)])}")
     return 0 if fleet.all_deployed(rows) else check.OTHER_VERDICT

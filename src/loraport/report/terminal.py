@@ -1,7 +1,7 @@
 """Tables on the terminal: they fit 100 columns, and the first column is folded where it is long."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.table import Table
 WIDTH = 100  # columns, whatever the terminal has: what is printed looks alike in a log
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as text: the first column to the left, the others to the right.
 
     Examples

@@ -1,4 +1,4 @@
-"""Many adapters of one pair: a row each, in a table that is printed and kept as CSV and JSON."""
+"""Many adapters of one pair: a row each, told on the terminal and kept as CSV and JSON."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from .upgrade import REPORT
 COLUMNS = (
     "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",
 )  # fmt: skip
+TOLD = ("adapter", "verdict", "old", "carried", "taught", "minutes")
 FAILED = "FAILED"  # in the place of a verdict, where there is none
 
 
@@ -99,21 +100,11 @@ def write_fleet(
     write_json(folder / "fleet.json", "fleet", inputs, content)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text of at most 100 columns, and what stands behind each verdict below."""
-    width = max(4, *(min(len(each.name), 32) for each in rows)) if rows else 4
-    head = f"{'name':{width}}  {'verdict':9}  {'old':>6}  {'carried':>7}  {'upgraded':>8}  minutes"
-    lines = [head, "-" * len(head)]
-    for each in rows:
-        old, carried, upgraded = (
-            "" if value is None else f"{value:.1f}"
-            for value in (each.old, each.carried, each.upgraded)
-        )
-        lines.append(
-            f"{each.name[:width]:{width}}  {each.verdict:9}  {old:>6}  {carried:>7}  "
-            f"{upgraded:>8}  {each.minutes:7.1f}"
-        )
-    return "\n".join(lines)
+def cells(each: Row) -> list[str]:
+    """A row as it is told on the terminal, under `TOLD`."""
+    scores = (each.old, each.carried, each.upgraded)
+    shown = ("" if value is None else f"{value:.1f}" for value in scores)
+    return [each.name, each.verdict, *shown, f"{each.minutes:.1f}"]
 
 
 def all_deployed(rows: Sequence[Row]) -> bool:

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 
 import pico
@@ -103,3 +104,26 @@ def test_what_nobody_foresaw_is_told_without_a_traceback(tmp_path, capsys, monke
     assert main(["inspect", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert told == "loraport: unexpected ZeroDivisionError: oops (--verbose shows where)\n"
+
+
+def test_the_upgrade_that_a_transfer_names_can_be_pasted():
+    from loraport.commands import transfer
+
+    words = ["transfer", "old", "new model", "a", "b", "out", "--texts", "t.txt"]
+    given = parser().parse_args([*words, "--known-as", "old/name", "--work", "here"])
+    pasted = shlex.split(shlex.join(transfer._next(given)))
+    upgrade = parser().parse_args(pasted[1:])
+    assert (upgrade.old, upgrade.new) == ("old", "new model")
+    assert [str(each) for each in upgrade.adapters] == ["a", "b"]
+    assert upgrade.calibration == "t.txt" and upgrade.known_as == ["old/name"]
+    assert str(upgrade.work) == "here"
+
+
+def test_warnings_of_libraries_are_told_where_they_are_asked_for(monkeypatch, recwarn):
+    def warn(arguments):
+        warnings.warn("of a library", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("loraport.commands.plan.run", warn)
+    assert main(["plan", "a", "b"]) == 0 and not recwarn.list
+    assert main(["--verbose", "plan", "a", "b"]) == 0 and len(recwarn.list) == 1

@@ -12,10 +12,11 @@ import torch
 from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
+from loraport.report.terminal import table
 from loraport.upgrade import chat as chats
 from loraport.upgrade import choice, more_prompts
 from loraport.upgrade.base import Base, Limits
-from loraport.upgrade.fleet import Row, all_deployed, failed, table, write_fleet
+from loraport.upgrade.fleet import TOLD, Row, all_deployed, cells, failed, write_fleet
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
@@ -224,7 +225,7 @@ def test_fleets_have_a_row_each(tmp_path):
     assert lines[0].startswith("name,verdict,old,carried,upgraded") and len(lines) == 3
     content = json.loads((tmp_path / "fleet.json").read_text())
     assert [each["verdict"] for each in content["rows"]] == ["DEPLOY", "FAILED"]
-    text = table(rows)
+    text = table(TOLD, map(cells, rows))
     assert "91.0" in text and max(map(len, text.splitlines())) <= 100
     assert not all_deployed(rows) and all_deployed(rows[:1]) and not all_deployed([])
 
