@@ -190,7 +190,7 @@ def costs(row: Mapping[str, Any], content: Mapping[str, Any]) -> Row:
     moved = cost_records(logs)
     trained = training.get("run", {})
     peaks = [run["peak_mib"], trained.get("peak_mib"), *(part.get("peak_mib") for part in moved)]
-    on_gpu = [part.get("gpu_peak_mib") for part in (trained, *run["tasks"].values())]
+    on_gpu = [part.get("gpu_peak_mib") for part in (trained, *run["tasks"].values(), *moved)]
     return {
         "transfer_s": math.fsum(part["seconds"] for part in moved) if moved else None,
         "train_s": trained.get("seconds"),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
+from .gpus import SHARED_BY
+from .memory import gpu_figures
 
 BEGAN = "began"  # status in the first line of a rule's log; the last line says how it ended
 MEMORY_WORDS = (
@@ -30,13 +32,19 @@ SETTINGS = {
     "evaluated": "lower evaluation.batch_size",
     "sweep": "lower evaluation.batch_size",
 }
+GPU_WORDS = ("cuda out of memory", "cuda error: out of memory", "hip out of memory")
+APART = f"let fewer jobs share a GPU (a lower {SHARED_BY})"
 TOGETHER = "keep jobs apart that do not fit together (snakemake --resources mem_mb=<MiB there are>)"
+
+
+LARGER = "or use a machine with more memory"
 
 
 def explained(
     error: BaseException, rule: str, mem_mb: object, place: Path = Path()
 ) -> LoraportError | None:
-    """The user's error behind an exception: memory that ran out, a disk that is full or read-only.
+    """The user's error behind an exception: memory that ran out, of the machine or of a GPU, a disk
+    that is full or read-only.
 
     Parameters
     ----------
@@ -45,6 +53,13 @@ def explained(
     """
     for cause in _chain(error):
         text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if _says(cause, *GPU_WORDS):
+            return LoraportError(
+                f"rule {rule} ran out of GPU memory",
+                got="; ".join(filter(None, [_sentences(text, 2), gpu_figures()])),
+                expected="room on the GPU for the model and what a batch keeps",
+                todo=_smaller(rule, APART, "or use a GPU with more memory"),
+            )
         if isinstance(cause, MemoryError) or _says(cause, *MEMORY_WORDS):
             return LoraportError(
                 f"rule {rule} ran out of memory",
@@ -92,9 +107,14 @@ def _estimate(mem_mb: object) -> str:
     return f"at most {mem_mb} MiB, by the plan" if mem_mb else "what the plan says"
 
 
-def _smaller(rule: str) -> str:
+def _smaller(rule: str, apart: str = TOGETHER, larger: str = LARGER) -> str:
     own = next((way for start, way in SETTINGS.items() if rule.startswith(start)), "")
-    return "; ".join(filter(None, [own, TOGETHER, "or use a machine with more memory"]))
+    return "; ".join(filter(None, [own, apart, larger]))
+
+
+def _sentences(text: str, count: int) -> str:
+    """The first sentences of a message."""
+    return ". ".join(text.split(". ")[:count]).rstrip(".")
 
 
 def beginning(snakemake: Any) -> dict[str, Any]:

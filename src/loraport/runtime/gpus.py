@@ -4,13 +4,16 @@ Snakemake counts GPUs (`--resources gpu=4`) and hands out none. Each job takes a
 resource says by locking a file for each of them; the kernel lets go of the locks when the process
 ends, however it ends. A cluster that gives a job its GPUs itself leaves nothing to choose here.
 
-Jobs of small models may share: with `LORAPORT_JOBS_PER_GPU=8`, up to eight hold a GPU at a time.
+Jobs of small models may share: with `LORAPORT_JOBS_PER_GPU=8`, up to eight hold a GPU at a time. A
+job goes where most room is: the memory that is free there (by nvidia-smi, where it is), shared with
+those that have just come and may not have taken theirs yet.
 """
 
 import fcntl
 import logging
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from loraport.errors import LoraportError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SHARED_BY = "LORAPORT_JOBS_PER_GPU"
+SETTLED = 180.0  # seconds after which a job has taken the memory that it needs
 log = logging.getLogger("loraport")
 
 
@@ -76,14 +80,10 @@ def held(count: int) -> Iterator[list[str]]:
 
 def _take(names: Sequence[str], count: int, locks: ExitStack) -> list[str]:
     """Lock `count` of the GPUs, all or none: two jobs that wait can't block each other."""
-    places = [(name, place) for place in range(shared_by()) for name in names]
     told = False
     while True:
         with ExitStack() as tried:
-            mine: list[str] = []
-            for name, place in places:
-                if len(mine) < count and name not in mine and _lock(name, place, tried):
-                    mine.append(name)
+            mine = _choose(names, count, tried)
             if len(mine) == count:
                 locks.enter_context(tried.pop_all())
                 return mine
@@ -93,13 +93,70 @@ def _take(names: Sequence[str], count: int, locks: ExitStack) -> list[str]:
         time.sleep(random.uniform(0.5, 1.5))
 
 
-def _lock(name: str, place: int, locks: ExitStack) -> bool:
-    """Try to lock the file of one of a GPU's places until `locks` is closed."""
+def _choose(names: Sequence[str], count: int, locks: ExitStack) -> list[str]:
+    """Lock a place of each of the `count` roomiest GPUs that have one; none where too few have.
+
+    One job at a time chooses: it tries all places, to see how many jobs hold a GPU.
+    """
+    with ExitStack() as choosing:
+        _lock(_lock_file("choice"), choosing, wait=True)
+        room = free_memory(names)
+        open_places, ranks = {}, {}
+        for number, name in enumerate(names):
+            tried = {path: choosing.enter_context(ExitStack()) for path in _places(name)}
+            held = [path for path, lock in tried.items() if not _lock(path, lock)]
+            coming = sum(_is_fresh(path) for path in held) if room else len(held)
+            ranks[name] = -room.get(name, 1.0) / (1 + coming), len(held), number
+            open_places[name] = [place for place in tried.items() if place[0] not in held]
+        mine = sorted(filter(open_places.get, names), key=ranks.__getitem__)[:count]
+        if len(mine) < count:
+            return []
+        for name in mine:
+            path, lock = open_places[name][0]
+            os.utime(path)  # when it was taken
+            locks.enter_context(lock.pop_all())
+        return mine
+
+
+def free_memory(names: Sequence[str]) -> dict[str, float]:
+    """Free memory of each GPU in MiB, by nvidia-smi; empty where it can't tell of all of them."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        rows = [[each.strip() for each in line.split(",")] for line in said.splitlines()]
+        return {
+            name: next(float(free) for index, uuid, free in rows if _is_named(name, index, uuid))
+            for name in names
+        }
+    except (OSError, subprocess.SubprocessError, ValueError, StopIteration):
+        return {}
+
+
+def _is_named(name: str, index: str, uuid: str) -> bool:
+    """Whether CUDA's name of a GPU, a number or the beginning of its UUID, means this one."""
+    return name == index or (name.startswith("GPU-") and uuid.startswith(name))
+
+
+def _places(name: str) -> list[Path]:
+    """Files that stand for the places of a GPU."""
     safe = "".join(letter if letter.isalnum() else "_" for letter in name)
-    path = Path(tempfile.gettempdir()) / f"loraport-{os.getuid()}-gpu-{safe}-{place}.lock"
+    return [_lock_file(f"{safe}-{place}") for place in range(shared_by())]
+
+
+def _lock_file(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"loraport-{os.getuid()}-gpu-{name}.lock"
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether the job that holds a place came a short while ago."""
+    return time.time() - path.stat().st_mtime < SETTLED
+
+
+def _lock(path: Path, locks: ExitStack, *, wait: bool = False) -> bool:
+    """Lock a file until `locks` is closed; False where another job has it and we do not wait."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(file)
         return False

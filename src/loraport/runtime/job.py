@@ -20,7 +20,7 @@ from ..artifacts import first_reads_kept
 from ..errors import LoraportError
 from . import gpus
 from .faults import BEGAN, beginning, explained
-from .memory import peak_mib
+from .memory import gpu_peak_mib, peak_mib
 
 log = logging.getLogger("loraport")
 Item = TypeVar("Item")
@@ -31,11 +31,11 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     """Run a rule's script.
 
     Logs go to the rule's log and, from INFO up, to the terminal (in a run that is told in a line a
-    step, warnings and errors alone); the last line of the log is one
-    JSON object with the wall time since the process began and the peak memory, the first one what a
-    job that is killed leaves behind. An error of the user's is told in one paragraph, and so is
-    memory that ran out or a full disk; of any other the log keeps the traceback. All end the script
-    with status 1.
+    step, warnings and errors alone). The log's last line is one JSON object with the wall time
+    since the process began and the peak memory, on a GPU too where one was used; the first one is
+    what a job that is killed leaves behind. An error of the user's is told in one paragraph, and so
+    is memory that ran out or a full disk; of any other the log keeps the traceback. All end the
+    script with status 1.
     """
     status, hooks = "failed", (sys.excepthook, sys.unraisablehook)
     try:
@@ -69,6 +69,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
             "peak_mib": round(peak_mib(), 1),
             "threads": snakemake.threads,
         }
+        if (on_gpu := gpu_peak_mib()) is not None:
+            record["gpu_peak_mib"] = round(on_gpu, 1)
         log.debug("%s", json.dumps(record))
         logging.shutdown()
         sys.excepthook, sys.unraisablehook = hooks

@@ -13,3 +13,26 @@ def peak_mib() -> float:
         return int(line.split()[1]) / 2**10
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def gpu_peak_mib() -> float | None:
+    """The most that torch held on any one GPU since this process began, MiB; None without use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    gpus = range(torch.cuda.device_count())
+    return max((torch.cuda.max_memory_allocated(gpu) for gpu in gpus), default=0) / 2**20
+
+
+def gpu_figures() -> str:
+    """How much of the GPU's memory is in use, in words; empty where no GPU is used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    own, peak = torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()
+    return (
+        f"of the GPU's {total / 2**20:.0f} MiB {free / 2**20:.0f} are free, this job holds "
+        f"{own / 2**20:.0f} (at most {peak / 2**20:.0f} in use), others "
+        f"{(total - free - own) / 2**20:.0f}"
+    )

@@ -76,6 +76,41 @@ def test_a_job_of_two_gpus_takes_two_different_ones(holder, monkeypatch):
     assert told == ["0,1", "2,0", "1,2"]
 
 
+SMI = """#!/bin/sh
+printf '0, GPU-aaaa, %s\\n1, GPU-bbbb, %s\\n' {0} {1}
+"""
+
+
+def pretend_smi(folder, monkeypatch, *free: int) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "nvidia-smi").write_text(SMI.format(*free))
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("names", ["0,1", "GPU-aaaa,GPU-bb"])
+def test_jobs_that_share_go_where_most_memory_is_free(holder, monkeypatch, tmp_path, names):
+    monkeypatch.setenv(gpus.SHARED_BY, "4")
+    first, second = names.split(",")
+    pretend_smi(tmp_path / "bin", monkeypatch, 20_000, 70_000)
+    # 70, then 35 with one that has just come, 23 with two; then 20 are more than 17
+    told = [holder(1, names).stdout.readline().split()[0] for _ in range(4)]
+    assert told == [second, second, second, first]
+    for path in tmp_path.glob("*.lock"):
+        os.utime(path, (0, 0))  # all have what they need by now
+    pretend_smi(tmp_path / "bin", monkeypatch, 30_000, 40_000)
+    assert holder(1, names).stdout.readline().split()[0] == second  # its last place
+    assert holder(1, names).stdout.readline().split()[0] == first
+
+
+def test_memory_that_nvidia_smi_does_not_tell_of_every_gpu_counts_for_none(monkeypatch, tmp_path):
+    pretend_smi(tmp_path / "bin", monkeypatch, 10, 20)
+    assert gpus.free_memory(["1", "0"]) == {"1": 20.0, "0": 10.0}
+    assert gpus.free_memory(["0", "MIG-cccc"]) == {}
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert gpus.free_memory(["0", "1"]) == {}
+
+
 @pytest.mark.parametrize("wrong", ["0", "-1", "two", "", "1.5"])
 def test_a_wrong_number_of_jobs_per_gpu_is_refused(wrong, monkeypatch):
     monkeypatch.setenv(gpus.SHARED_BY, wrong)

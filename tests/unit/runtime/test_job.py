@@ -32,6 +32,42 @@ def test_log_ends_in_time_and_memory(tmp_path):
     assert lines[1] == "hello"
 
 
+class PretendedCuda:
+    """torch.cuda of a process that has used two GPUs."""
+
+    is_initialized = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 2)
+    max_memory_allocated = staticmethod(lambda gpu=0: (3 + gpu) << 30)
+    memory_reserved = staticmethod(lambda: 5 << 30)
+    mem_get_info = staticmethod(lambda: (1 << 30, 80 << 30))
+
+
+def test_the_log_tells_the_peak_on_the_fullest_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda", PretendedCuda)
+    with job(fake(tmp_path / "a.log")):
+        pass
+    assert last_record(tmp_path / "a.log")["gpu_peak_mib"] == 4096.0
+    monkeypatch.setattr(PretendedCuda, "is_initialized", staticmethod(lambda: False))
+    with job(fake(tmp_path / "a.log")):
+        pass
+    assert "gpu_peak_mib" not in last_record(tmp_path / "a.log")
+
+
+def test_a_job_out_of_gpu_memory_tells_the_gpus_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda", PretendedCuda)
+    given = fake(tmp_path / "a.log")
+    given.rule = "evaluated_model"
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB."
+    with pytest.raises(SystemExit), job(given):
+        raise RuntimeError(said)
+    told = capsys.readouterr().err
+    assert "rule evaluated_model ran out of GPU memory. Got: CUDA out of memory. Tried to" in told
+    assert "of the GPU's 81920 MiB 1024 are free, this job holds 5120" in told
+    assert "others 75776" in told
+    assert "lower evaluation.batch_size; let fewer jobs share a GPU (a lower LORAPORT_JOBS" in told
+    assert "mem_mb" not in told
+
+
 def test_a_users_error_is_one_paragraph_without_traceback(tmp_path, capsys):
     path = tmp_path / "a.log"
     with pytest.raises(SystemExit) as status, job(fake(path)):
