@@ -1,10 +1,12 @@
 """A stand-in for the hub: a server on this machine that answers its clients from folders.
 
 It has revisions (commits, branches, tags), listings, files with headers and byte ranges, large
-files behind a redirect to another host, gated repositories and downloads that break off. It has no
-Xet storage, no tokens, no rate limits and no pages of long listings.
+files behind a redirect to another host, gated repositories and downloads that break off; and it
+takes new repositories and commits of files, where it is given a folder for them. It has no Xet
+storage, no rate limits and no pages of long listings; any token will do for writing.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -19,6 +21,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LARGE = {".safetensors", ".parquet", ".bin"}  # kept in LFS
 ASKED = "(?:/(revision|tree|paths-info)/([^/]+))?"
 API = re.compile(rf"/api/(models|datasets)/([^/]+/[^/]+){ASKED}(.*)")
+WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
+BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -44,9 +48,13 @@ class Hub:
     breaks : files of which no download gets further than their middle
     asked : method, path, status of each request
     sent : (repository, file) of each file whose bytes were sent
+    writes : folder for what is sent to it; without one, nothing may be
+    large : digest -> bytes of the large files that were sent to it
     """
 
     url: str = ""
+    writes: Path | None = None
+    large: dict[str, bytes] = field(default_factory=dict)
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     breaks: set[str] = field(default_factory=set)
     asked: list[tuple[str, str, int]] = field(default_factory=list)
@@ -117,14 +125,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         path, query = parts.path, parse_qs(parts.query)
         try:
-            if path.startswith("/cdn/"):
+            if self.command in ("POST", "PUT") and self._written(path, body):
+                pass
+            elif path.startswith("/cdn/"):
                 self._bytes(*path.removeprefix("/cdn/").split("/", 3))
             elif (
                 path == "/api/agent-harnesses"
@@ -141,6 +151,61 @@ class _Handler(BaseHTTPRequestHandler):
             status, code, message = refused.args
             told = {"X-Error-Code": code, "X-Error-Message": message}
             self._send(status, json.dumps({"error": message}).encode(), told)
+
+    def _written(self, path: str, body: bytes) -> bool:
+        """Answer a request that writes; whether it is one."""
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self._check_token()
+            self.hub.repositories.setdefault(("models", name), Repository())
+            answer = {"url": f"{self.hub.url}/{name}"}
+        elif path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif path.startswith("/put/"):
+            self.hub.large[path.removeprefix("/put/")] = body
+            answer = {}
+        elif BATCH.fullmatch(path):
+            objects = json.loads(body)["objects"]
+            href = f"{self.hub.url}/put"
+            actions = [
+                {**o, "actions": {"upload": {"href": f"{href}/{o['oid']}"}}} for o in objects
+            ]
+            answer = {"transfer": "basic", "objects": actions}
+        elif match := WRITE.fullmatch(path):
+            self._check_token()
+            answer = getattr(self, f"_{match[2]}")(match[1], body)
+        else:
+            return False
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        return True
+
+    def _check_token(self) -> None:
+        if self.hub.writes is None or "Authorization" not in self.headers:
+            raise Refused(401, "Unauthorized", "Invalid username or password.")
+
+    def _preupload(self, name: str, body: bytes) -> dict:
+        paths = [each["path"] for each in json.loads(body)["files"]]
+        modes = {path: "lfs" if Path(path).suffix in LARGE else "regular" for path in paths}
+        return {
+            "files": [
+                {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
+                for path, mode in modes.items()
+            ]
+        }
+
+    def _commit(self, name: str, body: bytes) -> dict:
+        lines = [json.loads(line) for line in body.splitlines()]
+        folder = self.hub.writes / name / str(len(self.hub.repositories["models", name].commits))
+        for value in (line["value"] for line in lines if line["key"] in ("file", "lfsFile")):
+            path = folder / value["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            large = "oid" in value
+            content = self.hub.large[value["oid"]] if large else base64.b64decode(value["content"])
+            path.write_bytes(content)
+        commit = self.hub.publish(name, folder)
+        url = f"{self.hub.url}/{name}/commit/{commit}"
+        return {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""}
 
     def _api(self, kind, name, what, revision, rest, query, body) -> None:
         commit, folder = self.hub.find(kind, name, revision or "main")

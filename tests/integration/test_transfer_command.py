@@ -59,6 +59,15 @@ def test_several_adapters_are_carried_by_one_command(carried, pico_pair):
     assert not list((root / "out").rglob(".snakemake_timestamp"))
 
 
+def test_a_carried_adapter_has_a_card_that_names_no_folder(carried, pico_pair):
+    root, _ = carried
+    text = (root / "out" / "adapter" / "README.md").read_text()
+    assert "# adapter: a carried LoRA adapter" in text
+    assert "the adapter `adapter` of `old`, for `new`" in text
+    assert "**No verdict.**" in text and "Method: `lorasuite`" in text
+    assert str(root) not in text and str(pico_pair.new) not in text
+
+
 def test_one_more_adapter_goes_where_it_is_told_and_makes_no_maps(carried, pico_pair, capsys):
     root, _ = carried
     maps = root / "artifacts/old_to_new/maps/lorasuite.h5"

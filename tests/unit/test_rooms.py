@@ -13,6 +13,7 @@ ROOMS = (
     "runtime",
     "models",
     "adapters",
+    "export",
     "transfer",
     "training",
     "calibration",

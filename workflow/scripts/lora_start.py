@@ -39,7 +39,7 @@ with job(snakemake) as log:
                 Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
                 out,
                 inputs,
-                params.base["source"],
+                params.base["name"],
                 done=lambda: bar.update(1),
             )
     log.info("start: %s; nats an answer %s", chosen.start, chosen.nats)

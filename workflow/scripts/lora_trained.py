@@ -21,7 +21,7 @@ with job(snakemake) as log:
         settings=Settings(**params.settings, trust_remote_code=params.base["remote_code"]),
         resume_root=layout.TRAINING_KEPT,
         inputs=identities({"spec": snakemake.input.spec}),
-        base_name=params.base["source"],
+        base_name=params.base["name"],
     )
     log.info("%(examples)d examples, %(steps)d steps, last loss %(last_loss).4f", result)
     log.info("cut: %(truncated)d, dropped: %(dropped)d, longest: %(longest)d tokens", result)

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Collection
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 CACHED = re.compile(r"(?:^|/)models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+?)(?:/snapshots/|$)")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/*$")
 # ends of the names of quantised releases, whose adapters fit the model that was quantised
 QUANTISED = re.compile(
@@ -58,3 +59,32 @@ def _plain(name: str) -> str:
     """The last part of a name without what releases of one model add to it."""
     last = QUANTISED.sub("", PurePosixPath(name).name)
     return last.removeprefix("meta-").removesuffix("-hf")
+
+
+def hub_id(source: str, known_as: Collection[str] = ()) -> str:
+    """A base model's id on the hub, where its source or another name of it says one; else empty.
+
+    Parameters
+    ----------
+    source : a hub id, or a folder; one of the hub's cache is called by the id
+    known_as : further names; an id counts where it is the only one, and not the end of the folder's
+        own path, which may look like an id
+
+    Examples
+    --------
+    >>> hub_id("/c/models--Tiny--Base-1B/snapshots/0123/")
+    'Tiny/Base-1B'
+    >>> hub_id("/data/base", ["base", "Tiny/Base-1B"])
+    'Tiny/Base-1B'
+    """
+    if cached := CACHED.search(source.replace("\\", "/").rstrip("/")):
+        return f"{cached['owner']}/{cached['name']}" if cached["owner"] else ""
+    if HUB_ID.fullmatch(source) and not Path(source).is_dir():
+        return source
+    end = Path(source).as_posix()
+    named = {
+        name
+        for name in known_as
+        if HUB_ID.fullmatch(name) and not Path(name).is_dir() and not f"/{end}".endswith(f"/{name}")
+    }
+    return named.pop() if len(named) == 1 else ""

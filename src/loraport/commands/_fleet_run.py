@@ -11,11 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..adapters.base_names import hub_id
 from ..adapters.files import read_adapter
 from ..artifacts import ADAPTER_FILES, read_json, sha256
 from ..errors import LoraportError
 from ..evaluation.verdict import KIND
 from ..evaluation.verdict import Settings as Judging
+from ..models.spec import resolve
 from ..runtime.faults import explained
 from ..upgrade import fleet
 from ..upgrade.base import Base
@@ -60,13 +62,17 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
         carried = _carry(good, arguments, Path(folder))
         if good:
             limits, place = check.limits(arguments), check.place(arguments)
-            old = Base.load(check.model_folder(arguments.old), replace(limits), **place)
-            new = Base.load(check.model_folder(arguments.new), replace(limits), **place)
+            folders = {side: resolve(getattr(arguments, side)) for side in ("old", "new")}
+            commits = {side: commit for side, (_, commit) in folders.items()}
+            old, new = (
+                Base.load(folder, replace(limits), **place) for folder, _ in folders.values()
+            )
         for number, job in enumerate(good, 1):
             print(f"[{number} of {len(good)}] {job.name}", file=sys.stderr, flush=True)
             begun = time.monotonic()
             try:
-                done = _upgrade(job, old, new, carried[job.name], texts, arguments, settings)
+                about = _about(job, arguments, settings) | {"commits": commits}
+                done = _upgrade(job, old, new, carried[job.name], texts, about, settings)
                 minutes, verdict = (time.monotonic() - begun) / 60, done.verdict
                 rows[job.name] = fleet.row(
                     job.name, str(job.adapter), minutes, verdict.verdict, verdict.why, done.report
@@ -231,16 +237,9 @@ def _upgrade(
     new: Base,
     carried: dict[str, Path],
     texts: Sequence[str],
-    arguments: Namespace,
+    about: dict[str, Any],
     settings: Settings,
 ) -> Upgraded:
-    about: dict[str, Any] = {
-        "name": job.name,
-        "old": arguments.old,
-        "new": arguments.new,
-        "adapter": str(job.adapter),
-        "key": _key(job, arguments, settings),
-    }
     return upgrade(
         old,
         new,
@@ -251,9 +250,16 @@ def _upgrade(
         settings,
         test=job.test,
         texts=texts,
-        base_name=arguments.new,
+        base_name=about["new"],
         about=about,
     )
+
+
+def _about(job: Job, arguments: Namespace, settings: Settings) -> dict[str, Any]:
+    """What upgrade.json says of an adapter and of both models, by their ids where they have one."""
+    old, new = (hub_id(source) or source for source in (arguments.old, arguments.new))
+    key = _key(job, arguments, settings)
+    return {"name": job.name, "old": old, "new": new, "adapter": str(job.adapter), "key": key}
 
 
 def _told(error: Exception, job: Job) -> object:

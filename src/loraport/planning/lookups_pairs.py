@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
+from ..adapters.base_names import recorded_commit
 from ..models.spec import is_local
 from ..provenance import code_hash, versions
 from . import layout, preflight, stages
@@ -316,8 +317,9 @@ class PairLookups(Resources):
                 "source": self._source_name(wildcards.app, old),
             },
             "known_as": self._known_as(old, wildcards.app),
-            "base": entry["source"],
-            "revision": entry["revision"],
+            "base": self.config.recorded_base(new),
+            "old_base": self.config.recorded_base(old),
+            "revision": entry["revision"] or recorded_commit(entry["source"]),
         }
 
     def _source_name(self, app: str, model: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..adapters.base_names import recorded_commit
 from ..evaluation import task_files
 from . import layout, preflight, rows, stages, tasks
 from .lookups_pairs import Inputs, Lookup, PairLookups, Wildcards
@@ -245,8 +246,8 @@ class ScoreLookups(PairLookups):
         entry = self.config.model(name)
         return {
             "known_as": self.config.known_as(name),
-            "base": entry["source"],
-            "revision": entry["revision"],
+            "base": self.config.recorded_base(name),
+            "revision": entry["revision"] or recorded_commit(entry["source"]),
         }
 
     def _merge(self, wildcards: Wildcards) -> Inputs:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
+from ..adapters.base_names import hub_id
 from ..errors import LoraportError
 from ..models.families import ROLES
 from ..models.spec import adapter_directory
@@ -146,6 +147,13 @@ class Config:
         entry = self.model(model)
         source = entry["source"]
         return sorted({model, source, Path(source).name, *entry["known_as"]})
+
+    def recorded_base(self, model: str) -> str:
+        """What an adapter records as its base model: the id on the hub where one is known, else
+        where the model is.
+        """
+        entry = self.model(model)
+        return hub_id(entry["source"], entry["known_as"]) or entry["source"]
 
     def _entry(self, section: str, name: str) -> dict[str, Any]:
         entries = self.content[section]

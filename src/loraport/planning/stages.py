@@ -276,9 +276,13 @@ def scoring(config: Config) -> dict[str, Any]:
 
 
 def about_base(config: Config, model: str) -> dict[str, Any]:
-    """Where a base model is, for the rules that load it."""
+    """Where a base model is, for the rules that load it, and what adapters record as their base."""
     entry = config.model(model)
-    return {"source": entry["source"], "remote_code": entry["remote_code"]}
+    return {
+        "source": entry["source"],
+        "name": config.recorded_base(model),
+        "remote_code": entry["remote_code"],
+    }
 
 
 def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from ..models.side import Side
 from ..models.spec import load_spec
 from ..numerics.lowrank import balance, truncated_sum
 from ..provenance import versions
+from .card import write_card
 from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
 from .magnitudes import carried_magnitude, row_norms
@@ -350,7 +351,8 @@ def transfer_files(
         `embedding` and, where one was chosen on texts, `gain`
     identities : of those
     params : `settings` (the transfer section), `of` (names of the models, app and method),
-        `known_as` (names of the old base), `base` and `revision` (the new base, as recorded)
+        `known_as` (names of the old base), `base` and `revision` (the new base, as recorded),
+        `old_base` (the old one, as recorded)
 
     Returns
     -------
@@ -359,7 +361,8 @@ def transfer_files(
     models = load_spec(artifacts["old_spec"]), load_spec(artifacts["new_spec"])
     old, new = (Side(model.architecture, model.dims) for model in models)
     adapter = read_adapter(source)
-    revision = read_json(artifacts["old_spec"], "spec")["revision"]
+    specs = [read_json(artifacts[f"{side}_spec"], "spec") for side in ("old", "new")]
+    revision, resolved = (spec["revision"] for spec in specs)
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
     embedding = artifacts.get("embedding")
     base_of = NewBase.of(artifacts["new_spec"], params)
@@ -373,7 +376,6 @@ def transfer_files(
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
     told, oversized = check_size(report["modules"], allow_large=allow_large)
-    resolved = read_json(artifacts["new_spec"], "spec")["revision"]
     base = params["base"], resolved or params["revision"]
     write_adapter(
         out,
@@ -402,6 +404,7 @@ def transfer_files(
         **listed(oversized),
     }
     write_json(out / "transfer.json", "transfer", identities, content)
+    write_card(out, content, (params.get("old_base", params["of"]["old"]), revision), base)
     return content
 
 

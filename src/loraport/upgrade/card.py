@@ -4,17 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..adapters import card
 from ..evaluation.verdict import Verdict
 
-CARD = """---
-library_name: peft
-base_model: {base}
-tags: [lora, loraport]
----
-
-# {name}: an upgraded LoRA adapter
-
-Made from the adapter `{source}` of `{old}`, for `{new}`.
+BODY = """Made from the adapter `{source}` of {old}, for {new}.
 
 {judged}
 
@@ -25,8 +18,7 @@ Made from the adapter `{source}` of `{old}`, for `{new}`.
   {prompts[labelled]} of the taught and held-back ones have a gold answer. {prompts[test]} for the
   verdict.
 
-`upgrade.json` holds every number of the teaching, `verdict.json` those of the verdict.
-"""
+`upgrade.json` holds every number of the teaching, `verdict.json` those of the verdict."""
 JUDGED = """**{verdict}.** {why}
 
 | | score, % |
@@ -38,16 +30,25 @@ UNJUDGED = "Its verdict is in `verdict.json`, beside this folder."
 
 
 def write_card(folder: Path, report: Mapping[str, Any], verdict: Verdict | None = None) -> None:
-    """Write README.md beside an adapter; without a verdict it says where that is."""
+    """Write README.md beside an adapter; without a verdict it says where that is.
+
+    Parameters
+    ----------
+    report : content of upgrade.json; `old` and `new` say where the models are, `known_as` how they
+        are called, `commits` at which commits of the hub they are
+    """
     judged = UNJUDGED
     if verdict is not None:
         judged = JUDGED.format(verdict=verdict.verdict, why=verdict.why, scores=report["scores"])
-    text = CARD.format(
-        base=report.get("new", "unknown"),
-        name=report.get("name", "adapter"),
-        source=report.get("adapter", "unknown"),
-        old=report.get("old", "unknown"),
-        new=report.get("new", "unknown"),
+    commits, names = report.get("commits", {}), report.get("known_as", {})
+    old, new = (
+        card.base_name(str(report.get(side, "unknown")), commits.get(side, ""), names.get(side, ()))
+        for side in ("old", "new")
+    )
+    body = BODY.format(
+        source=Path(str(report.get("adapter", "unknown"))).name,
+        old=old.told(),
+        new=new.told(),
         judged=judged,
         choice=report["choice"],
         start=report["start"],
@@ -55,4 +56,5 @@ def write_card(folder: Path, report: Mapping[str, Any], verdict: Verdict | None 
         prompts=report["prompts"],
         synthetic=report["prompts"].get("synthetic", {}).get("kept", 0),
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    title = f"{report.get('name', 'adapter')}: an upgraded LoRA adapter"
+    card.write_card(folder, title, new, body.splitlines())

@@ -115,6 +115,7 @@ def write_upgraded(
     section: Mapping[str, Any],
     *,
     bases: Mapping[str, Mapping[str, Any]],
+    commits: Mapping[str, str],
     inputs: Mapping[str, str],
 ) -> dict[str, Any]:
     """Teach an adapter and write it with its record and card; the verdict is another rule's.
@@ -122,15 +123,17 @@ def write_upgraded(
     Parameters
     ----------
     folders : of the old and the new model
-    bases : `old` and `new` -> `source` and `remote_code`
+    bases : `old` and `new` -> `name`, as adapters record it, and `remote_code`
+    commits : `old` and `new` -> commit on the hub; empty where there is none
     """
     settings = settings_of(section)
     old, new = load_bases(folders, section, bases)
-    source = bases["new"]["source"]
     with atomic(out) as temporary:
         parts = split(records, (), settings)
-        done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=source)
-        about = {"old": bases["old"]["source"], "new": source, "adapter": str(adapter)}
+        name = bases["new"]["name"]
+        done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=name)
+        about = {"old": bases["old"]["name"], "new": name, "adapter": str(adapter)}
+        about["commits"] = dict(commits)
         report = {**about, **done.report}
         write_json(temporary / REPORT, "upgrade", inputs, report)
         write_card(temporary, report)

@@ -179,7 +179,7 @@ def test_environment_and_lock_agree_with_pyproject():
     listed = {each for each in listed if not each.startswith("python>")}
     assert listed == wanted
     lock = (PROJECT / "requirements.lock").read_text()
-    for requirement in wanted | set(extras["dev"]) | set(extras["docs"]):
+    for requirement in wanted.union(*(extras[name] for name in ("export", "dev", "docs"))):
         name = re.sub("[-_]", "[-_]", re.match(r"[\w-]+", requirement)[0])
         assert re.search(rf"^{name}==", lock, re.M | re.I), f"{requirement} is not locked"
     assert "+cpu" not in lock

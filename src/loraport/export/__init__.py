@@ -1,0 +1,1 @@
+"""Adapters in the forms that servers and hubs take: GGUF, vLLM's command line, the hub."""
