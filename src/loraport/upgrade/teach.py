@@ -267,16 +267,23 @@ def _mixed(rows: list[Row], fresh: list[Row]) -> list[Row]:
 
 
 def _step(new: Base, rows: Sequence[Row], settings: Settings, learned: Sequence[Any]) -> float:
-    """Gradients of one batch, clipped; gives its loss."""
-    model = new.model.train()
+    """Gradients of one batch, clipped, of fewer rows at a time where memory runs out; its loss."""
     micro = settings.micro_batch or len(rows)
+    total: float = new.fitted(lambda size: _gradients(new, rows, min(micro, size), learned))
+    torch.nn.utils.clip_grad_norm_(learned, settings.max_grad_norm)
+    return total
+
+
+def _gradients(new: Base, rows: Sequence[Row], micro: int, learned: Sequence[Any]) -> float:
+    """Gradients of a batch, `micro` rows at a time; gives its loss."""
+    model = new.model.train()
+    for values in learned:
+        values.grad = None  # those of an attempt that ran out of memory
     total = 0.0
-    for start in range(0, len(rows), micro):
-        part = rows[start : start + micro]
+    for part in (rows[start : start + micro] for start in range(0, len(rows), micro)):
         loss = batch_loss(model, new.tokenizer.pad_token_id, part) * len(part) / len(rows)
         loss.backward()
         total += float(loss.detach())
-    torch.nn.utils.clip_grad_norm_(learned, settings.max_grad_norm)
     return total
 
 

@@ -1,14 +1,18 @@
 """Teaching and its start: what is learned is known, and a start is taken only where it pays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pico
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from loraport.adapters.attach import attach
 from loraport.errors import LoraportError
 from loraport.evaluation.gain import gained, row_norms
 from loraport.training.starts import Fresh
+from loraport.upgrade import teach as lessons
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.candidates import NOTHING, Start, choose_start, fitting, multiply
 from loraport.upgrade.spans import Span
@@ -69,6 +73,29 @@ def test_a_start_that_no_teaching_betters_is_kept(new, pico_pair, tmp_path):
     assert taught.best.epoch == 0 and taught.best.agreement == 1.0
     with new.wearing(tmp_path / "out"):
         assert torch.allclose(new.first_logits(PROMPTS), worn, atol=1e-5)
+
+
+def test_a_batch_that_memory_is_too_small_for_is_taught_in_parts(new, tmp_path, monkeypatch):
+    settings = Settings(rates=(1e-3,), epochs=1, batch_size=8)
+    small = replace(settings, micro_batch=2)
+    teach(new, FROM_NOTHING, LIKE, targets(), targets(4), tmp_path / "small", small)
+    loss = lessons.batch_loss
+
+    def full(model, pad, rows):
+        made = loss(model, pad, rows)
+        if len(rows) > 2:
+            made.backward()  # what an attempt may leave behind
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return made
+
+    monkeypatch.setattr(lessons, "batch_loss", full)
+    new.limits.batch_size = 8
+    teach(new, FROM_NOTHING, LIKE, targets(), targets(4), tmp_path / "full", settings)
+    made, known = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("full", "small")
+    )
+    assert new.limits.batch_size == 2
+    assert all(torch.allclose(made[key], known[key], atol=1e-6) for key in known)
 
 
 def test_nothing_to_teach_is_told(new, tmp_path):
