@@ -82,10 +82,12 @@ def _strip(model: Any) -> None:
 
 
 def detach(model: Any) -> Any:
-    """The bare base of a model with an adapter, as it was before."""
-    base = model.unload()
-    if hasattr(base, "peft_config"):  # which PEFT leaves, and warns of when it comes back
-        del base.peft_config
+    """The bare base of a model with an adapter, as it was before.
+
+    PEFT's own `unload` leaves the trained copies of `modules_to_save` in the base.
+    """
+    base = model.get_base_model()
+    _strip(base)
     return base
 
 

@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from ..adapters.attach import attach
+from ..adapters.attach import attach, detach
 from ..errors import LoraportError
 from ..models.loading import load_base
 from ..provenance import code_hash
@@ -53,7 +53,7 @@ def adapted(lm: HFLM, adapter: str | Path | None) -> Iterator[None]:
         yield
     finally:
         if adapter is not None:
-            lm._model = lm._model.unload()
+            lm._model = detach(lm._model)
 
 
 def task_manager(

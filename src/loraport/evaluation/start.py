@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters.attach import attach, save_adapter
+from ..adapters.attach import attach, detach, save_adapter
 from ..artifacts import write_json
 from ..errors import LoraportError
 from ..training.data import Example, fingerprint, subset
@@ -80,6 +80,7 @@ def choose(losses: Mapping[str, np.ndarray]) -> Start:
 
 def trained_losses(
     model_dir: str | Path,
+    loaded: tuple[Any, Any],
     start: Begin,
     examples: Sequence[Example],
     settings: Settings,
@@ -90,6 +91,7 @@ def trained_losses(
 
     Parameters
     ----------
+    loaded : the bare base of `model_dir`, and its tokenizer; it is bare again at the end
     settings : of the fine-tuning; its small set is `examples`
     folder : for the trained adapters, which are deleted
     done : called after each training
@@ -108,13 +110,13 @@ def trained_losses(
         with TemporaryDirectory(dir=folder) as place:
             adapter = Path(place) / "trained"
             try:
-                train_lora(model_dir, rest, adapter, start=start, settings=shorter)
+                train_lora(model_dir, rest, adapter, start=start, settings=shorter, loaded=loaded)
             except Diverged:  # this start is none
                 return losses
-            model, tokenizer = load_for(model_dir, settings)
             at_once = settings.micro_batch or settings.batch_size
-            adapted = attach(model, adapter).eval()
-            losses[out] = answer_losses(adapted, tokenizer, asked, settings.cutoff, at_once)
+            adapted = attach(loaded[0], adapter).eval()
+            losses[out] = answer_losses(adapted, loaded[1], asked, settings.cutoff, at_once)
+            detach(adapted)
         done()
     return losses
 
@@ -137,17 +139,17 @@ def choose_start(
     out : an empty folder to write into
     """
     examples = subset(data, settings.examples, settings.subset_seed)
+    loaded = load_for(model_dir, settings)
     if len(examples) < 2:
         losses = {NOTHING: np.zeros(len(examples))}
     else:
         losses = {
-            name: trained_losses(model_dir, start, examples, settings, out.parent, done)
+            name: trained_losses(model_dir, loaded, start, examples, settings, out.parent, done)
             for name, start in starts.items()
         }
     chosen = choose(losses)
-    model, _ = load_for(model_dir, settings)
     make_deterministic(settings.seed)
-    adapted = begin(model, starts[chosen.start], settings.new_layers, steps=1)
+    adapted = begin(loaded[0], starts[chosen.start], settings.new_layers, steps=1)
     save_adapter(adapted, out, base_name)
     content = {**asdict(chosen), "data_sha256": fingerprint(examples)}
     write_json(out / "start.json", "start", inputs, content)

@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..adapters.attach import save_adapter
+from ..adapters.attach import detach, save_adapter
 from ..adapters.files import read_config
 from ..artifacts import ADAPTER_WEIGHTS, atomic, sha256, write_json
 from ..errors import LoraportError
@@ -118,6 +118,7 @@ def train_lora(
     resume_root: str | Path | None = None,
     inputs: Mapping[str, str] | None = None,
     base_name: str | None = None,
+    loaded: tuple[Any, Any] | None = None,
 ) -> dict[str, Any]:
     """Train an adapter and write it as a PEFT directory, whole or not at all.
 
@@ -133,6 +134,8 @@ def train_lora(
         Without it, a killed run starts again
     inputs : identities of the rule's inputs, recorded in training.json
     base_name : what adapter_config.json calls the base model; as in `start` where None
+    loaded : the base of `model_dir` as `load_for` gives it, where it is in memory already; it is
+        bare again at the end
 
     Returns
     -------
@@ -147,15 +150,19 @@ def train_lora(
     chosen = subset(data, settings.examples, settings.subset_seed)
     make_deterministic(settings.seed)
     with measured() as run:
-        model, tokenizer = load_for(model_dir, settings)
+        model, tokenizer = loaded or load_for(model_dir, settings)
         rows = encode(chosen, tokenizer, settings.cutoff, settings.loss)
         steps = count_steps(len(rows.rows), settings)
         adapted = begin(model, start, settings.new_layers, steps)
         key = _key(chosen, start, settings, inputs)
         checkpoints = _checkpoint_folder(resume_root, key, out)
         trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start)
-        with sdpa_kernel(ATTENTION):
-            trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        try:
+            with sdpa_kernel(ATTENTION):
+                trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+        except Diverged:
+            detach(adapted)
+            raise
     content = _report(trainer, rows, settings, start)
     content |= {"data_sha256": fingerprint(chosen), "run": run}
     with atomic(out) as temporary:
@@ -163,6 +170,7 @@ def train_lora(
         save_adapter(adapted, temporary, base_name or _recorded_base(start))
         _write_losses(temporary / "loss.csv", _losses(trainer))
         write_json(temporary / "training.json", "training", inputs or {}, content)
+    detach(adapted)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return content
 

@@ -52,3 +52,18 @@ def test_a_model_is_whole_behind_an_adapter_that_does_not_fit(folder, kind):
         warnings.simplefilter("error", UserWarning)
         adapted = attach(model, folder / "fits")
     assert detach(adapted) is model
+
+
+@pytest.mark.parametrize("more", [{"modules_to_save": ["lm_head"]}, {"use_dora": True}, {}])
+def test_a_model_is_as_it_was_when_an_adapter_is_taken_off(folder, tmp_path, more):
+    own = pico.make_adapter(tmp_path / "own", folder / "wide", seed=6, **more)
+    path = own / "adapter_model.safetensors"
+    doubled = {name: 2 * values for name, values in load_file(path).items()}
+    save_file(doubled, path, {"format": "pt"})
+    model, tokenizer = load_base(folder / "wide", device="cpu")
+    ids = tokenizer("a word and another", return_tensors="pt").input_ids
+    with torch.no_grad():
+        before = model(ids).logits
+        adapted = attach(model, own)
+        assert not torch.equal(adapted(ids).logits, before)
+        assert torch.equal(detach(adapted)(ids).logits, before)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pico
 import pytest
+import torch
 
 from loraport.errors import LoraportError
 from loraport.evaluation.start import NOTHING, choose, choose_start, trained_losses
 from loraport.training.data import Example
 from loraport.training.starts import Fresh
-from loraport.training.train import Diverged, Settings, train_lora
+from loraport.training.train import Diverged, Settings, load_for, train_lora
 
 DATA = [Example(f"word {n % 6} is", f" number {n % 6}") for n in range(18)]
 FRESH = Fresh(rank=4, alpha=4, target_modules=tuple(pico.ATTENTION))
@@ -79,10 +80,25 @@ def test_a_training_that_diverges_is_no_start_and_another_fault_is_told(
         monkeypatch.setattr("loraport.evaluation.start.train_lora", train)
 
     fails(Diverged("the training loss is nan"))
-    assert np.isinf(trained_losses(base, FRESH, DATA, SETTINGS, tmp_path)).all()
+    assert np.isinf(trained_losses(base, (None, None), FRESH, DATA, SETTINGS, tmp_path)).all()
     fails(LoraportError("the adapter does not fit"))
     with pytest.raises(LoraportError, match="does not fit"):
-        trained_losses(base, FRESH, DATA, SETTINGS, tmp_path)
+        trained_losses(base, (None, None), FRESH, DATA, SETTINGS, tmp_path)
+
+
+def test_trials_share_a_base_and_end_as_if_each_had_loaded_its_own(base, tmp_path):
+    model, tokenizer = load_for(base, SETTINGS)
+    before = [values.clone() for values in model.parameters()]
+    names = [name for name, _ in model.named_modules()]
+    for name, loaded in (("own", None), ("one", (model, tokenizer)), ("two", (model, tokenizer))):
+        train_lora(base, DATA, tmp_path / name, start=FRESH, settings=SETTINGS, loaded=loaded)
+        assert [name for name, _ in model.named_modules()] == names
+    assert all(map(torch.equal, before, model.parameters()))
+    own, one, two = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes()
+        for name in ("own", "one", "two")
+    )
+    assert own == one == two
 
 
 def test_nothing_is_a_fresh_adapter_with_the_same_bytes_each_time(base, tmp_path):
@@ -102,13 +118,13 @@ def test_no_trial_is_asked_what_it_was_trained_on(base, tmp_path, monkeypatch):
         "loraport.evaluation.start.train_lora",
         lambda model, data, out, **_: (trained.append(set(data)), Path(out).mkdir()),
     )
-    monkeypatch.setattr("loraport.evaluation.start.load_for", lambda *_: (None, None))
 
     class Adapted:
         def eval(self):
             return self
 
     monkeypatch.setattr("loraport.evaluation.start.attach", lambda *_: Adapted())
+    monkeypatch.setattr("loraport.evaluation.start.detach", lambda _: None)
 
     def told(model, tokenizer, examples, cutoff, batch):
         asked.append(set(examples))
@@ -116,7 +132,7 @@ def test_no_trial_is_asked_what_it_was_trained_on(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr("loraport.evaluation.start.answer_losses", told)
     data = [Example(f"p{n}", f"a{n}") for n in range(10)]
-    assert not trained_losses(base, FRESH, data, SETTINGS, tmp_path).any()
+    assert not trained_losses(base, (None, None), FRESH, data, SETTINGS, tmp_path).any()
     assert len(asked) == 3 and set.union(*asked) == set(data)
     assert all(
         not seen & left and seen | left == set(data)
