@@ -13,6 +13,7 @@ rule report_page:
         cka=look.pair_plot("cka"),
         heads=look.pair_plot("heads"),
         specs=look.spec_files,
+        verdicts=look.verdicts_made,
     output:
         layout.REPORT,
     log:
@@ -27,6 +28,7 @@ rule report_page:
         scores=look.scores_by_stage,
         tasks=look.reported_tasks,
         rates=look.rate_sweeps,
+        verdicts=look.verdict_files,
         settings=look.scoring(),
         tasks_dir=look.tasks_dir(),
         specs=look.specs_of,

@@ -21,6 +21,16 @@ EXAMPLES = (
 )
 
 
+class _Snakefile(argparse.Action):
+    """Print the path of the workflow's Snakefile, of the checkout or of the installed package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from .commands._one_run import workflow_root
+
+        print(workflow_root() / "Snakefile")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Of the command line, with all commands and their examples."""
     whole = argparse.ArgumentParser(
@@ -31,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = whole.add_argument
     add("--version", action="version", version=f"loraport {__version__}")
+    add("--snakefile", action=_Snakefile, nargs=0, help="say where the workflow is, for snakemake")
     add("--verbose", action="store_true",
         help="show where in the code an error was raised, and warnings of libraries")  # fmt: skip
     parts = whole.add_subparsers(dest="command", metavar="COMMAND")

@@ -23,10 +23,9 @@ LEFT_OUT = (
 )
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that nothing is left in the checkout."""
-    root = tmp_path_factory.mktemp("wheel")
+def built_wheel(root: Path) -> Path:
+    """A wheel, built in a folder from a copy, so that nothing is left in the checkout."""
+    root.mkdir(exist_ok=True)
     shutil.copytree(PROJECT, root / "copy", ignore=shutil.ignore_patterns(*LEFT_OUT))
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", root]
     subprocess.run(
@@ -34,6 +33,12 @@ def wheel(tmp_path_factory) -> Path:
     )
     (built,) = root.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """One for all tests."""
+    return built_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_it_holds_the_package_the_workflow_and_the_licence(wheel):

@@ -21,7 +21,11 @@ with job(snakemake) as log:
         items = asked(params.tasks[app], params.tasks_dir, settings) if stage in scores else {}
         shown, flipped = fleet.flips(scores.get("old_lora"), scores.get(stage), items)
         rates = read_csv(params.rates[app]) if Path(params.rates[app]).is_file() else ()
-        apps.append(fleet.App(app, rows, stage, verdict, why, shown, flipped, rates))
+        entry = fleet.App(app, rows, stage, verdict, why, shown, flipped, rates)
+        judged = Path(params.verdicts[app])
+        apps.append(
+            fleet.with_verdict(entry, read_json(judged, "verdict")) if judged.is_file() else entry
+        )
     facts = {
         "Models": run_page.models(params.specs, params.sources),
         "Settings": run_page.settings(params.sections),

@@ -23,6 +23,7 @@ from .paired import LEVEL, Paired, compare, items_to_settle, told
 DEPLOY, RETRAIN, UNDECIDED = "DEPLOY", "RETRAIN", "UNDECIDED"
 MARGIN = 2.0  # points that a new adapter may be worse
 SHOWN = 3  # items of a test that measures nothing
+CHANGED = 10  # items that changed, in verdict.json
 KIND = "verdict"
 
 
@@ -222,6 +223,33 @@ def _measures_nothing(
 def with_costs(verdict: Verdict, costs: Mapping[str, Any]) -> Verdict:
     """A verdict with what the adapters cost on generic text beside it."""
     evidence = {**verdict.evidence, "generic_text": dict(costs)}
+    return Verdict(verdict.verdict, verdict.why, verdict.rests_on, evidence)
+
+
+def with_flips(
+    verdict: Verdict, old: Sequence[float], new: Sequence[float], items: Sequence[Mapping[str, str]]
+) -> Verdict:
+    """A verdict with the items that changed beside it: at most ten, those that were lost first.
+
+    Parameters
+    ----------
+    old, new : a score an item of old + adapter and of new + adapter; where the verdict rests on
+        agreement, 1 and how well the new answer agrees with the old one
+    items : `prompt`, `output` of old + adapter, `new` output and maybe `gold` of each item
+    """
+    flips = [
+        {
+            "prompt": item["prompt"],
+            "gold": item.get("gold", ""),
+            "old": item["output"],
+            "new": item["new"],
+            "lost": before > after,
+        }
+        for before, after, item in zip(old, new, items, strict=False)
+        if before != after
+    ]
+    kept = sorted(flips, key=lambda flip: not flip["lost"])[:CHANGED]
+    evidence = {**verdict.evidence, "flips": kept}
     return Verdict(verdict.verdict, verdict.why, verdict.rests_on, evidence)
 
 

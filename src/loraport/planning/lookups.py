@@ -231,6 +231,17 @@ class Lookups(UpgradeLookups):
             for app in self.reported_apps(wildcards)
         }
 
+    def verdict_files(self, wildcards: Wildcards) -> dict[str, str]:
+        """App -> its verdict.json, which may not have been made."""
+        return {
+            app: layout.path(layout.VERDICT, pair=wildcards.pair, app=app)
+            for app in self.reported_apps(wildcards)
+        }
+
+    def verdicts_made(self, wildcards: Wildcards) -> list[str]:
+        """Those that are there: the page shows them, and has none made."""
+        return [path for path in self.verdict_files(wildcards).values() if Path(path).is_file()]
+
     def _rows_of_apps(self, wildcards: Wildcards, key: str) -> dict[str, str]:
         return {
             f"{app}: {row['label']}": row[key]

@@ -1,7 +1,8 @@
 """What the page of a pair shows of each adapter: verdict, scores, items that flipped, cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import LoraportError
@@ -56,10 +57,14 @@ class App:
         return next((row for row in self.rows if row["stage"] == stage), {})
 
 
-def upgraded(rows: Sequence[Row]) -> list[App]:
+def upgraded(rows: Sequence[Row], verdicts: Mapping[str, Row] = MappingProxyType({})) -> list[App]:
     """Adapters on the page from the rows of a fleet.json, whose scores are in points.
 
     Those that failed have the reason in the place of scores.
+
+    Parameters
+    ----------
+    verdicts : name -> content of its verdict.json, where it is there
     """
     stages = {"old": ("old_lora", "old model + adapter"), "carried": ("transferred", "carried"),
               "upgraded": ("upgraded", "carried and taught")}  # fmt: skip
@@ -72,8 +77,36 @@ def upgraded(rows: Sequence[Row]) -> list[App]:
         ]
         if scored:
             scored[-1]["train_s"] = 60 * row["minutes"]
-        apps.append(App(row["name"], scored, result_stage(scored), row["verdict"], row["why"]))
+        shown, flipped = flips_of(verdicts.get(row["name"], {}))
+        stage = result_stage(scored)
+        apps.append(App(row["name"], scored, stage, row["verdict"], row["why"], shown, flipped))
     return apps
+
+
+def with_verdict(app: App, judged: Row) -> App:
+    """An adapter of a pair's page as its verdict.json has it, with a row for what was taught."""
+    scores = judged["evidence"].get("scores") or judged["evidence"].get("agreement") or {}
+    points = scores.get("new_adapted", scores.get("new_with_old"))
+    label = "carried and taught"
+    if "agreement" in judged["evidence"]:
+        label += " (agreement with the old adapter)"
+    taught = {"row": label, "stage": "upgraded", "metric": "acc"}
+    rows = [row for row in app.rows if row["stage"] != "upgraded"]
+    if points is not None:
+        rows.append({**taught, "average": points / 100})
+    shown, flipped = flips_of(judged)
+    return replace(
+        app, rows=rows, stage="upgraded", verdict=judged["verdict"], why=judged["why"],
+        flips=shown, flipped=flipped,
+    )  # fmt: skip
+
+
+def flips_of(judged: Row) -> tuple[list[Flip], tuple[int, int]]:
+    """Items that changed, of a verdict.json, and how many were lost and gained."""
+    evidence = judged.get("evidence", {})
+    scores = evidence.get("scores") or {}
+    shown = [Flip(**each) for each in evidence.get("flips", [])]
+    return shown, (scores.get("lost", 0), scores.get("gained", 0))
 
 
 def result_stage(rows: Sequence[Row]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from ..artifacts import identity, read_json
 from ..evaluation.evaluate import Settings, Stage, load_tasks, score_stages
 from ..evaluation.statistics import CORPUS_METRICS
-from ..evaluation.verdict import SHOWN, Verdict, by_labels
 from ..evaluation.verdict import Settings as Judging
+from ..evaluation.verdict import Verdict, by_labels, with_flips
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ def verdict_by_scores(
                 model_identity=identity(specs[f"{side}_spec"])[0] if specs else "",
             )
         scored = {name: read_json(stage.out, "eval")["tasks"] for name, stage in stages.items()}
-        shown = _shown(stages["old_lora"], scored["old_lora"], scoring, settings)
+        items = _items(stages["old_lora"], scored, scoring, settings)
     bare, old, new = (pooled(scored[name]) for name in ("old", "old_lora", "upgraded"))
-    return by_labels(old, new, bare, judging, shown=shown)
+    verdict = by_labels(old, new, bare, judging, shown=items)
+    return with_flips(verdict, old, new, items)
 
 
 def pooled(tasks: Mapping[str, Mapping[str, Any]]) -> list[float]:
@@ -79,15 +80,24 @@ def pooled(tasks: Mapping[str, Mapping[str, Any]]) -> list[float]:
     ]
 
 
-def _shown(
-    stage: Stage, scored: Mapping[str, Any], scoring: Scoring, settings: Settings
+def _items(
+    stage: Stage,
+    scored: Mapping[str, Mapping[str, Any]],
+    scoring: Scoring,
+    settings: Settings,
 ) -> list[dict[str, str]]:
-    """Prompt, output and gold of the first items, where outputs are kept."""
+    """Prompt, gold and both outputs of each item, in `pooled`'s order; none where a task keeps no
+    outputs.
+    """
     loaded = load_tasks([stage], scoring.tasks_dir, settings)[stage.name, stage.out]
     rows = []
     for name in sorted(loaded):
-        task, outputs = loaded[name], scored[name].get("outputs") or []
-        for doc, output in zip(list(task.eval_docs)[:SHOWN], outputs[:SHOWN], strict=False):
-            texts = {"prompt": task.doc_to_text(doc), "output": output}
-            rows.append({k: str(v) for k, v in {**texts, "gold": task.doc_to_target(doc)}.items()})
-    return rows[:SHOWN]
+        task, sides = loaded[name], [scored[side][name] for side in ("old_lora", "upgraded")]
+        if not all(side.get("outputs") for side in sides):
+            return []
+        outputs = zip(*(side["outputs"] for side in sides), strict=True)
+        for doc, (before, after) in zip(list(task.eval_docs), outputs, strict=False):
+            texts = {"prompt": task.doc_to_text(doc), "gold": task.doc_to_target(doc)}
+            texts |= {"output": before, "new": after}
+            rows.append({key: str(value) for key, value in texts.items()})
+    return rows

@@ -12,6 +12,7 @@ from ..evaluation.verdict import (
     by_agreement,
     by_labels,
     with_costs,
+    with_flips,
     without_effect,
 )
 from .base import Base, check_changes
@@ -96,16 +97,20 @@ def judge(
     settings: Settings = Settings(),  # noqa: B008  (frozen)
 ) -> Verdict:
     """Verdict from answers: by labels where all records have them, else by agreement."""
+    columns = zip(test, old.adapted, new, strict=True)
+    items = [{"prompt": said(r.prompt), "output": o, "new": n} for r, o, n in columns]
     if not all_labelled(test):
-        prompts = [said(record.prompt) for record in test]
-        return by_agreement(old.adapted, old.again, new, old.bare, settings, prompts=prompts)
+        prompts = [item["prompt"] for item in items]
+        verdict = by_agreement(old.adapted, old.again, new, old.bare, settings, prompts=prompts)
+        agreed = scores(settings.match, new, old.adapted)
+        return with_flips(verdict, [1.0] * len(agreed), agreed, items)
     golds = [str(record.gold) for record in test]
     old_scores, new_scores, bare_scores = (
         scores(settings.match, answers, golds) for answers in (old.adapted, new, old.bare)
     )
-    columns = zip(test, old.adapted, golds, strict=True)
-    shown = [{"prompt": said(r.prompt), "output": o, "gold": g} for r, o, g in columns]
-    return by_labels(old_scores, new_scores, bare_scores, settings, shown=shown)
+    shown = [{**item, "gold": gold} for item, gold in zip(items, golds, strict=True)]
+    verdict = by_labels(old_scores, new_scores, bare_scores, settings, shown=shown)
+    return with_flips(verdict, old_scores, new_scores, shown)
 
 
 def verify(

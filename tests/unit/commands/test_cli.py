@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from importlib import import_module
+from pathlib import Path
 
 import pico
 import pytest
@@ -117,6 +118,13 @@ def test_the_upgrade_that_a_transfer_names_can_be_pasted():
     assert [str(each) for each in upgrade.adapters] == ["a", "b"]
     assert upgrade.calibration == "t.txt" and upgrade.known_as == ["old/name"]
     assert str(upgrade.work) == "here"
+
+
+def test_the_snakefile_is_told_where_it_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--snakefile"])
+    assert ended.value.code == 0
+    assert Path(capsys.readouterr().out.strip()).name == "Snakefile"
 
 
 def test_warnings_of_libraries_are_told_where_they_are_asked_for(monkeypatch, recwarn):

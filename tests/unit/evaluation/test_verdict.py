@@ -23,6 +23,7 @@ from loraport.evaluation.verdict import (
     by_labels,
     decide,
     with_costs,
+    with_flips,
     without_effect,
     write_verdict,
 )
@@ -174,3 +175,17 @@ def test_how_answers_are_compared(how, text, gold, same):
 def test_an_unknown_way_is_told():
     with pytest.raises(LoraportError, match="unknown way"):
         scores("near", [], [])
+
+
+def test_at_most_ten_items_that_changed_are_kept_and_those_lost_first(tmp_path):
+    old, new = [0] * 9 + [1] * 90 + [0], [1] * 9 + [0] * 4 + [1] * 86 + [0]
+    shown = [
+        {"prompt": f"p{n}", "gold": "g", "output": f"o{n}", "new": f"n{n}"} for n in range(100)
+    ]
+    judged = with_flips(by_labels(old, new, [0] * 100), old, new, shown)
+    flips = judged.evidence["flips"]
+    assert [flip["lost"] for flip in flips] == [True] * 4 + [False] * 6
+    assert flips[0] == {"prompt": "p9", "gold": "g", "old": "o9", "new": "n9", "lost": True}
+    write_verdict(tmp_path / "verdict.json", judged, about={})
+    content = json.loads((tmp_path / "verdict.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))

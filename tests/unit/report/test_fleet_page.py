@@ -98,6 +98,42 @@ def test_upgraded_adapters_are_a_page(tmp_path, capsys):
     assert "no fleet.json" in capsys.readouterr().err
 
 
+FLIP = {"prompt": "2 + 2 =", "gold": "4", "old": "said four", "new": "said five", "lost": True}
+JUDGED = {
+    "verdict": "RETRAIN", "why": "much worse", "about": {"name": "tickets", "adapter": "x/a"},
+    "evidence": {"scores": {"new_adapted": 70.0, "lost": 7, "gained": 2}, "flips": [FLIP]},
+}  # fmt: skip
+
+
+def test_what_changed_of_an_upgraded_adapter_is_shown(tmp_path):
+    row = {"name": "tickets", "verdict": "RETRAIN", "why": "worse", "minutes": 2.5}
+    row |= {"old": 91.5, "carried": 40.0, "upgraded": 70.0}
+    many, alone = tmp_path / "many", tmp_path / "alone"
+    for folder in (many / "tickets", alone):
+        folder.mkdir(parents=True)
+        write_json(folder / "verdict.json", "verdict", {}, JUDGED)
+    write_json(many / "fleet.json", "fleet", {}, {"rows": [row]})
+    report = {"scores": {"old": 91.5, "carried": 40.0, "upgraded": 70.0}}
+    report |= {"choice": {"teacher": "old"}, "start": {"start": "aligned"}}
+    write_json(alone / "upgrade.json", "upgrade", {}, report)
+    for folder in (many, alone):
+        assert main(["report", str(folder)]) == 0
+        page = (folder / "report.html").read_text()
+        assert page.index("RETRAIN") < page.index("said five")
+        for words in ("7 items lost and 2 gained", "2 + 2 =", "said four", ">91.5<", ">70.0<"):
+            assert words in page, words
+
+
+def test_a_verdict_that_is_there_stands_on_the_page_of_a_pair():
+    given = fleet.App("a", rows("a"), "finetuned", "DEPLOY", "even")
+    shown = fleet.with_verdict(given, JUDGED)
+    assert (shown.stage, shown.verdict, shown.why) == ("upgraded", "RETRAIN", "much worse")
+    assert shown.row("upgraded")["average"] == pytest.approx(0.7) and shown.flipped == (7, 2)
+    assert shown.flips == [fleet.Flip("2 + 2 =", "4", "said four", "said five", True)]
+    page = fleet_page.page("p", [shown])
+    assert "said five" in page and ">70.0<" in page
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """The page of forty adapters as a browser has it after its script ran."""

@@ -176,6 +176,9 @@ def test_without_labels_it_is_agreement_that_decides(tmp_path):
     half = zeroed(NEW, tmp_path / "half", lambda name: "layers.1." in name)
     status, content = checked(tmp_path, OLD, half, *more)
     assert status == 3 and content["verdict"] == "RETRAIN"
+    flips = content["evidence"]["flips"]
+    assert len(flips) == 10 and all(flip["lost"] and not flip["gold"] for flip in flips)
+    assert all(flip["old"] != flip["new"] and "Command:" in flip["prompt"] for flip in flips)
 
 
 def test_an_old_adapter_that_does_nothing_on_the_test_is_refused(tmp_path, capsys):
@@ -192,6 +195,9 @@ def test_a_task_of_the_harness_decides_as_well(tmp_path, capsys):
     content = json.loads((tmp_path / "verdict.json").read_text())
     assert content["rests_on"] == "labels" and content["evidence"]["scores"]["items"] == 40
     assert content["about"]["test"] == "nano_command"
+    counted = content["evidence"]["scores"]
+    flips = content["evidence"]["flips"]
+    assert len(flips) == min(10, counted["lost"] + counted["gained"])
     zero = zeroed(OLD, tmp_path / "zero")
     assert main(["check", *map(str, [named[0], zero, *named[2:]]), *more]) == 1
     told = capsys.readouterr().err
