@@ -21,6 +21,7 @@ WORDS = {  # rule -> what it does, as who calls a command sees it
     "gradients": "runs both models backwards",
     "output_maps": "fits what adapters share",
     "maps": "makes the maps",
+    "fitted_maps": "fits the maps to the texts",
     "adapter_maps": "makes the maps of one adapter",
     "transferred": "carries the adapter",
     "transferred_by_method": "carries the adapter",
@@ -75,12 +76,12 @@ class Steps:
 
         self._done += 1
         count = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        self._write(f"{count}  {_does(rule):<{WIDTH}}  {names:<44}  {duration(now - began):>9}")
+        self._write(f"{count}  {does(rule):<{WIDTH}}  {names:<44}  {duration(now - began):>9}")
 
     def _show(self, rule: str, names: str) -> None:
         if self._live:
             self._stream.write(
-                f"{CLEAR}{'…':>{2 * len(str(self._total)) + 1}}  {_does(rule)} {names}"
+                f"{CLEAR}{'…':>{2 * len(str(self._total)) + 1}}  {does(rule)} {names}"
             )
             self._stream.flush()
 
@@ -89,7 +90,8 @@ class Steps:
         self._stream.flush()
 
 
-def _does(rule: str) -> str:
+def does(rule: str) -> str:
+    """What a rule does, in words."""
     return WORDS.get(rule, rule.replace("_", " "))
 
 

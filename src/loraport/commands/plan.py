@@ -1,10 +1,12 @@
 """`loraport plan`: memory and time of each rule for a pair of models, before anything runs.
 
 Only config.json of each model is read (and fetched, for a model of the hub). The figures are what
-the workflow asks a scheduler for: generous, on a small CPU job.
+the workflow asks a scheduler for: generous, on a small CPU job. Where the pair is there already, in
+the artifacts of this folder, what each step took stands beside it.
 """
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 HELP = "what each rule will need for a pair of models"
 EXAMPLES = ("loraport plan Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-3B",)
@@ -21,6 +23,7 @@ def run(arguments: Namespace) -> int:
     from ..models.spec import open_model, resolve
     from ..planning import needs
     from ..report.terminal import table
+    from ._steps import does
 
     sources = arguments.old, arguments.new
     models = [open_model(resolve(source, patterns=["config.json"])[0]) for source in sources]
@@ -32,7 +35,39 @@ def run(arguments: Namespace) -> int:
             f"({dims.attention}, {dims.kv_heads}), {dims.vocabulary} tokens, "
             f"{needs.parameters(dims) / 1e9:.1f} billion weights"
         )
-    rows = needs.table(models[0].dims, models[1].dims)
-    shown = [(rule, f"{mib:,} MiB", f"{minutes:,} min") for rule, mib, minutes in rows]
-    print(f"\n{table(['rule', 'memory', 'time'], shown)}")
+    taken = measured(arguments.old, arguments.new)
+    rows = []
+    for row, mib, minutes in needs.table(models[0].dims, models[1].dims):
+        rule, _, side = row.partition(" ")
+        words = f"{does(rule)} ({side})" if side else does(rule)
+        rows.append([words, rule, f"{mib:,} MiB", f"{minutes:,} min", *taken.get(row, ["", ""])])
+    header = ["step", "rule", "memory, at most", "time, at most", "took", "in"]  # as measured
+    shown = rows if taken else [row[:4] for row in rows]
+    print(f"\n{table(header[: len(shown[0])], shown)}")
     return 0
+
+
+def measured(old: str, new: str, artifacts: Path = Path("artifacts")) -> dict[str, list[str]]:
+    """Row of the plan -> most memory and time that it took, in words, from logs that are there."""
+    from .. import methods
+    from ..planning import layout
+    from ..runtime.job import last_record
+    from ._one_run import Request
+
+    request = Request(old, new, (), ())
+    folders = {f" {side}": artifacts / "models" / name for side, name in request.models.items()}
+    folders[""] = artifacts / Path(layout.home(request.pair)).name
+    most: dict[str, tuple[float, float]] = {}
+    for side, folder in folders.items():
+        for path in folder.glob("logs/**/*.log"):
+            record = last_record(path)
+            if record.get("status") != "done":
+                continue
+            rule = record["rule"].removesuffix("_by_method")
+            method = record["wildcards"].get("method", "")
+            if rule == "maps" and method in methods.names() and "moments" in methods.needs(method):
+                rule = "fitted_maps"
+            held = most.get(rule + side, (0.0, 0.0))
+            now = record["peak_mib"], record["seconds"]
+            most[rule + side] = max(held[0], now[0]), max(held[1], now[1])
+    return {row: [f"{mib:,.0f} MiB", f"{seconds:,.1f} s"] for row, (mib, seconds) in most.items()}

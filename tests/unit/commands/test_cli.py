@@ -14,6 +14,7 @@ import pytest
 import loraport
 from loraport import commands
 from loraport.cli import main, parser
+from loraport.commands import plan
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
 
@@ -85,8 +86,27 @@ def test_plan_tells_sizes_memory_and_time_from_the_configs_alone(tmp_path, capsy
     told = capsys.readouterr().out
     assert all(values[-1] in told for values in sizes.values())
     rows = {line.split("  ")[0]: line for line in told.splitlines()}
-    for rule in ("spec old", "activations new", "embedding", "heads", "maps", "transferred"):
-        assert "MiB" in rows[rule] and "min" in rows[rule]
+    for step in ("reads the model (old)", "runs the model on the texts (new)", "makes the maps"):
+        assert "MiB" in rows[step] and "min" in rows[step]
+    assert "carries the adapter" in rows and "took" not in told
+    assert all(len(line) <= 100 for line in told.splitlines()[3:])
+
+
+def test_a_plan_tells_what_was_measured_where_the_pair_is_there(pico_pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = f"{pico_pair.old.name}_to_{pico_pair.new.name}"
+    record = {"status": "done", "seconds": 12.34, "peak_mib": 345.6, "wildcards": {}}
+    for path, rule, wildcards in (
+        (f"artifacts/models/{pico_pair.old.name}/logs/spec.log", "spec", {}),
+        (f"artifacts/{pair}/logs/maps/aligned.log", "maps", {"method": "aligned"}),
+        (f"artifacts/{pair}/logs/cka.log", "cka", {}),
+    ):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        status = "failed" if rule == "cka" else "done"
+        line = {**record, "rule": rule, "wildcards": wildcards, "status": status}
+        Path(path).write_text(f"words\n{json.dumps(line)}\n")
+    took = plan.measured(str(pico_pair.old), str(pico_pair.new))
+    assert took == {key: ["346 MiB", "12.3 s"] for key in ["spec old", "fitted_maps"]}
 
 
 def test_only_verbose_shows_where_an_error_was_raised(tmp_path, capsys):
