@@ -326,6 +326,25 @@ def test_an_adapter_that_moved_is_carried_again_and_one_that_is_gone_is_told(
         assert f"adapter {source.partition('@')[0]!r} could not be fetched" in error
 
 
+def test_what_configs_tell_of_a_hub_pair_is_told_while_planning(hub, tmp_path):
+    config = tmp_path / "wider"
+    config.mkdir()
+    fields = json.loads((hub.root / "old/config.json").read_text())
+    fields |= {"hidden_size": 2 * fields["hidden_size"]}
+    (config / "config.json").write_text(json.dumps(fields))
+    hub.publish("maker/wider", config)
+    adapter = str(hub.root / "adapter")
+    recorded = json.loads((hub.root / "adapter/adapter_config.json").read_text())
+    names = [recorded["base_model_name_or_path"]]
+    asked = ["loraport.planning.preflight", "check_adapter"]
+    fits, wider = call(
+        [*asked, [adapter, "maker/old", names]], [*asked, [adapter, "maker/wider", names]]
+    )
+    assert fits is None
+    assert "is for another base model" in wider["told"]
+    assert hub.files_of("maker/wider") == ["config.json"]
+
+
 @pytest.mark.slow
 def test_a_data_set_that_breaks_off_is_told_and_read_by_the_next_run(hub, tmp_path):
     rows = [{"question": "1 + 1?", "answer": "Two.\n#### 2"}]

@@ -1,51 +1,162 @@
-"""`loraport inspect`: an adapter told in a few lines, or why it can't be carried."""
+"""`loraport inspect`: what adapters are, and whether and how they can be carried.
 
+One adapter is told in some lines, several in a table of a row each. With --to it is said of each
+whether it can be carried to that model, how, and what will be left. Of base models config.json
+alone is read. Exit status 1 where one can't be read or carried.
+"""
+
+import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import LoraportError
+
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
+    from ..models.spec import Model
+    from ..planning.prospect import Prospect
 
-HELP = "what an adapter is, and whether it can be carried"
+HELP = "what adapters are, and whether and how they can be carried"
 EXAMPLES = (
     "loraport inspect path/to/adapter",
     "loraport inspect path/to/adapter --base Qwen/Qwen2.5-0.5B",
+    "loraport inspect tickets mails owner/adapter --to Qwen/Qwen3-4B",
 )
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """An adapter, its base as far as it is at hand, and what is known of carrying it.
+
+    adapter : None where it can't be read
+    """
+
+    name: str
+    adapter: "Adapter | None"
+    base: "Model | None"
+    prospect: "Prospect"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
-    """An adapter and, to audit it against, its base."""
-    parser.add_argument("adapter", type=Path, help="a PEFT directory")
-    parser.add_argument("--base", type=Path, help="directory of its base model, to audit against")
+    """Adapters, their base to audit them against, and a model to carry them to."""
+    add = parser.add_argument
+    add("adapters", metavar="ADAPTER", nargs="+", help="PEFT directories or hub ids")
+    add("--base", default="", metavar="MODEL",
+        help="their base model, a directory or a hub id (default: as each records it)")  # fmt: skip
+    add("--to", default="", metavar="NEW", help="a new model: can they be carried to it, and how")
 
 
 def run(arguments: Namespace) -> int:
-    """Read the adapter, audit it where its base is given, and print what it is."""
-    from ..adapters.audit import audit
-    from ..adapters.files import read_adapter
-    from ..models.spec import open_model
+    """Look at each adapter, and print what it is."""
+    from ..planning.prospect import NOT, config_at_hand
 
-    adapter = read_adapter(arguments.adapter)
-    if arguments.base is not None:
-        model = open_model(arguments.base)
-        recorded = str(adapter.config.get("base_model_name_or_path"))
-        known = {str(arguments.base), arguments.base.name, recorded}  # the user says which it is
-        audit(adapter, model.architecture, model.dims, known, vocabulary=True)
-    print(summary(adapter))
-    return 0
+    new = None
+    if arguments.to:
+        new = config_at_hand(arguments.to)
+        if new is None:
+            raise LoraportError(
+                f"model {arguments.to!r} can't be looked at",
+                got="no config.json of it, here or on the hub",
+                expected="a directory, or a hub id",
+                todo="check its name and the network",
+            )
+    alone = len(arguments.adapters) == 1
+    every = [_inspected(each, arguments.base, new, alone) for each in arguments.adapters]
+    if len(every) == 1:
+        print(details(every[0], arguments.to))
+        for why in every[0].prospect.refused:
+            print(f"loraport: {why}", file=sys.stderr)
+    else:
+        print(overview(every, arguments.to))
+    return 1 if any(each.prospect.how == NOT for each in every) else 0
+
+
+def _inspected(source: str, base: str, new: "Model | None", alone: bool) -> Inspected:
+    """An adapter; one that can't be read is an error where it is `alone`."""
+    from ..adapters.files import read_adapter, read_config
+    from ..models.spec import adapter_directory
+    from ..planning.prospect import NOT, Prospect, config_at_hand, prospect
+
+    try:
+        folder = Path(adapter_directory(source))
+        recorded = str(read_config(folder).get("base_model_name_or_path") or "")
+        adapter = read_adapter(folder)
+        old = config_at_hand(base or recorded) if base or recorded else None
+    except LoraportError as error:
+        if alone:
+            raise
+        return Inspected(source, None, None, Prospect(NOT, [str(error)]))
+    known = {recorded, base, Path(base).name} - {""}  # the user says which it is
+    found = prospect(folder, old, new, known)
+    if old is None:
+        found.notes.append("its base is not at hand: name it by --base to check the adapter on it")
+    return Inspected(source, adapter, old, found)
+
+
+def overview(every: list[Inspected], to: str) -> str:
+    """A row for each adapter, and below the table why some can't be carried and what is left."""
+    from ..report.terminal import table
+
+    header = ["adapter", "kind", "rank", "modules", *(["carried"] if to else []), "base"]
+    rows, told = [], []
+    for each in every:
+        base = kind = rank = modules = ""
+        if each.adapter is not None:
+            ranks = sorted({weights.rank for weights in each.adapter.modules.values()})
+            kind, modules = kind_name(each.adapter), str(len(each.adapter.modules))
+            rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+            base = Path(str(each.adapter.config.get("base_model_name_or_path") or "")).name
+        carried = [each.prospect.how] if to else []
+        rows.append([each.name, kind, rank, modules, *carried, shortened(base, 28)])
+        told += [f"{each.name}: {line}" for line in remarks(each)]
+    return "\n".join([table(header, rows), *([""] if told else []), *told])
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def remarks(each: Inspected) -> list[str]:
+    """Why an adapter is refused, what is left of it, and what was noticed, a line each."""
+    return [
+        *(f"refused: {why}" for why in each.prospect.refused),
+        *(f"left: {what}" for what in each.prospect.left),
+        *(f"warning: {note}" for note in each.prospect.notes),
+    ]
+
+
+def details(each: Inspected, to: str) -> str:
+    """What one adapter is, and what is known of carrying it."""
+    lines = [summary(each.adapter)] if each.adapter is not None else []
+    if each.base is not None:
+        dims = each.base.dims
+        family = each.base.architecture.name
+        lines.append(f"fits      {'no' if each.prospect.refused else 'yes'}: {family}, "
+                     f"{dims.layers} layers, hidden {dims.hidden}")  # fmt: skip
+    if to:
+        lines.append(f"to {to}: {each.prospect.how}")
+    kinds = (("left", each.prospect.left), ("warning", each.prospect.notes))
+    lines += [f"{kind:<9} {line}" for kind, told in kinds for line in told]
+    return "\n".join(lines)
+
+
+def kind_name(adapter: "Adapter") -> str:
+    """`lora`, `rslora`, `dora`, …"""
+    from ..adapters.kinds import kind_of
+
+    kind = kind_of(adapter.config, adapter.directory).__name__.rpartition(".")[2]
+    return "rslora" if kind == "lora" and adapter.config.get("use_rslora") else kind
 
 
 def summary(adapter: "Adapter") -> str:
     """What an adapter is, a line for each fact and for each kind of module."""
-    from ..adapters.kinds import kind_of
-
     config = adapter.config
-    kind = kind_of(config, adapter.directory).__name__.rpartition(".")[2]
-    name = "rslora" if kind == "lora" and config.get("use_rslora") else kind
     lines = [
-        f"kind      {name}",
+        f"kind      {kind_name(adapter)}",
         f"base      {config.get('base_model_name_or_path') or 'not recorded'}"
         f"{' @ ' + config['revision'] if config.get('revision') else ''}",
         f"modules   {len(adapter.modules)}",
@@ -61,5 +172,4 @@ def summary(adapter: "Adapter") -> str:
             f"‖ΔW‖ {norms[0]:.3g} to {norms[-1]:.3g}"
         )
     lines += [f"whole     {name} {values.shape}" for name, values in adapter.saved.items()]
-    lines += [f"warning   {warning}" for warning in adapter.warnings]
     return "\n".join(lines)

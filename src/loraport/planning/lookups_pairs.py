@@ -288,8 +288,9 @@ class PairLookups(Resources):
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""
         folder = self.config.given_adapter(app, model)
-        source = self.config.model(model)["source"]
-        preflight.check_adapter(folder, source, self._known_as(model, app))
+        entry = self.config.model(model)
+        known_as = self._known_as(model, app)
+        preflight.check_adapter(folder, entry["source"], known_as, entry["revision"])
         return preflight.adapter_files(folder)
 
     def transfer_settings(self, wildcards: Wildcards) -> Inputs:
@@ -318,6 +319,7 @@ class PairLookups(Resources):
             },
             "known_as": self._known_as(old, wildcards.app),
             "base": self.config.recorded_base(new),
+            "source": entry["source"],
             "old_base": self.config.recorded_base(old),
             "revision": entry["revision"] or recorded_commit(entry["source"]),
         }

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..models.side import Side
 from ..models.spec import check_shapes, is_local, open_model, resolve
 from ..transfer.modules_to_save import check_saved
 from . import layout
+from .prospect import config_at_hand, prospect
 
 # wildcards that stand in words
 AS_WRITTEN = {"pair": "{pair}", "app": "{app}", "method": "{method}"}
@@ -90,17 +91,50 @@ def check_model(source: str) -> None:
         check_shapes(open_model(directory))
 
 
+_config_at_hand = cache(config_at_hand)
+
+
 @cache
-def _audited(directory: str, model: str, known_as: tuple[str, ...]) -> None:
+def _audited(directory: str, model: str, revision: str, known_as: tuple[str, ...]) -> None:
     adapter = read_adapter(directory)
-    if is_local(model) and Path(model).is_dir():
-        base = open_model(Path(model))
+    base = _config_at_hand(model, revision)
+    if base is not None:
         audit(adapter, base.architecture, base.dims, known_as, vocabulary=True)
 
 
-def check_adapter(directory: str, model: str, known_as: list[str]) -> None:
-    """Read an adapter and, where its base is at hand, audit it against the base's dimensions."""
-    _audited(directory, model, tuple(known_as))
+def check_adapter(directory: str, model: str, known_as: list[str], revision: str = "") -> None:
+    """Read an adapter and audit it against its base's dimensions, where the base's config.json is
+    here or on the hub.
+    """
+    _audited(directory, model, revision, tuple(known_as))
+
+
+def refused_together(refused: Mapping[str, list[str]]) -> LoraportError:
+    """One error for all that stands against adapters: the reasons of each, in a list."""
+    reasons = [why for every in refused.values() for why in every]
+    if len(reasons) == 1:
+        return LoraportError(reasons[0])
+    shown = "\n".join(f"- {why}" for why in reasons)
+    which = "an adapter" if len(refused) == 1 else f"{len(refused)} adapters"
+    return LoraportError(f"{which} can't be carried, for {len(reasons)} reasons:\n{shown}")
+
+
+def check_together(adapters: Iterable[str], old: str, new: str, known_as: Collection[str]) -> None:
+    """Refuse adapters that can't be carried from one model to another, all reasons in one list, as
+    far as both configs and the adapters' tensors tell.
+    """
+    models = _config_at_hand(old), _config_at_hand(new)
+    refused = {}
+    for each in adapters:
+        try:
+            names = {*known_as, *recorded_names(each, old)}
+            told = prospect(each, *models, names).refused
+        except LoraportError as error:  # of a config that can't be read
+            told = [str(error)]
+        if told:
+            refused[each] = told
+    if refused:
+        raise refused_together(refused)
 
 
 @cache
@@ -126,12 +160,15 @@ def adapts_vocabulary(directory: str) -> bool:
 
 @cache
 def check_whole(directory: str, old: str, new: str) -> None:
-    """Refuse whole modules of an adapter without a place in the new model, where both are local."""
+    """Refuse whole modules of an adapter without a place in the new model, where the config.json of
+    both is here or on the hub.
+    """
     adapter = read_adapter(directory)
-    if adapter.saved and all(is_local(each) and Path(each).is_dir() for each in (old, new)):
-        models = [open_model(Path(each)) for each in (old, new)]
-        use_own_names(adapter, models[0].architecture)
-        check_saved(adapter, *(Side(model.architecture, model.dims) for model in models))
+    models = [_config_at_hand(each) for each in (old, new)] if adapter.saved else []
+    known = [model for model in models if model is not None]
+    if len(known) == 2:
+        use_own_names(adapter, known[0].architecture)
+        check_saved(adapter, *(Side(model.architecture, model.dims) for model in known))
 
 
 def adapter_files(directory: str) -> list[str]:

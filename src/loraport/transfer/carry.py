@@ -352,7 +352,7 @@ def transfer_files(
     identities : of those
     params : `settings` (the transfer section), `of` (names of the models, app and method),
         `known_as` (names of the old base), `base` and `revision` (the new base, as recorded),
-        `old_base` (the old one, as recorded)
+        `old_base` (the old one, as recorded), `source` (where the new base is)
 
     Returns
     -------

@@ -30,7 +30,7 @@ class NewBase:
     @classmethod
     def of(cls, spec: str | Path, params: Mapping[str, Any]) -> "NewBase":
         """By the parameters of a transfer."""
-        return cls(spec, params["base"], params["revision"])
+        return cls(spec, params.get("source", params["base"]), params["revision"])
 
     @property
     def dims(self) -> Dimensions:

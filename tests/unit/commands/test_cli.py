@@ -1,6 +1,7 @@
 """The `loraport` command: its files are its commands, and each tells errors in one paragraph."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pico
 import pytest
+import transformers
 
 import loraport
 from loraport import commands
@@ -59,6 +61,39 @@ def test_inspect_tells_kind_base_ranks_and_norms(pico_pair, capsys):
     assert lines[2].split() == ["modules", "21"]
     down = next(line for line in lines if "down_proj" in line)
     assert "3 layers   rank 4   shape 32×56" in down
+
+
+def test_inspect_tells_of_several_in_a_row_each_and_how_they_can_be_carried(
+    pico_pair, tmp_path, capsys
+):
+    whole = pico.make_adapter(
+        tmp_path / "whole", pico_pair.old, seed=5, targets=["q_proj"], modules_to_save=["lm_head"]
+    )
+    missing = tmp_path / "missing"
+    adapters = [str(each) for each in (pico_pair.adapter, whole, missing)]
+    assert main(["inspect", *adapters, "--to", str(pico_pair.new)]) == 1
+    told = capsys.readouterr().out
+    rows = told.partition("\n\n")[0].splitlines()
+    assert all(len(line) <= 100 for line in rows)
+    assert "by maps" in told and re.search(r"whole: refused: .*lm_head", told)
+    assert re.search(r"missing: refused: .*cannot be read", told)
+    assert main(["inspect", str(pico_pair.adapter), "--to", str(pico_pair.old)]) == 0
+    assert f"to {pico_pair.old}: copied or by maps" in capsys.readouterr().out
+
+
+def test_inspect_tells_what_will_be_left(pico_pair, tmp_path, capsys):
+    sizes = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 4}
+    config = {"config_class": transformers.GPTNeoXConfig}
+    other = pico.make_model(tmp_path / "neox", seed=4, vocab_words=220, **sizes, **config)
+    assert main(["inspect", str(pico_pair.adapter), "--to", str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "mlp.gate_proj: gpt_neox has no such role" in told
+    assert "1 or more of 3 layers" in told
+
+
+def test_inspect_names_a_model_that_is_not_there(pico_pair, capsys):
+    assert main(["inspect", str(pico_pair.adapter), "--to", "nowhere/at-all"]) == 1
+    assert "model 'nowhere/at-all' can't be looked at" in capsys.readouterr().err
 
 
 def test_inspect_tells_what_is_wrong(pico_pair, tmp_path, capsys):
