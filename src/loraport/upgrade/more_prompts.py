@@ -45,12 +45,25 @@ class Written:
         }
 
 
-def write_more(old: Base, given: Sequence[Record], count: int, seed: int = 0) -> Written:
-    """Up to `count` synthetic records; the old model wears its adapter."""
+def write_more(
+    old: Base,
+    given: Sequence[Record],
+    count: int,
+    seed: int = 0,
+    apart: Sequence[Record] = (),
+) -> Written:
+    """Up to `count` synthetic records; the old model wears its adapter.
+
+    Parameters
+    ----------
+    given : prompts that are taught; new ones are made of these alone
+    apart : prompts that something is measured on: none of them is made
+    """
     texts = [said(_last(record.prompt)) for record in given]
     end = _common_end(texts)
-    bound = np.percentile(excess(old, [record.prompt for record in given]), FAILED_SHARE)
-    seen = {_plain(text) for text in texts}
+    excesses = excess(old, [record.prompt for record in given])
+    bound = np.percentile(excesses, FAILED_SHARE, method="lower")  # none between two: some are −inf
+    seen = {_plain(said(_last(record.prompt))) for record in [*given, *apart]}
     rng = np.random.default_rng(seed)
     written = Written()
 
@@ -63,7 +76,8 @@ def write_more(old: Base, given: Sequence[Record], count: int, seed: int = 0) ->
                 continue
             seen.add(_plain(text))
             prompts.append(_as_given(text, given[int(rng.integers(len(given)))].prompt))
-        good = excess(old, prompts) >= bound if prompts else np.zeros(0, bool)
+        more = excess(old, prompts) if prompts else np.zeros(0)
+        good = (more >= bound) & np.isfinite(more)  # and its answer is not empty
         kept = [prompt for prompt, ok in zip(prompts, good, strict=True) if ok]
         kept = kept[: count - len(written.records)]
         written.filtered += int((~good).sum())

@@ -236,7 +236,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
     missing = settings.at_least - len(taught)
     if missing > 0:
-        written = write_more(room.old, [*taught, *parts.held], missing, settings.seed)
+        apart = [*parts.held, *parts.test]
+        written = write_more(room.old, taught, missing, settings.seed, apart)
         counts["synthetic"] = written.told()
         taught += written.records
     if not (all_labelled(taught) and settings.teacher == "auto"):

@@ -21,7 +21,7 @@ from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
 from loraport.upgrade.teachers import Settings as TeacherSettings
-from loraport.upgrade.upgrade import Settings, split, upgrade
+from loraport.upgrade.upgrade import Parts, Settings, prepare, split, upgrade
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "verdict.schema.json"
@@ -197,6 +197,26 @@ def test_prompts_that_can_t_be_written_are_recombined_from_the_given_ones(monkey
     assert not {record.prompt for record in written.records} & {record.prompt for record in given}
     assert all(record.synthetic for record in written.records)
     assert all(record.prompt.endswith("\nAnswer:") for record in written.records)
+
+
+def test_nothing_that_is_held_back_or_tested_is_made_a_prompt(room, monkeypatch):
+    held, tested = Record("take the road to the mill", " a"), Record("find the way to the lake")
+    taught = [Record("take the road to the lake", " a"), Record("find the way to the mill", " b")]
+    made_of = []
+
+    def recombined(texts, count, rng, known=()):
+        made_of.extend(texts)
+        return [held.prompt, "find  the way to the LAKE", "a new one"]
+
+    monkeypatch.setattr(more_prompts, "recombine", recombined)
+    monkeypatch.setattr(more_prompts, "_shaped", lambda *_: None)  # none can be written
+    monkeypatch.setattr(more_prompts, "excess", lambda _, asked: more_prompts.np.ones(len(asked)))
+    settings = replace(QUICK, at_least=3)
+    lesson = prepare(room, Parts(taught, [held], [tested]), settings)
+    assert set(made_of) == {record.prompt for record in taught}
+    prompts = [target.prompt for target in lesson.targets]
+    assert {held.prompt, tested.prompt}.isdisjoint(prompts)
+    assert lesson.counts["synthetic"]["repeated"] > 0
 
 
 def test_excess_is_what_the_adapter_makes_likelier(room):
