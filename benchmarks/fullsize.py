@@ -78,8 +78,8 @@ def dimensions(given: dict[str, int]) -> Dimensions:
 def plans(pair: str) -> dict[str, dict[str, int]]:
     """Rule -> what the workflow asks a scheduler for, at the pair's whole size."""
     models = [dimensions(sizes(pair, side, 1, None)) for side in ("old", "new")]
-    return {rule: {"mib": mib, "minutes": minutes}
-            for rule, mib, minutes in needs.table(*models)}  # fmt: skip
+    return {row.rule: {"mib": row.mib, "minutes": row.minutes}
+            for row in needs.table(*models)}  # fmt: skip
 
 
 def make_models(run: Pipeline, options: argparse.Namespace, layers: int | None) -> None:

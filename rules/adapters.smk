@@ -37,6 +37,7 @@ rule adapter_maps:  # for methods whose maps are one adapter's own: runs both mo
         mem_mb=look.mem_mb("adapter_maps"),
         runtime=look.runtime("adapter_maps"),
         gpu=look.gpus("calibration"),
+        gpu_mb=look.gpu_mb("adapter_maps"),
     params:
         sources=look.sources,
         reading=look.reading,
@@ -73,6 +74,7 @@ rule gain:  # what a carried update is multiplied by, chosen on answers: runs th
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        gpu_mb=look.gpu_mb("finetune"),
         batch=8,
     params:
         transfer=look.transfer_params,

@@ -18,6 +18,7 @@ rule evaluated_model:
         mem_mb=look.mem_mb("evaluation"),
         runtime=look.runtime("evaluation"),
         gpu=look.gpus("evaluation"),
+        gpu_mb=look.gpu_mb("evaluation"),
     params:
         base=look.base_of("own"),
         task=look.task,

@@ -18,6 +18,7 @@ rule lora_trained:
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        gpu_mb=look.gpu_mb("finetune"),
     params:
         base=look.base_of("own"),
         data=look.task_data,
@@ -47,6 +48,7 @@ rule own_answers:
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        gpu_mb=look.gpu_mb("finetune"),
     params:
         base=look.base_of("old"),
         data=look.task_data,
@@ -72,6 +74,7 @@ rule lora_finetuned:
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        gpu_mb=look.gpu_mb("finetune"),
     params:
         base=look.base_of("new"),
         data=look.small_data("lft"),

@@ -16,6 +16,7 @@ rule maps:
         mem_mb=look.mem_mb("maps"),
         runtime=look.runtime("maps"),
         gpu=look.gpus("mapping"),
+        gpu_mb=look.gpu_mb("maps"),
     params:
         sources=look.sources,
         method=look.method,
@@ -40,6 +41,7 @@ rule output_maps:  # for methods whose maps are one adapter's own: what all adap
         mem_mb=look.mem_mb("output_maps"),
         runtime=look.runtime("output_maps"),
         gpu=look.gpus("mapping"),
+        gpu_mb=look.gpu_mb("output_maps"),
     params:
         method=look.method,
         settings=look.output_settings,

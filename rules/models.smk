@@ -45,6 +45,7 @@ rule activations:
         mem_mb=look.mem_mb("activations"),
         runtime=look.runtime("activations"),
         gpu=look.gpus("calibration"),
+        gpu_mb=look.gpu_mb("activations"),
     params:
         sources=look.model_sources,
         texts_version=look.texts_version,

@@ -20,6 +20,7 @@ rule embedding:
         mem_mb=look.mem_mb("embedding"),
         runtime=look.runtime("embedding"),
         gpu=look.gpus("mapping"),
+        gpu_mb=look.gpu_mb("embedding"),
     params:
         sources=look.sources,
         settings=look.mapping("wh", "tokens", "underdetermined", "unshared", "device"),
@@ -87,6 +88,7 @@ rule heads:
         mem_mb=look.mem_mb("heads"),
         runtime=look.runtime("heads"),
         gpu=look.gpus("mapping"),
+        gpu_mb=look.gpu_mb("heads"),
     params:
         sources=look.sources,
         settings=look.mapping("heads", "device"),

@@ -19,6 +19,7 @@ rule lora_start:  # nothing or the carried update, whichever ends better on answ
         mem_mb=look.mem_mb("finetune"),
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
+        gpu_mb=look.gpu_mb("finetune"),
     params:
         transfer=look.transfer_params,
         base=look.base_of("new"),

@@ -17,6 +17,7 @@ rule moments:
         mem_mb=look.mem_mb("moments"),
         runtime=look.runtime("moments"),
         gpu=look.gpus("calibration"),
+        gpu_mb=look.gpu_mb("moments"),
     params:
         sources=look.sources,
         reading=look.reading,
@@ -42,6 +43,7 @@ rule gradients:  # for methods that fit their output maps to gradients: a backwa
         mem_mb=look.mem_mb("gradients"),
         runtime=look.runtime("gradients"),
         gpu=look.gpus("calibration"),
+        gpu_mb=look.gpu_mb("gradients"),
     params:
         sources=look.sources,
         reading=look.reading,

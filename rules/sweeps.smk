@@ -25,6 +25,7 @@ rule sweep:
         mem_mb=look.mem_mb("evaluation"),
         runtime=look.runtime("evaluation"),
         gpu=look.gpus("evaluation"),
+        gpu_mb=look.gpu_mb("evaluation"),
     params:
         base=look.base_of("new"),
         task=look.task,

@@ -21,6 +21,7 @@ rule lora_upgraded:
         mem_mb=look.both_mem_mb("upgrade"),
         runtime=look.runtime("upgrade"),
         gpu=look.gpus("upgrade"),
+        gpu_mb=look.both_gpu_mb("upgrade"),
     params:
         bases=look.bases,
         data=look.task_data,
@@ -49,6 +50,7 @@ rule verdict:
         mem_mb=look.both_mem_mb("upgrade"),
         runtime=look.runtime("upgrade"),
         gpu=look.gpus("upgrade"),
+        gpu_mb=look.both_gpu_mb("upgrade"),
     params:
         bases=look.bases,
         data=look.task_data,

@@ -134,7 +134,7 @@ def test_memory_time_cores_and_gpus_are_the_rules_own(through_slurm):
             for version in ("v1", "v2")
         )
     ]
-    memory, minutes = needs.need("maps", *models)
+    memory, minutes, *_ = needs.need("maps", *models)
     (job,) = (job for job in through_slurm.jobs.values() if "rule_maps" in job["Comment"])
     assert job["MinMemory"] == f"{memory}M"
     assert job["TimeLimit"] in (f"{minutes}:00", f"0:{minutes:02}:00")

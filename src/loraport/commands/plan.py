@@ -1,8 +1,9 @@
 """`loraport plan`: memory and time of each rule for a pair of models, before anything runs.
 
 Only config.json of each model is read (and fetched, for a model of the hub). The figures are what
-the workflow asks a scheduler for: generous, on a small CPU job. Where the pair is there already, in
-the artifacts of this folder, what each step took stands beside it.
+the workflow asks a scheduler for: minutes of a small CPU job, generous by a factor of two, and
+memory without and with a GPU. Where the pair is there already, in the artifacts of this folder,
+what each step took stands beside it.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -37,12 +38,14 @@ def run(arguments: Namespace) -> int:
         )
     taken = measured(arguments.old, arguments.new)
     rows = []
-    for row, mib, minutes in needs.table(models[0].dims, models[1].dims):
-        rule, _, side = row.partition(" ")
+    for row in needs.table(models[0].dims, models[1].dims):
+        rule, _, side = row.rule.partition(" ")
         words = f"{does(rule)} ({side})" if side else does(rule)
-        rows.append([words, rule, f"{mib:,} MiB", f"{minutes:,} min", *taken.get(row, ["", ""])])
-    header = ["step", "rule", "memory, at most", "time, at most", "took", "in"]  # as measured
-    shown = rows if taken else [row[:4] for row in rows]
+        planned = [_mib(row.mib), f"{row.minutes:,} min", _mib(row.host_mib), _mib(row.gpu_mib)]
+        rows.append([words, rule, *planned, *taken.get(row.rule, ["", ""])])
+    header = ["step", "rule", "memory, at most", "time, at most", "memory with a GPU", "of the GPU",
+              "took", "in"]  # as measured  # fmt: skip
+    shown = rows if taken else [row[:6] for row in rows]
     print(f"\n{table(header[: len(shown[0])], shown)}")
     return 0
 
@@ -71,3 +74,7 @@ def measured(old: str, new: str, artifacts: Path = Path("artifacts")) -> dict[st
             now = record["peak_mib"], record["seconds"]
             most[rule + side] = max(held[0], now[0]), max(held[1], now[1])
     return {row: [f"{mib:,.0f} MiB", f"{seconds:,.1f} s"] for row, (mib, seconds) in most.items()}
+
+
+def _mib(size: int) -> str:
+    return f"{size:,} MiB" if size else "–"

@@ -30,11 +30,20 @@ class UpgradeLookups(ScoreLookups):
 
     def both_mem_mb(self, section: str) -> Callable[[Any, Any, int], int]:
         """Memory in MiB of a job that holds both models of a pair."""
-        settings = self.config.content[section]
 
-        def need(wildcards: Wildcards, input: Any, attempt: int) -> int:
-            models = needs.read(input)
-            return attempt * sum(stages.base_need(each, settings)[0] for each in models)
+        def need(wildcards: Any, input: Any, attempt: int) -> int:
+            settings, on_gpu = self.config.content[section], self._on_gpu(section)
+            asked = [stages.base_need(each, settings) for each in needs.read(input)]
+            return attempt * sum(each.host_mib if on_gpu else each.mib for each in asked)
+
+        return need
+
+    def both_gpu_mb(self, section: str) -> Callable[[Any, Any, int], int]:
+        """Memory of a GPU in MiB of such a job."""
+
+        def need(wildcards: Any, input: Any, attempt: int) -> int:
+            asked = [stages.base_need(e, self.config.content[section]) for e in needs.read(input)]
+            return attempt * sum(each.gpu_mib for each in asked) if self._on_gpu(section) else 0
 
         return need
 

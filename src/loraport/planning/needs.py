@@ -1,23 +1,36 @@
 """What each rule will need: memory and time from the models' dimensions, before anything runs."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from ..models.families import Dimensions
+from ..models.families import ROLES, Dimensions
 
 MIB = 1 << 20
-BASE_MIB = 900  # Python with torch, transformers and h5py imported
-DOUBLE_BYTES, SINGLE_BYTES = 8, 4
+BASE_MIB = 600  # Python with torch and transformers imported
+# less or more where a rule imports less, or frees what it used late; measured at hidden sizes of
+# 1024 and 2048 (benchmarks/results/plans.md)
+BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "layers": 330,
+         "embedding": 330, "heads": 450, "maps": 750}  # fmt: skip
+CUDA_MIB = 400  # more, where CUDA is used
+# of a job that runs models on a GPU: libraries, CUDA, and weights on their way. Measured: 2.9 GiB
+# by activations (1.8B and 3B), 4.4 by moments and by evaluations (0.5B and 1.5B)
+GPU_HOST_MIB = 4600
+MARGIN = 1.3  # of what is planned over what is held
+DOUBLE_BYTES, SINGLE_BYTES, HALF_BYTES = 8, 4, 2
 FIT_FLOPS = 2e10  # float64 a second that a small CPU job can count on
-READ_TOKENS = 512 * 256  # that a model reads
+TEXTS = 512  # for calibration
+READ_TOKENS = TEXTS * 256  # that a model reads
+BATCH_TOKENS = 16 * 256  # at a time
 FORWARD_FLOPS = 1e12  # a second while it reads
 WRITTEN_TOKENS = 512 * 128  # of the answers that a model writes
 WRITING_FLOPS = 1e11  # a second while it writes
 PAIRED_TOKENS = 50_000  # of those that are read, the ones that enter second moments
+RANK = 32  # of an adapter
 
 
 def parameters(dims: Dimensions) -> int:
@@ -30,25 +43,40 @@ def parameters(dims: Dimensions) -> int:
 
 
 def _spec(*models: Dimensions) -> tuple[float, float]:
+    """The largest matrix, in float32."""
     largest = max(max(d.vocabulary, d.intermediate) * d.hidden for d in models)
-    return 2 * SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
+    return SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
 
 
-def _activations(*models: Dimensions) -> tuple[float, float]:
+def _reading(dims: Dimensions, number: int) -> float:
+    """What a batch takes beside the weights: logits, one block's inside; `number` bytes each."""
+    inside = 8 * dims.hidden + 3 * dims.intermediate
+    return BATCH_TOKENS * (dims.vocabulary + inside) * number
+
+
+def _activations(*models: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
+    """Weights, a batch and the outputs of all blocks for it, features."""
     weights = sum(parameters(d) for d in models)
+    size = sum(
+        parameters(d) * number
+        + _reading(d, number)
+        + d.layers * d.hidden * (BATCH_TOKENS * number + TEXTS * SINGLE_BYTES)
+        for d in models
+    )
     seconds = 600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * READ_TOKENS / FORWARD_FLOPS
-    return weights * SINGLE_BYTES * 1.3, seconds
+    return size, seconds
 
 
 def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     square = old.hidden * (old.hidden + new.hidden) * DOUBLE_BYTES
     work = 2 * old.vocabulary * old.hidden * (old.hidden + new.hidden) + 30 * old.hidden**3
-    rows = 4 * 8192 * (old.hidden + new.hidden) * DOUBLE_BYTES
+    rows = 8192 * (old.hidden + new.hidden) * DOUBLE_BYTES
     return 6 * square + new.vocabulary * new.hidden * SINGLE_BYTES + rows, work / FIT_FLOPS
 
 
 def _features(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    return 4096 * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE_BYTES, 120
+    """Both models' features in float64."""
+    return TEXTS * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE_BYTES, 120
 
 
 def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -57,13 +85,14 @@ def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
         4 * wide[0] * (old.hidden + new.hidden) + 4 * wide[1] * new.hidden + 5 * wide[0] * wide[1]
     )
     work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * min(old.layers, new.layers)
-    return (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES, work / FIT_FLOPS
+    # not all of it at a time
+    return 0.5 * (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES, work / FIT_FLOPS
 
 
 def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
     work = 4 * waist * (old.hidden + new.hidden) * 3 * min(old.layers, new.layers)
-    return 6 * waist * DOUBLE_BYTES, work / FIT_FLOPS
+    return 2.3 * waist * DOUBLE_BYTES, work / FIT_FLOPS
 
 
 def fit_bytes(old: Dimensions, new: Dimensions) -> float:
@@ -105,8 +134,12 @@ def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
 
 
 def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    waist = old.intermediate * old.hidden + new.intermediate * new.hidden
-    return 3 * waist * DOUBLE_BYTES, 60
+    """The adapter, what it becomes (twice while it is written), and a block of a map; a method that
+    adds a matrix of weights has one of those as well.
+    """
+    sides = [d.layers * sum(sum(d.shape(role)) for role in ROLES) for d in (old, new)]
+    factors = RANK * SINGLE_BYTES * (sides[0] + 2 * sides[1])
+    return factors + new.intermediate * new.hidden * DOUBLE_BYTES, 60
 
 
 def _model_merged(new: Dimensions) -> tuple[float, float]:
@@ -114,24 +147,27 @@ def _model_merged(new: Dimensions) -> tuple[float, float]:
     return 6 * rows * DOUBLE_BYTES, parameters(new) * SINGLE_BYTES / 1e8
 
 
-def _moments(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    sums = _site_sums(old, new) * min(old.layers, new.layers)
-    models = sum(parameters(d) for d in (old, new)) * SINGLE_BYTES * 1.3
-    caught = (
-        4096 * SINGLE_BYTES * sum(d.layers * (8 * d.hidden + d.intermediate) for d in (old, new))
-    )
+def _moments(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
+    """Both models, the sums of a pass, and what a batch passes through the sites of its layers."""
+    one = _site_sums(old, new)
+    sums = one * min(old.layers, new.layers)
+    at_once = max(one, min(sums, 8 << 30))
+    layers = math.ceil(at_once / one)
+    models = sum(parameters(d) * number for d in (old, new))
+    widths = sum(sum(_read_widths(d)) + 4 * d.hidden for d in (old, new))
+    caught = BATCH_TOKENS * layers * widths * number
     seconds = 600 + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
-    return models + min(sums, 8 << 30) + caught, seconds
+    return models + at_once + caught + max(_reading(d, number) for d in (old, new)), seconds
 
 
-def _gradients(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
     """By a backward pass of four texts: what it keeps, and the scores four times."""
     wide = [(d.heads + 2 * d.kv_heads) * d.head_dim + 2 * d.intermediate for d in (old, new)]
     sums = 2 * DOUBLE_BYTES * wide[1] * sum(wide) * min(old.layers, new.layers)
     models = [parameters(d) for d in (old, new)]
     kept = [d.layers * (16 * d.hidden + 6 * d.intermediate) for d in (old, new)]
     kept = [each + 4 * d.vocabulary for each, d in zip(kept, (old, new), strict=True)]
-    size = (1.3 * sum(models) + 1024 * max(kept)) * SINGLE_BYTES + min(sums, 8 << 30)
+    size = (sum(models) + 1024 * max(kept)) * number + min(sums, 8 << 30)
     passes = 3 * 2 * sum(models) * READ_TOKENS / FORWARD_FLOPS
     seconds = 600 + passes + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
     return size, seconds
@@ -155,16 +191,15 @@ def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
     return 2 * (old.hidden + new.hidden), old_sites + new_sites
 
 
-def _adapter_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _adapter_maps(
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES
+) -> tuple[float, float]:
     """By two copies of each base. Blocks of the old one and of the bare new one run once; of the
     one with updates up to each reader and once more, which adds up to three times.
     """
     read = list(zip(_read_widths(old), _read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
-    size = (
-        2 * sum(bases) * SINGLE_BYTES * 1.3
-        + READ_TOKENS * sum(walk_widths(old, new)) * SINGLE_BYTES
-    )
+    size = 2 * sum(bases) * number + READ_TOKENS * sum(walk_widths(old, new)) * SINGLE_BYTES
     size += 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
     runs = (
         2 * READ_TOKENS * (2 * bases[0] + 4 * bases[1]) / FORWARD_FLOPS
@@ -196,28 +231,71 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
 SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
-def need(rule: str, *models: Dimensions) -> tuple[int, int]:
-    """Memory in MiB and wall time in minutes that a rule may use, generous by a factor of two.
+ON_CPU = ("spec", "cka", "layers", "transferred", "model_merged")  # whatever there is
+RUN_MODELS = ("activations", "moments", "gradients", "adapter_maps")
+
+
+class Need(NamedTuple):
+    """What a rule may use: of a machine's memory on a CPU, minutes, and on a GPU both memories."""
+
+    mib: int
+    minutes: int
+    host_mib: int  # of the machine's memory where a GPU computes; 0 for a rule that uses none
+    gpu_mib: int
+
+
+def need(rule: str, *models: Dimensions) -> Need:
+    """Memory in MiB, MARGIN over what the rule holds, and wall time in minutes, generous by a
+    factor of two.
 
     Parameters
     ----------
     models : the one model of a per-model rule, or the old and the new one of a pair's
     """
     size, seconds = RULES[rule](*models)
-    return BASE_MIB + int(2 * size / MIB), 5 + int(2 * seconds / 60)
+    memory = BASES.get(rule, BASE_MIB) + _planned(size)
+    minutes = 5 + int(2 * seconds / 60)
+    if rule in ON_CPU:
+        return Need(memory, minutes, 0, 0)
+    if rule not in RUN_MODELS:
+        return Need(memory, minutes, memory + CUDA_MIB, _planned(size))
+    on_gpu, _ = RULES[rule](*models, number=HALF_BYTES)
+    host = GPU_HOST_MIB
+    if rule == "adapter_maps":  # measured: 12 GiB for 0.5B and 1.5B
+        host += int(2 * sum(map(parameters, models)) * HALF_BYTES / MIB)
+    return Need(memory, minutes, host, _planned(on_gpu))
 
 
-def table(old: Dimensions, new: Dimensions) -> list[tuple[str, int, int]]:
-    """Each rule with its memory in MiB and wall time in minutes; rules of one model for each."""
+def _planned(size: float) -> int:
+    return int(MARGIN * size / MIB)
+
+
+class Row(NamedTuple):
+    """A rule of the plan, and what it needs."""
+
+    rule: str
+    mib: int
+    minutes: int
+    host_mib: int
+    gpu_mib: int
+
+
+def table(old: Dimensions, new: Dimensions) -> list[Row]:
+    """Each rule with what it needs; rules of one model for each."""
     rows = []
     models = {"old": old, "new": new}
     for rule in RULES:
         sides = SIDES_OF.get(rule)
         if sides is None:
-            rows.append((rule, *need(rule, old, new)))
+            rows.append(Row(rule, *need(rule, old, new)))
         else:
-            rows += [(f"{rule} {side}", *need(rule, models[side])) for side in sides]
+            rows += [Row(f"{rule} {side}", *need(rule, models[side])) for side in sides]
     return rows
+
+
+def read_sizes(spec: str | Path) -> Dimensions:
+    """Dimensions from a spec.json."""
+    return Dimensions(**json.loads(Path(spec).read_text())["dimensions"])
 
 
 def read(inputs: Any) -> list[Dimensions]:
@@ -226,5 +304,4 @@ def read(inputs: Any) -> list[Dimensions]:
     Raises FileNotFoundError while a spec is still to be made: Snakemake then asks again.
     """
     names = [name for name in ("spec", "old_spec", "new_spec") if hasattr(inputs, name)]
-    contents = [json.loads(Path(getattr(inputs, name)).read_text()) for name in names]
-    return [Dimensions(**content["dimensions"]) for content in contents]
+    return [read_sizes(getattr(inputs, name)) for name in names]

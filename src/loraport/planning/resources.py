@@ -1,6 +1,8 @@
 """What a rule asks for: memory, wall time, GPUs."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from . import needs, preflight, stages
@@ -8,7 +10,14 @@ from .queries import Config
 
 BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a base model
 # memory and minutes to describe a model of the hub, whose size is not known yet
-UNSEEN_MODEL = (8000, 120)
+UNSEEN_MODEL = needs.Need(8000, 120, 0, 0)
+READING = ("activations", "moments", "gradients")  # rules that the calibration section moves
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver shows a GPU here that is not hidden; CUDA is not started for it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 class Resources:
@@ -22,19 +31,43 @@ class Resources:
 
     def mem_mb(self, name: str) -> Callable[[Any, Any, int], int]:
         """Memory in MiB; `name` is one of `needs.RULES`, or of `BY_BASE`."""
-        return lambda wildcards, input, attempt: self._need(name, wildcards, input)[0] * attempt
+
+        def memory(wildcards: Any, input: Any, attempt: int) -> int:
+            asked = self._need(name, wildcards, input)
+            return attempt * (asked.host_mib if self._on_gpu(name) and asked.gpu_mib else asked.mib)
+
+        return memory
+
+    def gpu_mb(self, name: str) -> Callable[[Any, Any, int], int]:
+        """Memory of a GPU in MiB, 0 where none computes; `name` as for `mem_mb`."""
+
+        def memory(wildcards: Any, input: Any, attempt: int) -> int:
+            asked = self._need(name, wildcards, input).gpu_mib
+            return attempt * asked if self._on_gpu(name) else 0
+
+        return memory
 
     def runtime(self, name: str) -> Callable[[Any, Any, int], int]:
         """Wall time in minutes; `name` as for `mem_mb`."""
-        return lambda wildcards, input, attempt: self._need(name, wildcards, input)[1] * attempt
+        return lambda wildcards, input, attempt: (
+            self._need(name, wildcards, input).minutes * attempt
+        )
 
     def gpus(self, section: str) -> int:
         """GPUs to take, none where the config says cpu or names one GPU itself (cuda:1)."""
         settings = self.config.content[section]
         return settings.get("gpus", 1) if settings["device"] in ("auto", "cuda") else 0
 
-    def _need(self, name: str, wildcards: Any, inputs: Any) -> tuple[int, int]:
-        """Memory in MiB and minutes of the first attempt."""
+    def _on_gpu(self, name: str) -> bool:
+        """Whether a GPU computes: as the section says that sizes or moves the rule; `auto` goes by
+        the machine that plans.
+        """
+        home = name if name in BY_BASE else "calibration" if name in READING else "mapping"
+        device = str(self.config.content[home]["device"])
+        return device.startswith("cuda") or (device == "auto" and has_gpu())
+
+    def _need(self, name: str, wildcards: Any, inputs: Any) -> needs.Need:
+        """What the first attempt needs."""
         dims = needs.read(inputs)
         if name in BY_BASE:
             return stages.base_need(dims[0], self.config.content[name])

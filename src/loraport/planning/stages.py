@@ -285,15 +285,24 @@ def about_base(config: Config, model: str) -> dict[str, Any]:
     }
 
 
-def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Memory in MiB and minutes to ask for, where a base model is trained on or scored.
+def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> needs.Need:
+    """What to ask for where a base model is trained on or scored.
 
-    The weights in float32, and what a batch of `cutoff` tokens (or 512) keeps of every layer.
+    The weights, the scores of a batch of `cutoff` tokens (or 512) thrice, and what the batch keeps
+    of every layer where there is a step back (settings with `micro_batch`), else of one. float32 on
+    a CPU; on a GPU bfloat16, but for the scores.
     """
-    size = needs.parameters(dims) * needs.SINGLE_BYTES
+    weights = needs.parameters(dims)
     batch = settings.get("micro_batch") or settings.get("batch_size") or 16
     tokens = (batch if isinstance(batch, int) else 64) * settings.get("cutoff", 512)
     layer = 16 * dims.hidden + 4 * dims.intermediate + 2 * dims.heads * settings.get("cutoff", 512)
-    kept = tokens * (dims.layers * layer + 3 * dims.vocabulary) * needs.SINGLE_BYTES
-    minutes = 30 + int(needs.parameters(dims) / 1e7)
-    return 2 * needs.BASE_MIB + int((1.3 * size + kept) / needs.MIB), minutes
+    layers = dims.layers if "micro_batch" in settings or "rates" in settings else 1
+    scores = 3 * tokens * dims.vocabulary * needs.SINGLE_BYTES
+
+    def mib(number: int) -> int:
+        kept = tokens * layers * layer * number
+        return int((needs.MARGIN * weights * number + kept + scores) / needs.MIB)
+
+    minutes = 30 + int(weights / 1e7)
+    memory = 2 * needs.BASE_MIB + mib(needs.SINGLE_BYTES)
+    return needs.Need(memory, minutes, needs.GPU_HOST_MIB, mib(needs.HALF_BYTES))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import layout, needs
+from loraport.planning import layout, needs, resources
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 
@@ -137,7 +137,7 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     look, pair = made(), SimpleNamespace(**specs)
     dims = needs.read(pair)
     for rule in ("embedding", "maps"):
-        memory, minutes = needs.need(rule, *dims)
+        memory, minutes, *_ = needs.need(rule, *dims)
         assert look.mem_mb(rule)(PAIR, pair, 1) == memory
         assert look.runtime(rule)(PAIR, pair, 3) == 3 * minutes
     fitted = SimpleNamespace(**specs, moments="artifacts/p/moments.h5")
@@ -147,6 +147,22 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     asked = [each.mem_mb("finetune")(APP, one, 1) for each in (look, larger)]
     assert asked[0] < asked[1]
     assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
+
+
+@pytest.mark.parametrize(("device", "there"), [("cuda", False), ("auto", True), ("auto", False)])
+def test_where_a_gpu_computes_the_models_are_in_its_memory(made, specs, monkeypatch, device, there):
+    monkeypatch.setattr(resources, "has_gpu", lambda: there)
+    on_gpu, pair = device == "cuda" or there, SimpleNamespace(**specs)
+    reading = {"device": device, "texts": "texts.txt"}
+    look = made(calibration=reading, finetune={"device": device})
+    asked = needs.need("moments", *needs.read(pair))
+    assert look.mem_mb("moments")(PAIR, pair, 1) == (asked.host_mib if on_gpu else asked.mib)
+    assert look.gpu_mb("moments")(PAIR, pair, 2) == (2 * asked.gpu_mib if on_gpu else 0)
+    one = SimpleNamespace(spec=specs["old_spec"])
+    assert (look.gpu_mb("finetune")(APP, one, 1) > 0) == on_gpu
+    assert look.gpu_mb("spec")(PAIR, one, 1) == 0
+    host = look.mem_mb("finetune")(APP, one, 1)
+    assert (host == needs.GPU_HOST_MIB) == on_gpu
 
 
 def test_a_model_of_the_hub_is_described_with_room_to_spare(made):
