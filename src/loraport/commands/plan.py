@@ -41,10 +41,10 @@ def run(arguments: Namespace) -> int:
     for row in needs.table(models[0].dims, models[1].dims):
         rule, _, side = row.rule.partition(" ")
         words = f"{does(rule)} ({side})" if side else does(rule)
-        planned = [_mib(row.mib), f"{row.minutes:,} min", _mib(row.host_mib), _mib(row.gpu_mib)]
+        with_gpu = map(_gib, (row.host_mib, row.gpu_mib))
+        planned = [f"{row.mib:,} MiB", f"{row.minutes:,} min", *with_gpu]
         rows.append([words, rule, *planned, *taken.get(row.rule, ["", ""])])
-    header = ["step", "rule", "memory, at most", "time, at most", "memory with a GPU", "of the GPU",
-              "took", "in"]  # as measured  # fmt: skip
+    header = ["step", "rule", "memory", "time", "beside a GPU", "on the GPU", "took", "in"]
     shown = rows if taken else [row[:6] for row in rows]
     print(f"\n{table(header[: len(shown[0])], shown)}")
     return 0
@@ -76,5 +76,5 @@ def measured(old: str, new: str, artifacts: Path = Path("artifacts")) -> dict[st
     return {row: [f"{mib:,.0f} MiB", f"{seconds:,.1f} s"] for row, (mib, seconds) in most.items()}
 
 
-def _mib(size: int) -> str:
-    return f"{size:,} MiB" if size else "–"
+def _gib(mib: int) -> str:
+    return f"{mib / 1024:,.1f} GiB" if mib else "–"

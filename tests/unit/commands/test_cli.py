@@ -124,6 +124,8 @@ def test_plan_tells_sizes_memory_and_time_from_the_configs_alone(tmp_path, capsy
     for step in ("reads the model (old)", "runs the model on the texts (new)", "makes the maps"):
         assert "MiB" in rows[step] and "min" in rows[step]
     assert "carries the adapter" in rows and "took" not in told
+    assert rows["runs the model on the texts (new)"].count("GiB") == 2  # beside a GPU, and on it
+    assert rows["carries the adapter"].count("–") == 2
     assert all(len(line) <= 100 for line in told.splitlines()[3:])
 
 
