@@ -206,10 +206,12 @@ def test_answers_that_could_not_be_written_are_the_reason_of_what_is_trained_on_
 def test_maps_of_an_adapter_count_as_its_transfer(own_maps):
     for name, seconds in (("transferred", 0.5), ("maps/aligned_sequential", 40.0)):
         log = f"artifacts/p/logs/sums/{name}.log"
-        write_log(log, "done", status="ok", seconds=seconds, peak_mib=10 * seconds)
+        write_log(log, "done", status="ok", seconds=seconds, peak_mib=10 * seconds,
+                  gpu_peak_mib=600 * seconds)  # fmt: skip
     row = next(row for row in own_maps if row["stage"] == "transferred")
     cost = tables.costs(row, {"run": {"seconds": 1.0, "peak_mib": 5.0, "tasks": {}}})
     assert (cost["transfer_s"], cost["peak_mib"]) == (40.5, 400.0)
+    assert cost["gpu_peak_mib"] == 24_000.0
 
 
 def test_a_missing_log_is_an_error_and_an_empty_one_was_made_elsewhere(found):
