@@ -1,5 +1,6 @@
 """Pico configs of every model family, with its roles split by hand."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import literal
 import numpy as np
 import pico
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 SIZES = {"hidden": 32, "intermediate": 56, "layers": 2, "heads": 4, "kv_heads": 2}
 WIDER = {"hidden": 64, "intermediate": 72, "layers": 3, "heads": 4, "kv_heads": 2}
@@ -48,6 +49,40 @@ def gemma3_multimodal(**fields) -> transformers.Gemma3Config:
     )
 
 
+def _qwen_vl(config_class: type, fields: dict, **seeing):
+    """The same, of Qwen's families that see: rotary angles of time, height and width."""
+    hidden, heads = fields.get("hidden_size", 32), fields.get("num_attention_heads", 4)
+    half = fields.get("head_dim", hidden // heads) // 2
+    rotary = {"rope_type": "default", "mrope_section": [half - 2, 1, 1]}
+    tower = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
+    tied = fields.pop("tie_word_embeddings", False)
+    return config_class(
+        text_config={**fields, "rope_parameters": rotary},
+        vision_config={**tower, "out_hidden_size": hidden, **seeing},
+        tie_word_embeddings=tied,
+    )
+
+
+def qwen2_5_vl(**fields) -> transformers.Qwen2_5_VLConfig:
+    """Of text and images; its heads divide the hidden size."""
+    return _qwen_vl(transformers.Qwen2_5_VLConfig, fields, fullatt_block_indexes=[0])
+
+
+def qwen3_vl(**fields) -> transformers.Qwen3VLConfig:
+    """Of text and images."""
+    return _qwen_vl(transformers.Qwen3VLConfig, fields, deepstack_visual_indexes=[0])
+
+
+def mistral3(**fields) -> transformers.Mistral3Config:
+    """The same, with the language model of Ministral 3."""
+    tied = fields.pop("tie_word_embeddings", True)
+    return transformers.Mistral3Config(
+        text_config={**fields, "model_type": "ministral3"},
+        vision_config={**SEEING, "head_dim": 8},
+        tie_word_embeddings=tied,
+    )
+
+
 def granite(**fields) -> transformers.GraniteConfig:
     """Multipliers as published models have them: none of them is one."""
     multipliers = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0,
@@ -57,6 +92,7 @@ def granite(**fields) -> transformers.GraniteConfig:
 
 ROUND = {"head_dim": 12}  # not hidden / heads
 MHA = {"kv_heads": 4}
+INSIDE = ("model.language_model.layers", "model.language_model.embed_tokens")
 UNGATED = {role: path for role, path in SEPARATE.items() if role != "gate"}
 GATE_UP = {**SEPARATE, **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")}
 FAMILIES = {
@@ -71,8 +107,7 @@ FAMILIES = {
         gemma3_multimodal,
         ROUND,
         SEPARATE,
-        "model.language_model.layers",
-        "model.language_model.embed_tokens",
+        *INSIDE,
     ),
     "olmo": Family(transformers.OlmoConfig, {}, SEPARATE),
     "olmo2": Family(transformers.Olmo2Config, {}, SEPARATE),
@@ -119,6 +154,9 @@ FAMILIES = {
     "nemotron": Family(transformers.NemotronConfig, {}, UNGATED),
     "apertus": Family(transformers.ApertusConfig, {}, UNGATED),
     "cohere2": Family(transformers.Cohere2Config, {}, SEPARATE),
+    "qwen2_5_vl": Family(qwen2_5_vl, {}, SEPARATE, *INSIDE),
+    "qwen3_vl": Family(qwen3_vl, ROUND, SEPARATE, *INSIDE),
+    "mistral3": Family(mistral3, ROUND, SEPARATE, *INSIDE),
 }
 
 
@@ -153,9 +191,10 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
 
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """All tensors, float64; a language model inside another is saved under its older names."""
-    old, new = "language_model.model.", "model.language_model."
-    tensors = pico.read_tensors(directory)
-    return {name.replace(old, new): values for name, values in tensors.items()}
+    new, tensors = "model.language_model.", pico.read_tensors(directory)
+    if any(name.startswith("visual.") for name in tensors):  # Qwen2.5-VL's decoder is `model`
+        return {re.sub("^model[.]", new, name): values for name, values in tensors.items()}
+    return {name.replace("language_model.model.", new): v for name, v in tensors.items()}
 
 
 def load_layers(name: str, directory: Path) -> list[literal.Layer]:
@@ -179,7 +218,7 @@ def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
     """(layer, role) -> (B, A, s) of a LoRA, as peft applies it, fused modules split by hand."""
     from loraport.adapters.attach import attach
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = pico.load(model_dir)
     config, family = model.config.get_text_config(), FAMILIES[name]
     heads = config.num_attention_heads
     kv_heads = heads if family.sizes is MHA else config.num_key_value_heads
@@ -195,3 +234,10 @@ def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
                 rows = split(name, role, B, heads, kv_heads)
                 updates[int(layer), role] = (rows, A, module.scaling["default"])
     return updates
+
+
+def targets(name: str) -> list[str] | str:
+    """What an adapter of all its roles targets; inside a model that sees, the decoder's alone."""
+    modules = sorted({path.rpartition(".")[2] for path in FAMILIES[name].paths.values()})
+    inside = FAMILIES[name].block == INSIDE[0]
+    return rf".*language_model.*({'|'.join(modules)})" if inside else modules

@@ -16,11 +16,13 @@ SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps":
 HIDDEN = families.SIZES["hidden"]
 CENTRED = ("cohere2", "nemotron")  # their norms take the mean off: it has to stay where it is
 SHIFTED = ("nemotron",)  # whose norms add 1 to their weight
+# where files of models that see have the decoder
+OLDER = ("model.layers", "model.embed_tokens", "language_model.model")
 PATH = [(0, 0), (1, 1)]
 # families that no other twins are of
 NEWER = (
     "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
-    "seed_oss", "arcee", "nemotron", "apertus", "cohere2",
+    "seed_oss", "arcee", "nemotron", "apertus", "cohere2", "qwen2_5_vl", "qwen3_vl", "mistral3",
 )  # fmt: skip
 CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
 CASES += [("granite", "louder")]
@@ -58,7 +60,7 @@ def even(tensors: Tensors, name: str) -> Tensors:
 def turn(tensors: Tensors, name: str, Q: torch.Tensor, norms: bool) -> Tensors:
     """The stream x becomes x Q: embedding, head, readers, writers and, where asked, the norms."""
     family, turned = FAMILIES[name], dict(tensors)
-    outside = (family.block, family.embedding, "lm_head")
+    outside = (family.block, family.embedding, "lm_head", *OLDER)
     for key, values in tensors.items():
         if of_the_stream(key, values):
             turned[key] = values @ Q if norms else values

@@ -10,7 +10,6 @@ import pico
 import torch
 from peft import AdaLoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from loraport.adapters.attach import attach
 from loraport.adapters.files import read_adapter
@@ -22,7 +21,7 @@ TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
 
 @cache
 def loaded(base: Path):
-    return AutoModelForCausalLM.from_pretrained(base)
+    return pico.load(base)
 
 
 def make(directory: Path, base: Path, config, seed: int = 3) -> Path:

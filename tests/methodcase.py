@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pico
 import torch
-from transformers import AutoModelForCausalLM
 
 from loraport.adapters.attach import attach
 from loraport.adapters.audit import audit
@@ -120,7 +120,7 @@ def dense(weights: LoraWeights) -> np.ndarray:
 @cache
 def logits(model_dir: Path, adapter: Path | None = None) -> torch.Tensor:
     """Logits of some token sequences, float64."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = pico.load(model_dir)
     if adapter is not None:
         model = attach(model, adapter)
     ids = torch.randint(5, 120, (6, 24), generator=torch.Generator().manual_seed(7))

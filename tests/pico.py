@@ -13,8 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -141,6 +143,17 @@ def _shard(directory: Path, shards: int) -> None:
     whole.unlink()
 
 
+def auto_class(config: PretrainedConfig) -> type:
+    """The class that builds a model: some of those that see are no causal ones to transformers."""
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
+
+
+def load(directory: str | Path) -> PreTrainedModel:
+    """A model of any family."""
+    return auto_class(AutoConfig.from_pretrained(directory)).from_pretrained(directory)
+
+
 def make_model(
     directory: str | Path,
     *,
@@ -180,7 +193,7 @@ def make_model(
         eos_token_id=2,
         **config_kwargs,
     )
-    model = AutoModelForCausalLM.from_config(config)
+    model = auto_class(config).from_config(config)
     _randomise(model, seed)
     model.to(dtype).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -236,7 +249,7 @@ def make_adapter(
     **lora_kwargs,
 ) -> Path:
     """A LoRA of random factors, both nonzero, saved by peft; more arguments go to LoraConfig."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = load(model_dir)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,

@@ -47,6 +47,9 @@ SLOW = (
     "nemotron",
     "apertus",
     "cohere2",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "mistral3",
 )  # alike to others
 PAIRS = [
     pytest.param((name, name), marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES
@@ -54,8 +57,7 @@ PAIRS = [
 
 
 def make_adapter(directory: Path, name: str, model: Path, **kwargs) -> Path:
-    modules = sorted({path.rpartition(".")[2] for path in FAMILIES[name].paths.values()})
-    targets = rf".*language_model.*({'|'.join(modules)})" if "multimodal" in name else modules
+    targets = families.targets(name)
     return pico.make_adapter(directory, model, seed=3, targets=targets, **kwargs)
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from ..errors import LoraportError, words
@@ -50,7 +57,7 @@ def load_base(
     where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, **where)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = _auto_class(directory, trust_remote_code).from_pretrained(
             directory,
             dtype=choose_dtype(dtype, device),
             use_safetensors=True,
@@ -72,6 +79,16 @@ def load_base(
     if not device_map:
         model.to(device)
     return model.eval(), tokenizer
+
+
+def _auto_class(directory: str | Path, trust_remote_code: bool) -> Any:
+    """The class that loads a model: of those that also see, some are no causal language models to
+    transformers.
+    """
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    seeing = type(config) not in kinds[0] and type(config) in kinds[1]
+    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
 
 
 def _choose_pad(tokenizer: Any, rows: int) -> None:

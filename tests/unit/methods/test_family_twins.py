@@ -13,8 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "edit"), CASES, ids=str)
 def test_a_model_rewritten_gets_the_whole_adapter(tmp_path, name, edit):
     old, new = family_twins.make_pair(tmp_path, name, edit)
-    modules = sorted({path.rpartition(".")[2] for path in families.FAMILIES[name].paths.values()})
-    lora = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=modules)
+    lora = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(name))
     moments = methodcase.collect_moments(old, new, PATH, pico.texts(60))
     for method in ("aligned", "aligned_sequential"):
         pair = methodcase.make_method_pair(old, new, PATH, moments)

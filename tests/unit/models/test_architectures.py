@@ -43,7 +43,7 @@ def make_config(name, wider=False, **changes):
 
 def on_meta(config):
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return pico.auto_class(config).from_config(config)
 
 
 def written(config):
@@ -135,6 +135,8 @@ def test_dimensions_of_wider_models_differ_where_the_config_does(case):
     assert wider.kv_heads == given["kv_heads"]
 
 
+FLAT = {"hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 1, "vocab_size": 48,
+        "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 FALLBACKS = [  # family -> changes of config.json that transformers understands
     *((name, {"num_key_value_heads": None}) for name in ("llama", "qwen2", "qwen3", "olmo")),
     *((name, {"num_key_value_heads": None}) for name in ("olmo2", "phi", "phi3")),
@@ -173,6 +175,15 @@ FALLBACKS = [  # family -> changes of config.json that transformers understands
     ("ernie4_5", {"num_key_value_heads": ..., "num_attention_heads": 8}),
     ("seed_oss", {"num_key_value_heads": ..., "num_attention_heads": 16}),
     *((name, {"num_key_value_heads": ...}) for name in ("olmo3", "granite", "arcee", "apertus")),
+    ("qwen2_5_vl", {"text_config": ..., **FLAT}),  # as the published ones are
+    *(
+        (name, {"text_config": {"vocab_size": 48, "num_hidden_layers": 1}})  # of Mistral for one
+        for name in ("qwen2_5_vl", "qwen3_vl", "mistral3")
+    ),
+    (
+        "mistral3",
+        {"text_config": {"model_type": "ministral3", "num_hidden_layers": 1, "vocab_size": 48}},
+    ),
     ("phi3", {"head_dim": 10}),
     ("qwen2", {"head_dim": 12}),
 ]

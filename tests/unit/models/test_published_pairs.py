@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pico
 import pytest
 import torch
 import transformers
@@ -82,6 +83,11 @@ def test_names_and_shapes_resolve_at_the_printed_dimensions(name):
     assert all(np.array_equal(each, np.arange(len(each))) for each in rows)
 
 
+def inside(kind, **more):
+    """A config of text and images, by its text model's sizes."""
+    return lambda **sizes: kind(text_config={**sizes, **more})
+
+
 # hub id -> its config class, hidden, intermediate, layers, heads, key-value heads, head size
 RELEASED = {
     "mistralai/Ministral-3-8B": (transformers.Ministral3Config, 4096, 14336, 34, 32, 8, 128),
@@ -97,6 +103,12 @@ RELEASED = {
     "nvidia/Minitron-4B": (transformers.NemotronConfig, 3072, 9216, 32, 24, 8, 128),
     "swiss-ai/Apertus-8B": (transformers.ApertusConfig, 4096, 21504, 32, 32, 8, 128),
     "CohereLabs/c4ai-command-r7b": (transformers.Cohere2Config, 4096, 14336, 32, 32, 8, 128),
+    "Qwen/Qwen2.5-VL-7B": (inside(transformers.Qwen2_5_VLConfig), 3584, 18944, 28, 28, 4, 128),
+    "Qwen/Qwen3-VL-4B": (inside(transformers.Qwen3VLConfig), 2560, 9728, 36, 32, 8, 128),
+    "mistralai/Mistral-Small-3.1-24B": (
+        inside(transformers.Mistral3Config, model_type="mistral"),
+        *(5120, 32768, 40, 32, 8, 128),
+    ),
 }
 
 
@@ -110,11 +122,11 @@ def test_names_and_shapes_resolve_at_the_dimensions_of_released_models(name):
     family = family_of(fields, name)
     dims = family.read_dimensions(fields, name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = pico.auto_class(config).from_config(config)
     shapes = {path: tuple(values.shape) for path, values in model.named_parameters()}
     sizes = (dims.hidden, dims.intermediate, dims.layers, dims.heads, dims.kv_heads, dims.head_dim)
     assert sizes == RELEASED[name][1:]
-    assert shapes[f"{family.embedding}.weight"] == (config.vocab_size, hidden)
+    assert shapes[f"{family.embedding}.weight"] == (config.get_text_config().vocab_size, hidden)
     modules = {
         f"{family.path(layer, module)}.weight": family.module_shape(module, dims)
         for layer in range(layers)
