@@ -25,7 +25,7 @@ ROOMS = (
     "report",
     "commands",
 )
-ENTRIES = ("api", "cli", "summary", "tables", "advice", "data", "oneoff")  # by name
+ENTRIES = ("api", "api_verdicts", "cli", "summary", "tables", "advice", "data", "oneoff")  # by name
 ORDER = {name: floor for floor, name in enumerate((*GROUND, *ROOMS, *ENTRIES))}
 
 

@@ -59,9 +59,9 @@ def add_judging(parser: ArgumentParser) -> None:
     add("--dtype", default="auto", help="auto, float32 or bfloat16")
 
 
-def run(arguments: Namespace) -> int:
-    """Judge, write verdict.json, and say what it holds."""
-    from ..evaluation.verdict import DEPLOY, Settings, write_verdict
+def judge(arguments: Namespace) -> "Verdict":
+    """Judge, and write verdict.json."""
+    from ..evaluation.verdict import Settings, write_verdict
 
     settings = Settings(arguments.margin, match=arguments.match, temperature=arguments.temperature)
     by = _by_tasks if arguments.task else _by_file
@@ -75,6 +75,14 @@ def run(arguments: Namespace) -> int:
         "match": arguments.match,
     }
     write_verdict(arguments.out, verdict, about=about)
+    return verdict
+
+
+def run(arguments: Namespace) -> int:
+    """Judge, write verdict.json, and say what it holds."""
+    from ..evaluation.verdict import DEPLOY
+
+    verdict = judge(arguments)
     print(f"{verdict.verdict}  {verdict.why}")
     if costs := verdict.evidence.get("generic_text"):
         print(
