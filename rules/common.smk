@@ -51,9 +51,14 @@ def load():
 
 
 def check_outputs():
-    """Refuse a run whose outputs this user may not write, before its first job."""
-    jobs = workflow.dag.needrun_jobs()
+    """Refuse a run whose outputs this user may not write, before its first job; tell what adapters
+    will lose.
+    """
+    jobs = list(workflow.dag.needrun_jobs())
     told(preflight.check_writable, tell)(file for job in jobs for file in [*job.output, *job.log])
+    carried = (job for job in jobs if job.rule.name in ("transferred", "transferred_by_method"))
+    for note in dict.fromkeys(each for job in carried for each in look.left_behind(job.wildcards)):
+        logger.warning(f"[note] {note}")
 
 
 look = Told(told(load, tell)(), tell)

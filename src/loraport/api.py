@@ -13,20 +13,20 @@ read. What goes wrong is a `LoraportError`.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .adapters.audit import audit
-from .adapters.files import Adapter, read_adapter
+from .adapters.files import Adapter
 from .adapters.kinds import kind_of
 from .artifacts import atomic, identities, read_json
 from .commands import _one_run
 from .errors import LoraportError
-from .models.spec import adapter_directory, is_local, load_spec, open_model
+from .models.spec import adapter_directory, is_local, load_spec
 from .planning import checks, layout, preflight
 from .planning.lookups import Lookups
+from .planning.prospect import look_at
 from .provenance import code_hash
 from .transfer.carry import transfer_files
 
@@ -64,6 +64,9 @@ class Inspection:
     modules : a row for each name of a module
     whole : name -> shape of each tensor that stands in for the base's own
     warnings : what was noticed
+    carried : where a new model was named: `copied or by maps`, `by maps`, or `no`; else empty
+    refused : why it can't be carried, all reasons
+    left : what of it will not be carried
     """
 
     kind: str
@@ -72,6 +75,9 @@ class Inspection:
     modules: tuple[Modules, ...]
     whole: Mapping[str, tuple[int, ...]]
     warnings: tuple[str, ...]
+    carried: str = ""
+    refused: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,26 +94,37 @@ class Carried:
     report: Mapping[str, Any]
 
 
-def inspect(adapter: str | os.PathLike[str], *, base: str | os.PathLike[str] = "") -> Inspection:
-    """Read an adapter, and audit it where its base is named.
+def inspect(
+    adapter: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] = "",
+    to: str | os.PathLike[str] = "",
+) -> Inspection:
+    """Read an adapter, and audit it where its base is at hand.
 
     Parameters
     ----------
     adapter : a PEFT directory, or an adapter of the hub (owner/name, owner/name@revision)
-    base : directory of its base model
+    base : its base model, a directory or a hub id; else what it records
+    to : a new model, a directory or a hub id: can it be carried there, how, and what is left
 
     Raises
     ------
     LoraportError
-        If it can't be carried: what, got, expected, what to do.
+        If it can't be read, or does not fit a base that is named. That it can't be carried to a
+        model is no error: `carried` is `no` then, and `refused` says why.
     """
-    held = read_adapter(adapter_directory(os.fspath(adapter)))
-    if base:
-        model = open_model(Path(base))
-        recorded = str(held.config.get("base_model_name_or_path"))
-        known = {str(base), Path(base).name, recorded}  # the caller says which it is
-        audit(held, model.architecture, model.dims, known, vocabulary=True)
-    return inspection(held)
+    seen = look_at(os.fspath(adapter), os.fspath(base), os.fspath(to))
+    told = seen.prospect
+    if base and not to and told.refused:
+        raise LoraportError(told.refused[0])
+    return replace(
+        inspection(seen.adapter),
+        warnings=tuple(told.notes),
+        carried=told.how if to else "",
+        refused=tuple(told.refused),
+        left=tuple(told.left),
+    )
 
 
 def inspection(adapter: Adapter) -> Inspection:

@@ -120,7 +120,8 @@ class Steps:
 
     def _message(self, record: LogRecord) -> None:
         """A record of no event: errors and warnings, and that there is nothing to do."""
-        text = str(record.getMessage() if record.msg else "").strip().removeprefix("[plan] ")
+        text = str(record.getMessage() if record.msg else "").strip()
+        text = text.removeprefix("[plan] ").removeprefix("[note] ")
         if text.startswith("Exiting because") and self._total:
             done = f"{self._done} of {self._total} steps are done"
             self._write(f"Stopped: {done}; the same command goes on from there.")

@@ -31,6 +31,20 @@ def test_inspect_tells_what_an_adapter_is(pico_pair):
         loraport.inspect(pico_pair.adapter, base=pico_pair.new)
 
 
+def test_inspect_tells_whether_and_how_it_can_be_carried(pico_pair, tmp_path):
+    fits = loraport.inspect(pico_pair.adapter, base=pico_pair.old, to=pico_pair.new)
+    assert (fits.carried, fits.refused) == ("by maps", ())
+    same = loraport.inspect(pico_pair.adapter, to=pico_pair.old)
+    assert same.carried == "copied or by maps" and not same.left
+    assert loraport.inspect(pico_pair.adapter).carried == ""
+    (why,) = (
+        bad := loraport.inspect(pico_pair.adapter, base=pico_pair.new, to=pico_pair.old)
+    ).refused
+    assert bad.carried == "no" and "another base model" in why
+    with pytest.raises(LoraportError, match="can't be looked at"):
+        loraport.inspect(pico_pair.adapter, to=tmp_path / "nothing")
+
+
 def test_with_maps_at_hand_neither_snakemake_nor_weights_are_read(cached, monkeypatch):
     folder, places, options, made = cached
     assert made.report["method"] == "lorasuite"

@@ -91,19 +91,6 @@ def test_what_goes_wrong_is_one_paragraph_in_the_workflows_words(carried, pico_p
     assert not (root / "x").exists()
 
 
-def test_several_adapters_are_refused_in_one_list_before_anything_runs(
-    carried, pico_pair, tmp_path, capsys
-):
-    root, _ = carried
-    bad = [pico.make_adapter(tmp_path / name, pico_pair.new, seed=4, targets=["q_proj"])
-           for name in ("one", "two")]  # fmt: skip
-    assert command(pico_pair, root, *bad, out=root / "bad") == 1
-    told = capsys.readouterr().err
-    assert "2 adapters can't be carried, for 2 reasons:" in told
-    assert told.count("is for another base model") == 2
-    assert not (root / "bad").exists()
-
-
 def test_a_setting_makes_a_merged_model_of_every_adapter(carried):
     """The configuration of the first run, which asks for merged models, without a target."""
     root, _ = carried
@@ -116,6 +103,19 @@ def test_a_setting_makes_a_merged_model_of_every_adapter(carried):
     command += ["--directory", str(root), "--configfile", str(root / "own.yaml"), "--cores", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"^model_merged +[12]$", done.stdout + done.stderr, re.M)
+
+
+def test_several_adapters_are_refused_in_one_list_before_anything_runs(
+    carried, pico_pair, tmp_path, capsys
+):
+    root, _ = carried
+    bad = [pico.make_adapter(tmp_path / name, pico_pair.new, seed=4, targets=["q_proj"])
+           for name in ("one", "two")]  # fmt: skip
+    assert command(pico_pair, root, *bad, out=root / "bad") == 1
+    told = capsys.readouterr().err
+    assert "2 adapters can't be carried, for 2 reasons:" in told
+    assert told.count("is for another base model") == 2
+    assert not (root / "bad").exists()
 
 
 def surrounded(root):

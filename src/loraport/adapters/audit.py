@@ -99,14 +99,20 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
 
 
 def _check_vocabulary(adapter: Adapter, dims: Dimensions, path: str, weights: LoraWeights) -> None:
-    shape, wanted = (weights.b.shape[0], weights.a.shape[1]), (dims.vocabulary, dims.hidden)
-    if shape != wanted:
+    """An adapted embedding or head has a row for each token; those behind the base's are of tokens
+    that were added for the adapter.
+    """
+    (rows, width), wanted = (weights.b.shape[0], weights.a.shape[1]), (dims.vocabulary, dims.hidden)
+    if rows < dims.vocabulary or width != dims.hidden:
         raise LoraportError(
             f"adapter {adapter.directory} is for another base model",
-            got=f"{path}: {shape}",
+            got=f"{path}: {(rows, width)}",
             expected=f"{wanted}, a row for each token",
-            todo="name the pair whose old model the adapter was trained on; a base whose "
-            "vocabulary was enlarged for it is a model of its own",
+            todo="name the pair whose old model the adapter was trained on",
+        )
+    if added := rows - dims.vocabulary:
+        adapter.warnings.append(
+            f"{path}: the updates of its {added} rows behind the base's go with their tokens"
         )
     if weights.magnitude is not None:
         raise LoraportError(

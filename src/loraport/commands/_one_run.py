@@ -17,10 +17,9 @@ import yaml
 from ..artifacts import atomic
 from ..errors import LoraportError
 from ..models.spec import is_local, resolve
-from ..planning import layout, preflight
+from ..planning import layout
 from ._names import distinct_names, shortened
 from ._snakemake import command_line, execute
-from ._words import in_flags
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
@@ -188,8 +187,6 @@ def run(request: Request) -> list[Path]:
                 expected="a PEFT directory",
                 todo="correct its path",
             )
-    if len(request.adapters) > 1:
-        _check_together(request)
     root = workflow_root()
     if importlib.util.find_spec("snakemake") is None:
         raise LoraportError(
@@ -215,23 +212,6 @@ def run(request: Request) -> list[Path]:
         with atomic(out) as copy:
             shutil.copytree(result, copy, ignore=shutil.ignore_patterns(".snakemake_timestamp"))
     return results
-
-
-def _check_together(request: Request) -> None:
-    """Refuse several adapters with all reasons in one list, where the workflow stops at the first.
-
-    Raises
-    ------
-    LoraportError
-        In the words of the command.
-    """
-    source = str(Path(request.old).resolve()) if is_local(request.old) else request.old
-    names = {request.old, source, Path(source).name, request.models["old"], *request.known_as}
-    try:
-        adapters = [str(adapter) for adapter in request.adapters]
-        preflight.check_together(adapters, request.old, request.new, names)
-    except LoraportError as error:
-        raise LoraportError(in_flags(str(error))) from error
 
 
 def write_table(path: Path, request: Request) -> None:

@@ -9,6 +9,7 @@ TOTAL = re.compile(r"^total\s+(\d+)")
 RULE = re.compile(r"^(?:local)?rule (\w+):")
 JOB = re.compile(r"^ +jobid: (\d+)")
 WILDCARDS = re.compile(r"^ +wildcards: (.+)")
+NOTE = re.compile(r"^\[note\] (.+)")
 FINISHED = re.compile(r"^Finished jobid: (\d+)")
 WORDS = {  # rule -> what it does, as who calls a command sees it
     "spec": "reads the model",
@@ -52,6 +53,8 @@ class Steps:
         if match := TOTAL.match(line):
             self._total = int(match[1])
             self._write(f"{self._total} {'step' if self._total == 1 else 'steps'} to do")
+        elif match := NOTE.match(line):
+            self._write(match[1])
         elif match := RULE.match(line):
             self._rule = match[1]
         elif match := JOB.match(line):

@@ -51,21 +51,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Look at each adapter, and print what it is."""
-    from ..planning.prospect import NOT, config_at_hand
+    from ..planning.prospect import NOT, named_model
 
-    new = None
     if arguments.to:
-        new = config_at_hand(arguments.to)
-        if new is None:
-            raise LoraportError(
-                f"model {arguments.to!r} can't be looked at",
-                got="no config.json of it, here or on the hub",
-                expected="a directory, or a hub id",
-                todo="check its name and the network",
-            )
+        named_model(arguments.to)
     alone = len(arguments.adapters) == 1
-    every = [_inspected(each, arguments.base, new, alone) for each in arguments.adapters]
-    if len(every) == 1:
+    every = [_inspected(each, arguments.base, arguments.to, alone) for each in arguments.adapters]
+    if alone:
         print(details(every[0], arguments.to))
         for why in every[0].prospect.refused:
             print(f"loraport: {why}", file=sys.stderr)
@@ -74,26 +66,21 @@ def run(arguments: Namespace) -> int:
     return 1 if any(each.prospect.how == NOT for each in every) else 0
 
 
-def _inspected(source: str, base: str, new: "Model | None", alone: bool) -> Inspected:
+def _inspected(source: str, base: str, to: str, alone: bool) -> Inspected:
     """An adapter; one that can't be read is an error where it is `alone`."""
-    from ..adapters.files import read_adapter, read_config
-    from ..models.spec import adapter_directory
-    from ..planning.prospect import NOT, Prospect, config_at_hand, prospect
+    from ..planning.prospect import NOT, Prospect, look_at
 
     try:
-        folder = Path(adapter_directory(source))
-        recorded = str(read_config(folder).get("base_model_name_or_path") or "")
-        adapter = read_adapter(folder)
-        old = config_at_hand(base or recorded) if base or recorded else None
+        seen = look_at(source, base, to)
     except LoraportError as error:
         if alone:
             raise
         return Inspected(source, None, None, Prospect(NOT, [str(error)]))
-    known = {recorded, base, Path(base).name} - {""}  # the user says which it is
-    found = prospect(folder, old, new, known)
-    if old is None:
-        found.notes.append("its base is not at hand: name it by --base to check the adapter on it")
-    return Inspected(source, adapter, old, found)
+    if seen.base is None:
+        seen.prospect.notes.append(
+            "its base is not at hand: name it by --base to check the adapter on it"
+        )
+    return Inspected(source, seen.adapter, seen.base, seen.prospect)
 
 
 def overview(every: list[Inspected], to: str) -> str:

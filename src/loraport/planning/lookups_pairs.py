@@ -7,10 +7,12 @@ from typing import Any
 
 from .. import methods
 from ..adapters.base_names import recorded_commit
+from ..errors import LoraportError
 from ..models.spec import is_local
 from ..provenance import code_hash, versions
 from . import layout, preflight, stages
 from .places import Places
+from .prospect import Prospect
 from .queries import Config
 from .resources import Resources
 
@@ -279,11 +281,50 @@ class PairLookups(Resources):
     def old_adapter(self, wildcards: Wildcards) -> Any:
         """What is carried: files that are checked against the old model, or a folder made here."""
         old, _ = self.pair_models(wildcards)
-        if self.config.given_adapter(wildcards.app, old):
-            return self.given_files(self.checked_adapter(wildcards.app, old))
+        if folder := self.config.given_adapter(wildcards.app, old):
+            self.check_carried(wildcards)
+            return self.given_files(preflight.adapter_files(folder))
         merged = self.config.merge(wildcards.app)
         made = layout.LORA_MERGED if merged else layout.LORA_TRAINED
         return layout.path(made, model=old, app=wildcards.app)
+
+    def check_carried(self, wildcards: Wildcards) -> None:
+        """Refuse a given adapter that can't be carried, as far as is known before anything runs,
+        together with all others of its model that can't.
+        """
+        app, pair = wildcards.app, wildcards.pair
+        if not self._refused(app, pair):
+            return
+        model = self.config.pair(pair)[0]
+        given = (
+            each for each in self.config.apps(model) if self.config.adapter(each, model)["source"]
+        )
+        every = dict.fromkeys([app, *given])
+        raise preflight.refused_together(
+            {each: why for each in every if (why := self._refused(each, pair))}
+        )
+
+    def _refused(self, app: str, pair: str) -> list[str]:
+        """Why a given adapter can't be carried."""
+        try:
+            return self.prospect(app, pair).refused
+        except LoraportError as error:  # of an adapter that is not there, or a config
+            return [str(error)]
+
+    def prospect(self, app: str, pair: str) -> Prospect:
+        """What is known of carrying a given adapter before anything runs."""
+        old, new = self.config.pair(pair)
+        entries = (self.config.model(each) for each in (old, new))
+        at = [(each["source"], each["revision"]) for each in entries]
+        known_as = tuple(self._known_as(old, app))
+        return preflight.told_of_transfer(self.config.given_adapter(app, old), *at, known_as)
+
+    def left_behind(self, wildcards: Wildcards) -> list[str]:
+        """What of a given adapter will not be carried, each with the app's name."""
+        if not self.config.given_adapter(wildcards.app, self.name_of(wildcards, "old")):
+            return []
+        told = self.prospect(wildcards.app, wildcards.pair)
+        return [f"{wildcards.app}: left behind: {each}" for each in told.left]
 
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""
@@ -333,11 +374,9 @@ class PairLookups(Resources):
 
     def vocabulary_inputs(self, wildcards: Wildcards) -> Inputs:
         """W_h and the shared tokens, for an adapter of its model's embedding or head."""
-        old, new = self.pair_models(wildcards)
-        folder = self.config.given_adapter(wildcards.app, old)
+        folder = self.config.given_adapter(wildcards.app, self.name_of(wildcards, "old"))
         if not folder or not preflight.adapts_vocabulary(folder):
             return {}
-        preflight.check_whole(folder, *(self.config.model(each)["source"] for each in (old, new)))
         home = self.config.home(wildcards.pair, self.method_of(wildcards), "embedding")
         return {"embedding": f"{home}/{layout.MAPPING['embedding']}"}
 

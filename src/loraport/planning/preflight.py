@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,17 @@ from typing import Any
 from .. import methods
 from ..adapters.audit import audit
 from ..adapters.files import read_adapter, read_config
-from ..adapters.own_names import use_own_names
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, sha256
 from ..calibration.texts import read_texts
 from ..errors import LoraportError
 from ..models.families import Dimensions
 from ..models.folder import weight_files
 from ..models.identity import folder_at_hand, why_same
-from ..models.side import Side
 from ..models.spec import check_shapes, is_local, open_model, resolve
-from ..transfer.modules_to_save import check_saved
 from . import layout
-from .prospect import config_at_hand, prospect
+from .prospect import Prospect, config_at_hand, prospect, tokens_at_hand
 
+ModelAt = tuple[str, str]  # where a model is, and the revision that is asked for
 # wildcards that stand in words
 AS_WRITTEN = {"pair": "{pair}", "app": "{app}", "method": "{method}"}
 
@@ -91,7 +89,7 @@ def check_model(source: str) -> None:
         check_shapes(open_model(directory))
 
 
-_config_at_hand = cache(config_at_hand)
+_config_at_hand, _tokens_at_hand = cache(config_at_hand), cache(tokens_at_hand)
 
 
 @cache
@@ -119,22 +117,21 @@ def refused_together(refused: Mapping[str, list[str]]) -> LoraportError:
     return LoraportError(f"{which} can't be carried, for {len(reasons)} reasons:\n{shown}")
 
 
-def check_together(adapters: Iterable[str], old: str, new: str, known_as: Collection[str]) -> None:
-    """Refuse adapters that can't be carried from one model to another, all reasons in one list, as
-    far as both configs and the adapters' tensors tell.
+@cache
+def told_of_transfer(
+    directory: str, old: ModelAt, new: ModelAt, known_as: tuple[str, ...]
+) -> Prospect:
+    """What both configs, both tokenizers and an adapter's tensors tell of carrying it.
+
+    Raises
+    ------
+    LoraportError
+        For a config that can't be used.
     """
-    models = _config_at_hand(old), _config_at_hand(new)
-    refused = {}
-    for each in adapters:
-        try:
-            names = {*known_as, *recorded_names(each, old)}
-            told = prospect(each, *models, names).refused
-        except LoraportError as error:  # of a config that can't be read
-            told = [str(error)]
-        if told:
-            refused[each] = told
-    if refused:
-        raise refused_together(refused)
+    models = _config_at_hand(*old), _config_at_hand(*new)
+    return prospect(
+        directory, *models, known_as, lambda: (_tokens_at_hand(*old), _tokens_at_hand(*new))
+    )
 
 
 @cache
@@ -156,19 +153,6 @@ def adapts_vocabulary(directory: str) -> bool:
     whole = any(v.ndim == 2 for v in (*adapter.saved.values(), *adapter.tables.values()))
     blocks = (any(part.isdigit() for part in path.split(".")) for path in adapter.modules)
     return whole or not all(blocks)
-
-
-@cache
-def check_whole(directory: str, old: str, new: str) -> None:
-    """Refuse whole modules of an adapter without a place in the new model, where the config.json of
-    both is here or on the hub.
-    """
-    adapter = read_adapter(directory)
-    models = [_config_at_hand(each) for each in (old, new)] if adapter.saved else []
-    known = [model for model in models if model is not None]
-    if len(known) == 2:
-        use_own_names(adapter, known[0].architecture)
-        check_saved(adapter, *(Side(model.architecture, model.dims) for model in known))
 
 
 def adapter_files(directory: str) -> list[str]:

@@ -3,7 +3,7 @@
 No weight of a base model is read, so that a pair of the hub is told of by two small files.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,13 @@ from ..adapters.files import Adapter, read_adapter
 from ..errors import LoraportError
 from ..models.identity import folder_at_hand
 from ..models.side import Side
-from ..models.spec import Model, open_model, resolve
+from ..models.spec import Model, adapter_directory, open_model, resolve
+from ..models.tokens import Vocabulary, read_vocabulary
 from ..transfer.modules_to_save import check_saved
+from .token_notes import token_notes
 
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.tiktoken", "vocab.*")
+Vocabularies = Callable[[], tuple[Vocabulary | None, Vocabulary | None]]
 COPY, MAPS, NOT = "copied or by maps", "by maps", "no"
 
 
@@ -55,8 +59,66 @@ def config_at_hand(source: str, revision: str = "") -> Model | None:
     return open_model(folder)
 
 
+def tokens_at_hand(source: str, revision: str = "") -> Vocabulary | None:
+    """A model's tokens, its tokenizer fetched for one of the hub; None where they can't be had."""
+    try:
+        return read_vocabulary(resolve(source, revision, patterns=TOKENIZER_FILES)[0])
+    except LoraportError:
+        return None
+
+
+@dataclass(frozen=True)
+class Look:
+    """An adapter, its base as far as it is at hand, and what is known of carrying it."""
+
+    adapter: Adapter
+    base: Model | None
+    prospect: Prospect
+
+
+def look_at(source: str, base: str = "", to: str = "") -> Look:
+    """Read an adapter, and tell what it is and whether it can be carried.
+
+    Parameters
+    ----------
+    source : a PEFT directory, or an adapter of the hub
+    base : its base model, a directory or a hub id; else what it records
+    to : a new model; without one, carrying is not asked
+
+    Raises
+    ------
+    LoraportError
+        For an adapter that can't be read, and a model that is named and can't be.
+    """
+    new = named_model(to) if to else None
+    adapter = read_adapter(adapter_directory(source))
+    recorded = str(adapter.config.get("base_model_name_or_path") or "")
+    at = base or recorded
+    old = named_model(base) if base else config_at_hand(recorded) if recorded else None
+    known = {recorded, base, Path(base).name} - {""}  # the user says which it is
+    vocabularies = (lambda: (tokens_at_hand(at), tokens_at_hand(to))) if to else None
+    return Look(adapter, old, prospect(adapter.directory, old, new, known, vocabularies))
+
+
+def named_model(source: str) -> Model:
+    """A model that the user named, by its config.json."""
+    model = config_at_hand(source)
+    if model is None:
+        raise LoraportError(
+            f"model {source!r} can't be looked at",
+            got="no config.json of it, here or on the hub",
+            expected="a directory, or a hub id",
+            todo="check its name and the network",
+        )
+    return model
+
+
 def prospect(
-    directory: str | Path, old: Model | None, new: Model | None, known_as: Collection[str]
+    directory: str | Path,
+    old: Model | None,
+    new: Model | None,
+    known_as: Collection[str],
+    vocabularies: Vocabularies | None = None,
 ) -> Prospect:
     """What can be told of carrying an adapter from one model to another.
 
@@ -64,6 +126,7 @@ def prospect(
     ----------
     old, new : by their configs; what is None is not asked
     known_as : names under which the adapter may record the old model
+    vocabularies : gives the tokens of both; asked for an adapter that trained tokens
     """
     refused: list[str] = []
     try:
@@ -83,10 +146,12 @@ def prospect(
         check_saved(adapter, *sides)
     except LoraportError as error:
         refused.append(str(error))
-    left, lacking = _left(places, *sides)
-    if places and not lacking:
+    left, kept = _left(places, *sides)
+    if places and not kept:
         told = f"{new.architecture.name} has none of the modules that it adapts"
         refused.append(f"adapter {directory} has no place in the new model: {told}.")
+    if vocabularies is not None and not refused:
+        left += token_notes(adapter, *sides, vocabularies)
     same = old.architecture == new.architecture and _same_sizes(adapter, *sides)
     how = NOT if refused else COPY if same else MAPS
     return Prospect(how, refused, left, adapter.warnings)

@@ -368,7 +368,7 @@ def transfer_files(
     base_of = NewBase.of(artifacts["new_spec"], params)
     saved = keep_saved(adapter, old, new, embedding, base_of)
     trained = carry_tokens(adapter, old, new, embedding, base_of, models[0].tied)
-    words, of_words = carry_from(adapter, embedding, old, new)
+    words, of_words = carry_from(adapter, embedding, old, new, base_of)
     settings, chosen = chosen_gain(params["settings"], artifacts.get("gain"))
     words = {path: scaled(each, settings["gain"]) for path, each in words.items()}
     dtype, allow_large = settings.pop("dtype"), settings.pop("allow_large", False)

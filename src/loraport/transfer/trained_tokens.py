@@ -86,7 +86,7 @@ def places_of(
     known = dict(zip(tokens.old.tolist(), tokens.new.tolist(), strict=True))
     if tokens.identical:
         known |= {each: each for each in ids if each < base.dims.vocabulary}
-    own = _own_vocabulary(adapter)
+    own = own_vocabulary(adapter)
     missing = [each for each in ids if each not in known]
     if missing and own is not None:
         new = base.vocabulary()
@@ -104,7 +104,7 @@ def places_of(
     return [known.get(each) for each in ids]
 
 
-def _own_vocabulary(adapter: "Adapter") -> Vocabulary | None:
+def own_vocabulary(adapter: "Adapter") -> Vocabulary | None:
     """The tokenizer that was saved beside an adapter, where there is one."""
     there = (adapter.directory / "tokenizer.json").is_file()
     return read_vocabulary(adapter.directory) if there else None

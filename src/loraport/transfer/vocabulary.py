@@ -10,6 +10,7 @@ artifact writes them as sums of shared tokens (loraport.mapping.omp) that sum of
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.side import Side
 from .embedding_file import Tokens, read_tokens
+from .new_base import NewBase
+from .trained_tokens import places_of
 
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
@@ -31,9 +34,18 @@ def vocabulary_modules(adapter: "Adapter", family: Architecture) -> dict[str, Lo
 
 
 def carry_vocabulary(
-    modules: Mapping[str, LoraWeights], tokens: Tokens, old: Side, new: Side
+    modules: Mapping[str, LoraWeights],
+    tokens: Tokens,
+    old: Side,
+    new: Side,
+    added: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[dict[str, LoraWeights], dict[str, Any]]:
     """An adapter's embedding and head for the new model.
+
+    Parameters
+    ----------
+    added : id in the new vocabulary -> row of B, of tokens that were added to the old vocabulary
+        for the adapter
 
     Returns
     -------
@@ -47,17 +59,19 @@ def carry_vocabulary(
     names = {old.family.embedding: new.family.embedding, old.family.head: new.family.head}
     carried, report = {}, {}
     for path, weights in modules.items():
-        b = tokens.spread(weights.b, new.dims.vocabulary)
+        b = _placed(tokens.spread(weights.b, new.dims.vocabulary), weights.b, added)
         a = weights.a.astype(np.float64) @ tokens.hidden_map
         made = weights.replaced(b, a)
         if weights.bias is not None:
-            made = replace(made, bias=tokens.spread(weights.bias, new.dims.vocabulary))
+            bias = tokens.spread(weights.bias, new.dims.vocabulary)
+            made = replace(made, bias=_placed(bias, weights.bias, added))
         carried[names[path]] = made
-        shared, whole = replace(weights, b=weights.b[tokens.old]).norm(), weights.norm()
+        moved = [*tokens.old.tolist(), *added.values()]
+        shared, whole = replace(weights, b=weights.b[moved]).norm(), weights.norm()
         report[names[path]] = {
-            "tokens": len(tokens.old),
+            "tokens": len(moved),
             "tokens_approximated": len(tokens.unshared),
-            "of": old.dims.vocabulary,
+            "of": len(weights.b),
             "norm_before": whole,
             "norm_after": made.norm(),
             "energy_shared": (shared / whole) ** 2 if whole else 1.0,
@@ -65,10 +79,21 @@ def carry_vocabulary(
     return carried, report
 
 
+def _placed(rows: np.ndarray, values: np.ndarray, added: Mapping[int, int]) -> np.ndarray:
+    """The rows of the new vocabulary with those of added tokens in their places."""
+    rows[list(added)] = values[list(added.values())]
+    return rows
+
+
 def carry_from(
-    adapter: "Adapter", embedding: str | Path | None, old: Side, new: Side
+    adapter: "Adapter", embedding: str | Path | None, old: Side, new: Side, base: NewBase
 ) -> tuple[dict[str, LoraWeights], dict[str, Any]]:
-    """The same by an embedding artifact; warns of what has no place in the new vocabulary."""
+    """The same by an embedding artifact; warns of what has no place in the new vocabulary.
+
+    Parameters
+    ----------
+    base : the new base, asked only for tokens that the old vocabulary lacks
+    """
     modules = vocabulary_modules(adapter, old.family)
     if not modules:
         return {}, {}
@@ -79,7 +104,11 @@ def carry_from(
             expected="the pair's embedding artifact beside its maps",
             todo="carry it by rule transferred, which asks for one",
         )
-    carried, report = carry_vocabulary(modules, read_tokens(embedding), old, new)
+    tokens = read_tokens(embedding)
+    ids = range(old.dims.vocabulary, max(len(each.b) for each in modules.values()))
+    places = places_of(adapter, ids, tokens, base) if ids else []
+    added = {place: at for place, at in zip(places, ids, strict=True) if place is not None}
+    carried, report = carry_vocabulary(modules, tokens, old, new, added)
     for path, each in report.items():
         sums = each["tokens_approximated"]
         adapter.warnings.append(

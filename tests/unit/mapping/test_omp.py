@@ -104,7 +104,7 @@ def test_the_workflow_carries_an_embedding_to_tokens_that_the_old_model_lacks(tm
         folder = tmp_path / unshared
         folder.mkdir()
         run = PairRun(folder, pico_pair.old, pico_pair.new, pico_pair.texts, unshared=unshared)
-        made, report = carry_from(adapter, run.embedding(), *sides)
+        made, report = carry_from(adapter, run.embedding(), *sides, None)
         moved[unshared] = made["model.embed_tokens"].b.any(axis=1)
         reports[unshared] = report["model.embed_tokens"]
     shared, more = (reports["omp"][key] for key in ("tokens", "tokens_approximated"))

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pico
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import layout, needs, resources
+from loraport.planning import layout, needs, preflight, resources
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 
@@ -86,6 +87,38 @@ def test_an_adapter_that_is_made_here_is_a_folder_and_a_given_one_its_files(made
     ]
     with pytest.raises(LoraportError, match="no adapter 'c' of model 'old'"):
         look.old_adapter(Wildcards(pair="p", app="c"))
+
+
+def test_what_stands_against_adapters_is_told_of_all_of_the_model(made, pico_pair, tmp_path):
+    """Where the one that is asked for is at fault; a good one is carried beside bad ones."""
+    rows = ["app\tmodel\tsource\ttask", f"good\told\t{pico_pair.adapter}\t"]
+    for name, base in (("one", pico_pair.new), ("two", pico_pair.new)):
+        folder = pico.make_adapter(tmp_path / name, base, seed=4, targets=["q_proj"])
+        rows.append(f"{name}\told\t{folder}\t")
+    rows.append("gone\told\tnowhere/\t")
+    Path("adapters.tsv").write_text("\n".join(rows) + "\n")
+    sources = {"old": {"source": str(pico_pair.old)}, "new": {"source": str(pico_pair.new)}}
+    look = made(models=sources)
+    assert look.old_adapter(Wildcards(pair="p", app="good"))
+    with pytest.raises(LoraportError) as refused:
+        look.old_adapter(Wildcards(pair="p", app="two"))
+    told = str(refused.value)
+    assert "3 adapters can't be carried, for 3 reasons:" in told
+    assert all(f"{tmp_path / name} " in told for name in ("one", "two")) and "nowhere" in told
+
+
+def test_a_revision_of_a_model_is_the_one_that_is_looked_at(made, pico_pair, monkeypatch):
+    asked = []
+
+    def at_hand(source, revision=""):
+        asked.append((source, revision))
+
+    monkeypatch.setattr(preflight, "_config_at_hand", at_hand)
+    Path("adapters.tsv").write_text(f"app\tmodel\tsource\ttask\na\told\t{pico_pair.adapter}\t\n")
+    names = {"known_as": [str(pico_pair.old)], "revision": "v1.2"}
+    models = {"old": {"source": "hub/old", **names}, "new": {"source": "hub/new"}}
+    made(models=models).old_adapter(APP)
+    assert asked == [("hub/old", "v1.2"), ("hub/new", "")]
 
 
 def test_everything_is_each_adapter_of_each_pair_that_is_run(made):

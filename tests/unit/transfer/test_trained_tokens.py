@@ -122,7 +122,8 @@ def resized(folder, base, **arguments):
     count = open_model(base).dims.vocabulary
     model = AutoModelForCausalLM.from_pretrained(base)
     model.resize_token_embeddings(count + 2, mean_resizing=False)
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], **arguments))
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], **arguments})
+    adapted = get_peft_model(model, config)
     with torch.no_grad():
         for name, values in adapted.named_parameters():
             if "lora_" in name:
@@ -176,6 +177,39 @@ def test_rows_of_a_resized_base_that_were_trained_whole_go_with_their_tokens(tmp
     assert np.array_equal(after[free], before[count + 1])
     assert np.array_equal(after[where[40]], before[40])
     assert f"lacks are left behind: {words[0]}" in told(out)
+
+
+def test_updates_of_a_resized_vocabulary_go_with_their_tokens(tmp_path, base):
+    """LoRA on the embedding and the head of a base that was given two rows more."""
+    targets = {"target_modules": ["embed_tokens", "lm_head"]}
+    adapter, count, words = resized(tmp_path / "adapter", base, **targets)
+    new, where = rolled(tmp_path, base)
+    free = free_id(new)
+    add_token(new, new, words[1], free)
+    out = carried(tmp_path, base, new, adapter)
+    before, after = (read_adapter(each).modules for each in (adapter, out))
+    for path in (TABLE, HEAD):
+        (old, made) = ((each[path].scale * each[path].b @ each[path].a) for each in (before, after))
+        assert len(old) == count + 2 and len(made) == count
+        assert np.abs(old[count + 1]).max() > 1e-2
+        assert np.allclose(made[free], old[count + 1], atol=1e-6)
+        assert np.allclose(made[where[40]], old[40], atol=1e-6)
+    assert f"lacks are left behind: {words[0]}" in told(out)
+    assert "updates of its 2 rows behind the base's go with their tokens" in told(out)
+    assert f" of {count + 2} tokens are in the new vocabulary" in told(out)
+    attach(AutoModelForCausalLM.from_pretrained(new), out)
+
+
+def test_what_tokens_lose_is_known_before_anything_runs(tmp_path, base):
+    adapter, _, words = resized(tmp_path / "adapter", base)
+    new, _ = rolled(tmp_path, base)
+    add_token(new, new, words[1], free_id(new))
+    at = [(str(each), "") for each in (base, new)]
+    left = preflight.told_of_transfer(str(adapter), *at, (str(base),)).left
+    assert left == [
+        f"{path}: 1 of 2 trained tokens, which the new tokenizer lacks: {words[0]}"
+        for path in (HEAD, TABLE)
+    ]
 
 
 def test_a_table_that_is_no_larger_is_taken_to_be_the_bases_and_a_cut_one_is_refused(
