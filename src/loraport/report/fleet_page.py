@@ -9,7 +9,6 @@ from typing import Any
 
 from . import render
 from .fleet import App, Flip
-from .tables import COSTS, UNDEFINED
 
 VERDICTS = ("DEPLOY", "RETRAIN", "UNDECIDED", "FAILED")
 COLUMNS = {  # title -> stage of the score that it shows
@@ -21,7 +20,23 @@ COLUMNS = {  # title -> stage of the score that it shows
     "new LoRA, same examples": "lora_small_matched",
     "new LoRA, all data": "lora_full",
 }
+MEASURES = {  # column of an app's table -> title; those that are known of a row at least are shown
+    "retention": "share of a full retraining's gain",
+    "nll": "NLL (nats)",
+    "transfer_s": "carrying (s)",
+    "train_s": "training (s)",
+    "eval_s": "scoring (s)",
+    "peak_mib": "memory (MiB)",
+    "gpu_peak_mib": "GPU (MiB)",
+    "note": "note",
+}
 NONE = "–"
+LEGEND = (
+    "Scores in % (BLEU and chrF as they are). Items lost and gained, against the old model with "
+    "its adapter, and the time of carrying and training, are those of what may be deployed: the "
+    "bold line of each adapter's plot."
+)
+FEW = 4  # adapters whose likelihoods, times and memory are not folded
 Facts = Sequence[tuple[str, str]]
 
 
@@ -47,7 +62,7 @@ def page(
         _controls(apps),
         _fleet(apps),
         "<h2>Each adapter</h2>",
-        *map(_section, apps),
+        *(_section(app, unfolded=len(apps) <= FEW) for app in apps),
     ]
     if figures:
         sections += ["<h2>How the models correspond</h2>", *map(_figure, figures.items())]
@@ -84,8 +99,9 @@ def _summary(apps: Sequence[App]) -> str:
     told += [f"{without} without a verdict"] if without else []
     words = {
         "DEPLOY": "DEPLOY: the new adapter may take the old one's place.",
-        "RETRAIN": "RETRAIN: it is worse by more than 2 points.",
+        "RETRAIN": "RETRAIN: it is worse by more than the margin; train a new one.",
         "UNDECIDED": "UNDECIDED: more test items would settle it.",
+        "FAILED": "FAILED: it could not be made; the reason stands with it.",
     }
     means = " ".join(words[name] for name in words if counts[name])
     return f"<p>{' · '.join(told) or 'No adapter was scored.'}</p>\n<p class=soft>{means}</p>"
@@ -110,18 +126,18 @@ def _fleet(apps: Sequence[App]) -> str:
         for title, stage in COLUMNS.items()
         if any(render.is_number(app.row(stage).get("average")) for app in apps)
     }
-    titles = ["adapter", "verdict", *stages, "lost / gained", "seconds"]
+    titles = ["adapter", "verdict", *stages, "items lost / gained", "time (s)"]
     rows = []
     for app in apps:
         cells = [
-            f'<td><a href="#{_text(app.name)}">{_text(app.name)}</a></td>',
+            f'<td><a href="#{_text(app.name)}">{_text(app.name).replace("_", "_<wbr>")}</a></td>',
             f'<td class="verdict {app.verdict}">{app.verdict or NONE}</td>',
             *(_score_cell(app.row(stage)) for stage in stages.values()),
             _flips_cell(app),
             _number_cell(_seconds(app), 0),
         ]
         rows.append(f"<tr{_about(app)}>{''.join(cells)}</tr>")
-    return _table(titles, rows)
+    return f"{_table(titles, rows)}\n<p class=soft>{LEGEND}</p>"
 
 
 def _about(app: App) -> str:
@@ -165,16 +181,17 @@ def _scale(row: Mapping[str, Any]) -> float:
     return 1 if row.get("metric") in ("bleu", "chrf") else 100
 
 
-def _section(app: App) -> str:
+def _section(app: App, *, unfolded: bool) -> str:
     """An adapter by itself: its verdict, scores, flips and cost."""
     heading = f'<h3>{_text(app.name)} <span class="verdict {app.verdict}">{app.verdict}</span></h3>'
-    parts = [heading, f"<p>{_text(app.why)}</p>" if app.why else "", _plot(app.rows)]
-    parts += [_flips(app), _costs(app.rows), _rates(app)]
+    why = f"<p>{_text(app.why)}</p>" if app.why else ""
+    parts = [heading, why, _plot(app.rows, app.stage)]
+    parts += [_flips(app), _costs(app.rows, unfolded), _rates(app, unfolded)]
     return f'<section id="{_text(app.name)}"{_about(app)}>{"".join(parts)}</section>'
 
 
-def _plot(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Scores with their intervals, a line each; the track is the whole scale."""
+def _plot(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """Scores with their intervals, a line each, that of `stage` bold; the track is the scale."""
     shown = [row for row in rows if render.is_number(row.get("average"))]
     if not shown:
         return "<p class=soft>Nothing was scored.</p>"
@@ -189,12 +206,36 @@ def _plot(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         left, right, place = (max(0.0, min(100.0, 100 * part / top)) for part in (low, high, mean))
         lines.append(
-            f"<div><span>{_text(row['row'])}</span><span class=track>"
+            f"<div><span>{_bold(row, stage)}</span><span class=track>"
             f'<span class=span style="left:{left:.2f}%;width:{right - left:.2f}%"></span>'
             f'<span class=dot style="left:{place:.2f}%"></span></span>'
             f"<span class=number>{mean:.1f}{_interval(low, high)}</span></div>"
         )
-    return f'<div class="plot">{"".join(lines)}</div>'
+    ends = f"<span class=ends><span>0</span><span>{top:.0f}</span></span>"
+    words = "score (interval)" if any(row.get("high") for row in shown) else "score"
+    scale = f'<div class="soft scale"><span></span>{ends}<span class=number>{words}</span></div>'
+    return f'<div class="plot">{scale}{"".join(lines)}</div>'
+
+
+def _bold(row: Mapping[str, Any], stage: str) -> str:
+    label = _text(row["row"])
+    return f"<b>{label}</b>" if row["stage"] == stage else label
+
+
+def _is_there(value: Any) -> bool:
+    return render.is_number(value) or (isinstance(value, str) and value != "")
+
+
+def _measure_cell(key: str, value: Any) -> str:
+    if isinstance(value, str):  # a note, or a share that is not defined
+        return f"<td{' class=words' if key == 'note' else ''}>{_text(value)}</td>"
+    return _number_cell(_number(value), {"retention": 2, "nll": 3}.get(key, 0))
+
+
+def _details(summary: str, content: str, unfolded: bool) -> str:
+    """A table under its heading, folded or not; on paper it never is."""
+    start = "<details class=numbers open>" if unfolded else "<details class=numbers>"
+    return f"{start}<summary>{summary}</summary>{content}</details>"
 
 
 def _interval(low: float, high: float) -> str:
@@ -220,36 +261,37 @@ def _flip(flip: Flip) -> str:
     return f'<div class="flip"><b>{"lost" if flip.lost else "gained"}</b><br>{told}</div>'
 
 
-def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
+def _costs(rows: Sequence[Mapping[str, Any]], unfolded: bool) -> str:
     """Retention, time and memory of each row, where they are known."""
     if not any(render.is_number(row.get("eval_s")) for row in rows):
         return ""
+    known = {
+        key: title
+        for key, title in MEASURES.items()
+        if any(_is_there(row.get(key)) for row in rows)
+    }
     lines = []
     for row in rows:
-        kept = row.get("retention")
-        cells = [f'<td class="words">{_text(row["row"])}</td>']
-        cells += [f"<td>{kept}</td>" if kept == UNDEFINED else _number_cell(_number(kept), 2)]
-        cells += [_number_cell(_number(row.get("nll")), 3)]
-        cells += [_number_cell(_number(row.get(key)), 0) for key in COSTS]
-        note = str(row.get("note") or "")
-        lines.append(f"<tr>{''.join(cells)}<td class=words>{_text(note)}</td></tr>")
-    titles = ["", "share of a full retraining's gain", "NLL (nats)", "carrying (s)", "training (s)",
-              "scoring (s)", "memory (MiB)", "GPU (MiB)", "note"]  # fmt: skip
-    table = _table(titles, lines, "plain")
-    return f"<details><summary>Likelihood, time and memory</summary>{table}</details>"
+        cells = (_measure_cell(key, row.get(key)) for key in known)
+        lines.append(f'<tr><td class="words">{_text(row["row"])}</td>{"".join(cells)}</tr>')
+    table = _table(["", *known.values()], lines, "plain")
+    return _details("Likelihood, time and memory", table, unfolded)
 
 
-def _rates(app: App) -> str:
-    """The sweep of the learning rate, both arms, where it was run."""
-    if not app.rates:
+def _rates(app: App, unfolded: bool) -> str:
+    """The sweep of the learning rate, a row a rate and a column an arm, where it was run."""
+    tried = [row for row in app.rates if row.get("value") not in (None, "")]
+    if not tried:
         return ""
+    rates, arms = (list(dict.fromkeys(row[key] for row in tried)) for key in ("value", "row"))
+    held = {(row["value"], row["row"]): {"metric": "acc", **row} for row in tried}
     lines = [
-        f'<tr><td class="words">{_text(row["row"])}</td><td>{_text(row.get("value") or NONE)}</td>'
-        f"{_score_cell({'metric': 'acc', **row})}</tr>"
-        for row in app.rates
+        f"<tr><td>{_text(rate)}</td>"
+        f"{''.join(_score_cell(held.get((rate, arm), {})) for arm in arms)}</tr>"
+        for rate in rates
     ]
-    table = _table(["", "learning rate", "score"], lines)
-    return f"<details><summary>Learning rates that were tried</summary>{table}</details>"
+    table = _table(["learning rate", *arms], lines)
+    return _details("Scores by learning rate", table, unfolded)
 
 
 def _number(value: Any) -> float | None:

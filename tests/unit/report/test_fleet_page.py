@@ -82,6 +82,34 @@ def test_the_page_needs_nothing_else_and_escapes_what_models_say():
     assert "7 items lost and 2 gained" in page
 
 
+def test_rates_stand_side_by_side_for_both_arms():
+    tried = [{"row": "new model", "value": "", "average": 0.01}]
+    tried += [
+        {"row": arm, "value": rate, "average": score}
+        for rate, scores in {"1e-4": (0.1, 0.2), "1e-3": (0.3, 0.44)}.items()
+        for arm, score in zip(("carried, fine-tuned", "new LoRA"), scores, strict=True)
+    ]
+    page = fleet_page.page("p", [fleet.App("a", rows("a"), "finetuned", rates=tried)])
+    table = page.partition("Scores by learning rate")[2].partition("</table>")[0]
+    lines = [re.findall(r">([^<>]+)</t[dh]>", line) for line in table.split("</tr>")]
+    assert lines[:3] == [
+        ["learning rate", "carried, fine-tuned", "new LoRA"],
+        ["1e-4", "10.0", "20.0"],
+        ["1e-3", "30.0", "44.0"],
+    ]
+    assert "Scores by learning rate" not in fleet_page.page("p", apps(1))
+
+
+def test_columns_without_a_number_are_not_shown_and_few_adapters_are_unfolded():
+    page = fleet_page.page("p", apps(2))
+    assert "memory (MiB)" in page and "GPU (MiB)" not in page and "<th scope=col>note" not in page
+    assert "<details class=numbers open>" in page
+    given = [fleet.App("a", rows("a", gpu_peak_mib=7.0, note="failed: no room"), "finetuned")]
+    shown = fleet_page.page("p", given)
+    assert "GPU (MiB)" in shown and "failed: no room" in shown
+    assert "<details class=numbers open>" not in fleet_page.page("p", apps(40))
+
+
 def test_upgraded_adapters_are_a_page(tmp_path, capsys):
     row = {"name": "tickets", "verdict": "DEPLOY", "why": "even", "minutes": 2.5}
     row |= {"old": 91.5, "carried": 40.0, "upgraded": 92.25}
@@ -158,6 +186,30 @@ def test_in_a_browser_its_numbers_are_those_of_the_table(opened):
         ]
         verdict = ["DEPLOY", "RETRAIN", "UNDECIDED", "–"][number % 4]
         assert cells == [f"app{number}", verdict, *scores, "7 / 2", "8"]
+
+
+def test_at_no_width_the_page_is_wider_than_the_screen(tmp_path):
+    """What is wide scrolls by itself, in its frame."""
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    long = fleet.App(
+        "an_adapter_" + 9 * "with_a_long_name_", rows("x"), "finetuned", "DEPLOY", "ok"
+    )
+    (tmp_path / "report.html").write_text(fleet_page.page("p", [*apps(3), long]))
+    widths = (400, 800, 1440)
+    frames = "".join(
+        f'<iframe src="report.html" width={width} height=900></iframe>' for width in widths
+    )
+    script = (
+        "onload = () => { document.title = [...document.querySelectorAll('iframe')].map((each) =>"
+        " each.contentDocument.documentElement.scrollWidth).join(' ') }"
+    )
+    (tmp_path / "frames.html").write_text(f"<title></title>{frames}<script>{script}</script>")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--allow-file-access-from-files", str(tmp_path / "frames.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>([\d ]+)</title>", done.stdout)[1].split()
+    assert [int(each) <= width for each, width in zip(found, widths, strict=True)] == [True] * 3
 
 
 def test_in_a_browser_columns_can_be_sorted(opened):

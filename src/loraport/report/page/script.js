@@ -30,3 +30,6 @@ function filter() {
   }
 }
 if (text) [text, verdict].forEach((each) => each.addEventListener("input", filter));
+// on paper nothing can be unfolded: numbers are, what models said stays away
+const numbers = () => document.querySelectorAll("details.numbers:not([open])");
+window.addEventListener("beforeprint", () => numbers().forEach((each) => (each.open = true)));
