@@ -35,6 +35,7 @@ from loraport.calibration.activations import pooled_features, read_texts
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import TEXTS_AT_ONCE, layer_gradients
 from loraport.calibration.moments import layer_moments
+from loraport.calibration.walk import Walk
 from loraport.evaluation.statistics import bootstrap, difference
 from loraport.mapping.cka import cka, hsic_sums
 from loraport.mapping.embedding import map_embedding
@@ -42,6 +43,7 @@ from loraport.mapping.heads import match_layer, read_heads
 from loraport.mapping.layers import layer_path
 from loraport.mapping.pair import Adapted, Pair
 from loraport.methods import make_maps, make_outputs, needs, per_adapter
+from loraport.models.blocks import Whole
 from loraport.models.loading import load_base
 from loraport.models.side import Side
 from loraport.models.spec import Model, open_model
@@ -131,9 +133,11 @@ def make_pair(
     loaded = [load_base(model.directory, device=device, dtype="float32") for model in (old, new)]
     bases, tokenizers = zip(*loaded, strict=True)
     batches = make_batches(tokenizers, texts, 256, 16)
-    with tqdm(total=len(texts), desc="moments") as bar:
-        found = layer_moments((old, new), bases, batches, path, device, bar.update)
-    moments = {j: each for (_, j), each in zip(path, found, strict=True)}
+    old_base, new_base = (Whole(base) for base in bases)
+    walks = Walk(old, old_base, batches, 0), Walk(new, new_base, batches, 1)
+    with tqdm(total=len(texts) * len(path), desc="moments") as bar:
+        found = layer_moments((old, new), walks, batches, path, device, bar.update)
+        moments = {j: each for (_, j), each in zip(path, found, strict=True)}
     few = make_batches(tokenizers, texts, 256, TEXTS_AT_ONCE)
     answered = layer_gradients((old, new), bases, few, path, device)
     gradients = {j: each for (_, j), each in zip(path, answered, strict=True)}

@@ -109,7 +109,7 @@ class Pipeline:
     def activations(self, side: str, texts: str, examples: int) -> None:
         """Features of one model, by running it on texts."""
         reading = {"examples": examples, "max_tokens": 256, "batch_size": 16, "pooling": "mean",
-                   "device": self.device}  # fmt: skip
+                   "device": self.device, "stream": "auto"}  # fmt: skip
         sources = {"model": str(self.root / side), "texts": texts}
         params = {"calibration": reading, "texts_version": "1", "sources": sources,
                   "remote_code": False}  # fmt: skip

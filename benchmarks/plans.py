@@ -65,12 +65,13 @@ def run_rules(run: Pipeline, options: argparse.Namespace) -> dict[str, Dimension
     inputs = {**SPECS, "maps": "maps.h5", "adapter": "adapter"}
     run.rule("transferred", "transferred", inputs, {"transfer": transfer})
     if options.moments:
-        reading = {"examples": TEXTS, "max_tokens": WORDS, "batch_size": BATCH, "device": "cpu"}
+        reading = {"examples": TEXTS, "max_tokens": WORDS, "batch_size": BATCH, "device": "cpu",
+                   "stream": "auto"}  # fmt: skip
         sources = {side: str(run.root / side) for side in ("old", "new")} | {"texts": texts}
         params = {
             "sources": sources,
             "reading": {"texts_version": "1", "remote_code": [False] * 2, "calibration": reading},
-            "settings": {"moments_gib": 8, "modules": ROLES},
+            "settings": {"modules": ROLES},
         }
         run.rule("moments", "moments.h5", {**SPECS, "layers": "layers.json"}, params)
     return {side: needs.read_sizes(run.root / f"{side}_spec.json") for side in sizes}

@@ -47,7 +47,7 @@ rule gradients:  # for methods that fit their output maps to gradients: a backwa
     params:
         sources=look.sources,
         reading=look.reading,
-        settings=look.moments_settings,
+        settings=look.gradients_settings,
         code=look.code("gradients"),
     script:
         "../workflow/scripts/gradients.py"

@@ -31,6 +31,8 @@ CALIBRATION = {
     "batch_size": 8,
     "pooling": "mean",
     "device": "cpu",
+    "device_map": "",
+    "stream": "auto",
 }
 
 

@@ -18,6 +18,7 @@ from loraport.artifacts import write_h5
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import layer_gradients
 from loraport.calibration.moments import LayerMoments, layer_moments
+from loraport.calibration.walk import open_walks
 from loraport.mapping.pair import Adapted, Pair, read_outputs, write_outputs
 from loraport.methods import make_maps, make_outputs, needs
 from loraport.models.loading import load_base
@@ -38,9 +39,9 @@ def collect_moments(
 ) -> list[LayerMoments]:
     """Moments of each layer pair of the path."""
     models = open_model(old), open_model(new)
-    bases, tokenizers = zip(*(load_base(m.directory, device="cpu") for m in models), strict=True)
-    batches = make_batches(tokenizers, texts, 64, 64)
-    return layer_moments(models, bases, batches, path, "cpu", roles=roles)
+    settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 64}
+    walks, batches = open_walks(models, texts, settings, [False, False])
+    return list(layer_moments(models, walks, batches, path, "cpu", roles=roles))
 
 
 def collect_gradients(old: Path, new: Path, path: list, texts: list[str]) -> list[dict]:

@@ -286,6 +286,10 @@ class H5Writer:
         self._file[name] = h5py.SoftLink(target)
         self._note(f"{name} -> {target}")
 
+    def written(self, group: str) -> h5py.Group:
+        """What has been written of a group so far, to be read."""
+        return self._file[group]
+
     def _note(self, text: str) -> None:
         self._digest.update(text.encode())
 

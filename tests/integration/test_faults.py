@@ -423,7 +423,7 @@ def test_a_job_that_was_killed_is_told_of_once_and_others_are_not(tmp_path):
     assert not told_of_killed(tmp_path, time.time() + 60)
     (error,) = told_of_killed(tmp_path, 0)
     assert "moments m was killed" in str(error)
-    assert "at most 1234 MiB" in str(error) and "mapping.moments_gib" in str(error)
+    assert "at most 1234 MiB" in str(error) and "calibration.batch_size" in str(error)
     assert last_record(killed)["status"] == "failed"
     assert str(error) in killed.read_text()
     assert not told_of_killed(tmp_path, 0)

@@ -3,6 +3,7 @@
 from loraport.artifacts import identities
 from loraport.calibration.activations import load_texts, pooled_features
 from loraport.calibration.features import write_features
+from loraport.models.blocks import is_streamed
 from loraport.models.spec import load_spec
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
@@ -11,9 +12,11 @@ with job(snakemake) as log:
     params = snakemake.params
     settings = dict(params.calibration)
     texts = load_texts(params.sources["texts"], settings.pop("examples"))
-    model = load_spec(snakemake.input.spec, params.sources["model"])
+    streamed = is_streamed(settings, params.remote_code)
+    model = load_spec(snakemake.input.spec, params.sources["model"], streamed=streamed)
     settings["device"] = pick_device(settings["device"])
-    with progress(len(texts), f"{snakemake.wildcards.model} reads") as bar:
+    passed = len(texts) * model.dims.layers
+    with progress(passed, f"{snakemake.wildcards.model} reads, block by block") as bar:
         features, kept = pooled_features(
             model, texts, remote_code=params.remote_code, progress=bar.update, **settings
         )

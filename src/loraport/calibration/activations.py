@@ -1,22 +1,23 @@
 """Pooled features of calibration texts at the output of every decoder block.
 
-Block outputs are caught by hooks: `hidden_states[-1]` of transformers is after the final norm. Two
+The model is walked block by block: `hidden_states[-1]` of transformers is after the final norm. Two
 tokenizers see different tokens, so a text is one example. The first token carries activations so
 massive that they swamp a mean: it is left out.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import LoraportError, words
-from ..models.loading import load_base
+from ..models.blocks import open_blocks
 from ..models.spec import Model
 from ..numerics.linalg import chunks
+from .batches import Batch
 from .texts import check_texts, read_texts
+from .walk import Walk
 
 Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,26 +68,6 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
     return check_texts(chosen, name)
 
 
-@contextmanager
-def caught_blocks(model: Any, family: Any, layers: int) -> Iterator[list[torch.Tensor]]:
-    """Catch the output of every decoder block of a forward pass, in order."""
-    caught: list[torch.Tensor] = []
-    modules = dict(model.named_modules())
-
-    def hook(module: Any, inputs: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [
-        modules[family.block.format(layer=layer)].register_forward_hook(hook)
-        for layer in range(layers)
-    ]
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def pooled_features(
     model: Model,
     texts: list[str],
@@ -96,6 +77,7 @@ def pooled_features(
     batch_size: int = 16,
     device: str = "cpu",
     device_map: str = "",
+    stream: str = "auto",
     remote_code: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -108,30 +90,30 @@ def pooled_features(
 
     Notes
     -----
-    Batches hold texts of like length. Memory: one batch's block outputs beside the model.
+    Batches hold texts of like length. Memory: the model, or two of its blocks where it is streamed
+    (`models.blocks.open_blocks`), one batch inside a block, and the streams of all texts.
+    `progress` is told how many texts have passed a block.
     """
-    base, tokenizer = load_base(
-        model.directory, device=device, device_map=device_map, trust_remote_code=remote_code
-    )
+    where = {"stream": stream, "device": device, "device_map": device_map}
+    blocks, tokenizer = open_blocks(model, where, remote_code)
     tokenizer.padding_side = "right"
     encoded = [tokenizer(text, truncation=True, max_length=max_tokens).input_ids for text in texts]
     kept = np.array([len(ids) > 1 for ids in encoded])
     order = sorted(np.flatnonzero(kept), key=lambda place: (len(encoded[place]), place))
-    features = np.zeros((model.dims.layers, len(texts), model.dims.hidden), np.float32)
-    for span in chunks(len(order), batch_size):
-        places = order[span]
-        batch = tokenizer.pad(
-            {"input_ids": [encoded[place] for place in places]}, return_tensors="pt"
-        ).to(base.device)
-        mask = batch["attention_mask"].clone()
+    places = [order[span] for span in chunks(len(order), batch_size)]
+    batches = [
+        dict(tokenizer.pad({"input_ids": [encoded[i] for i in mine]}, return_tensors="pt"))
+        for mine in places
+    ]
+    masks = [batch["attention_mask"].clone() for batch in batches]
+    for mask in masks:
         mask[:, 0] = 0
-        with caught_blocks(base, model.architecture, model.dims.layers) as caught, torch.no_grad():
-            base(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-                 use_cache=False)  # fmt: skip
-        for layer, states in enumerate(caught):
-            pooled = POOLS[pooling](states, mask.to(states.device))
-            features[layer, places] = pooled.cpu().numpy()
-        progress(len(places))
+    features = np.zeros((model.dims.layers, len(texts), model.dims.hidden), np.float32)
+    walk = Walk(model, blocks, [Batch("", [batch]) for batch in batches], 0)
+    for layer in features:
+        for mine, mask, states in zip(places, masks, walk.outputs(), strict=True):
+            layer[mine] = POOLS[pooling](states, mask.to(states.device)).cpu().numpy()
+            progress(len(mine))
     if not np.isfinite(features).all():
         raise LoraportError(
             f"the activations of {model.directory} hold NaN or Inf",

@@ -2,10 +2,11 @@
 
 Both models read the same texts; tokens that end on the same character are one pair of rows. Only
 sums of outer products are kept, in float64, so that memory does not grow with the texts. A part of
-the texts is held out, for choices that must not be made on what was fitted.
+the texts is held out, for choices that must not be made on what was fitted. The models are walked
+side by side, block by block: one pair of layers has sums at a time.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +14,9 @@ import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model
-from ..numerics.linalg import chunks
 from .batches import PARTS, Batch
-from .sites import SITES, STREAM, caught_sites, needed, rms, width
+from .sites import SITES, STREAM, needed, rms, width
+from .walk import Walk
 
 
 @dataclass
@@ -111,79 +112,71 @@ def site_bytes(old: Model, new: Model, roles: Collection[str] = ROLES) -> int:
     return total * len(PARTS) * 8
 
 
-def split_path(
-    path: Sequence[tuple[int, int]],
-    models: tuple[Model, Model],
-    gib: float,
-    roles: Collection[str] = ROLES,
-) -> list[Sequence[tuple[int, int]]]:
-    """Layer pairs in passes over the texts: in each as many as have sums of `gib` GiB, or one."""
-    at_once = max(1, int(gib * 2**30 / site_bytes(*models, roles)))
-    return [path[span] for span in chunks(len(path), at_once)]
-
-
 LayerMoments = Mapping[str, tuple[Moments, Moments]]
 
 
 class Keeper(Protocol):
-    """Keeps the sums of a pass while it lasts (`resume.Kept`)."""
+    """Keeps what two walks have come to while they last (`resume.Kept`)."""
 
-    def load(
-        self, pairs: Sequence[tuple[int, int]], device: str
-    ) -> tuple[int, list[LayerMoments]]: ...
+    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]: ...
 
-    def is_due(self) -> bool: ...
-
-    def save(
-        self, pairs: Sequence[tuple[int, int]], sums: Sequence[LayerMoments], batches: int
-    ) -> None: ...
+    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None: ...
 
 
 def layer_moments(
     models: tuple[Model, Model],
-    bases: tuple[Any, Any],
+    walks: tuple[Walk, Walk],
     batches: Sequence[Batch],
     pairs: Sequence[tuple[int, int]],
     device: str,
     progress: Callable[[int], Any] = lambda count: None,
     roles: Collection[str] = ROLES,
     kept: Keeper | None = None,
-) -> list[LayerMoments]:
-    """Moments at the sites of some layer pairs, in one pass over the texts.
+) -> Iterator[LayerMoments]:
+    """Moments at the sites of one layer pair after the other, in one pass over the texts.
 
     Parameters
     ----------
-    models, bases : old and new; `bases` as they run
-    pairs : (old, new) layers
+    models, walks : old and new
+    batches : that both walk over
+    pairs : (old, new) layers, new ones rising, old ones not falling
     device : where the sums are
+    progress : is told how many texts have passed a layer pair
     roles : whose maps are to be fitted
-    kept : where a pass that was cut off left its sums, and this one leaves them. The batches are
+    kept : where walks that were cut off left what they had come to, and these leave it. Batches are
         added in the same order, in float64: with the same threads the sums end with the same bytes
 
-    Returns
-    -------
-    for each layer pair, site -> moments of the texts to fit on, and of those held out
+    Yields
+    ------
+    for each layer pair, site -> moments of the texts to fit on, and of those held out. They are let
+    go here before the next ones begin: so should the caller
 
     Notes
     -----
-    O(tokens · Σ width²) beside the two forward passes; memory: the sums of these layer pairs, and
-    what one batch passes through them.
+    O(tokens · Σ width²) beside the two forward passes; memory: the sums of a layer pair, a batch in
+    two blocks, and the streams of all texts.
     """
-    done, sums = kept.load(pairs, device) if kept else (0, [])
-    sums = sums or [_empty_layer(models, device, roles) for _ in pairs]
-    progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches[:done]))
-    for number, batch in enumerate(batches[done:], done + 1):
-        seen = [_run(models[side], bases[side], batch, side, [pair[side] for pair in pairs])
-                for side in range(2)]  # fmt: skip
-        part = PARTS.index(batch.part)
-        for old, new, layer in zip(*seen, sums, strict=True):
-            for site, parts in layer.items():
+    done = kept.load(walks) if kept else []
+    for sums in done:
+        progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches))
+        yield sums
+    for place, pair in enumerate(pairs[len(done) :], len(done)):
+        following = pairs[place + 1] if place + 1 < len(pairs) else pair
+        passing = []
+        for walk, layer, after in zip(walks, pair, following, strict=True):
+            walk.step(layer)
+            passing.append(walk.through(move=after != layer))  # an old block may be run again
+        sums = _empty_layer(models, device, roles)
+        for batch, old, new in zip(batches, *passing, strict=True):
+            part = PARTS.index(batch.part)
+            for site, parts in sums.items():
                 sizes = (side.get(rms(site)) for side in (old, new))
                 parts[part].add(old[site], new[site], *sizes)
-        if kept and kept.is_due():
-            kept.save(pairs, sums, number)
-        progress(len(batch.inputs[0]["input_ids"]))
-    return sums
+            progress(len(batch.inputs[0]["input_ids"]))
+        yield sums
+        del sums, parts
+        if kept and pair is not pairs[-1]:
+            kept.save_if_due(walks, place + 1)
 
 
 def _empty_layer(
@@ -197,19 +190,3 @@ def _empty_layer(
             fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
             sums[site] = (fit, held)
     return sums
-
-
-def _run(
-    model: Model, base: Any, batch: Batch, side: int, layers: Sequence[int]
-) -> list[dict[str, torch.Tensor]]:
-    """One forward pass; what passed the sites of each of the layers."""
-    frames = [caught_sites(base, model, layer, lambda: batch.rows[side]) for layer in layers]
-    caught = [frame.__enter__() for frame in frames]
-    try:
-        with torch.no_grad():
-            inputs = {key: value.to(base.device) for key, value in batch.inputs[side].items()}
-            base(**inputs, use_cache=False)
-    finally:
-        for frame in frames:
-            frame.__exit__(None, None, None)
-    return caught

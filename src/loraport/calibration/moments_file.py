@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,12 +100,17 @@ def read_moments(
     path: str | Path, layer: int, device: str = "cpu", kind: str = "moments"
 ) -> LayerMoments:
     """Moments at the sites of one new layer: of the texts to fit on, and of those held out."""
+    return StoredSites(path, layer, kind, "sums", partial(_read_site, device=device))
 
-    def read(node: Any) -> tuple[Moments, Moments]:
-        fit, held = (_read_part(node[part], device) for part in PARTS)
-        return fit, held
 
-    return StoredSites(path, layer, kind, "sums", read)
+def layer_sums(node: Any) -> LayerMoments:
+    """The same from a layer's group of a file that is open."""
+    return {site: _read_site(node[site]) for site in SITES if site in node}
+
+
+def _read_site(node: Any, device: str = "cpu") -> tuple[Moments, Moments]:
+    fit, held = (_read_part(node[part], device) for part in PARTS)
+    return fit, held
 
 
 def _read_part(node: Any, device: str) -> Moments:

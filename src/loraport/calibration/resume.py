@@ -1,7 +1,8 @@
-"""Sums of a pass over the texts, kept on disk while it lasts: a run that is cut off goes on there.
+"""What two walks over texts have come to, kept on disk while they last: a run that is cut off goes
+on at the block that it had reached.
 
-A file is whole or absent, and says what its sums were made from: inputs, settings, texts, code. One
-of anything else is not used.
+A file is whole or absent, and says what it was made from: inputs, settings, texts, code. One of
+anything else is not used.
 """
 
 import hashlib
@@ -12,14 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import identity, read_h5, write_h5
+import torch
+
+from ..artifacts import H5Writer, identity, read_h5, write_h5
 from ..errors import LoraportError
 from .batches import Batch
 from .moments import LayerMoments
-from .moments_file import read_moments, write_layer
+from .moments_file import layer_sums, read_moments, write_layer
+from .streams import bits
+from .walk import Walk
 
-SAVE_EVERY_S = 600.0  # seconds between two times that the sums of a pass are kept
-KIND = "moments_so_far"
+SAVE_EVERY_S = 600.0  # seconds between two times that streams and sums are kept
+SUMS, STREAMS = "moments_so_far", "streams_so_far"
 
 
 class Kept:
@@ -29,57 +34,96 @@ class Kept:
     ----------
     root, output : it lies in a folder of `root` that is named by the artifact's path
     made_from : name -> digest of all that the sums depend on
+    pairs : (old, new) layers of the artifact
+    artifact : as it is being written: sums are kept once some time has passed, from there
     """
 
-    def __init__(self, root: str | Path, output: str | Path, made_from: Mapping[str, str]):
+    def __init__(
+        self,
+        root: str | Path,
+        output: str | Path,
+        made_from: Mapping[str, str],
+        pairs: Sequence[tuple[int, int]],
+        artifact: H5Writer,
+    ):
         self.folder = Path(root) / hashlib.sha256(str(output).encode()).hexdigest()[:24]
-        self.made_from = dict(made_from)
+        self._made_from = {**made_from, "pairs": json.dumps([list(pair) for pair in pairs])}
+        self._pairs, self._artifact = pairs, artifact
         self._saved = time.monotonic()
-        self._held: tuple[Path, int] | None = None  # the last file, and the batches in it
+        self._done = 0  # layer pairs whose sums are kept
 
-    def load(self, pairs: Sequence[tuple[int, int]], device: str) -> tuple[int, list[LayerMoments]]:
-        """How many batches are in the sums of these layer pairs, and the sums; else 0 and none."""
-        path = self._path(pairs)
+    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]:
+        """Move the walks on to where they had come, with the sums of the layer pairs behind them;
+        none where nothing is kept that can be used.
+        """
         self._saved = time.monotonic()
         try:
-            if identity(path)[1] != self._made_from(pairs):
-                return 0, []
-            with read_h5(path, KIND) as file:
-                done = int(file.attrs["batches"])
-            sums: list[LayerMoments] = [
-                dict(read_moments(path, layer, device, KIND)) for _, layer in pairs
+            with read_h5(self._checked(self._streams), STREAMS) as file:
+                done = int(file.attrs["done"])
+                reached = [_reached(file[str(side)]) for side in range(len(walks))]
+            paths = [self._checked(self._sums(layer)) for _, layer in self._pairs[:done]]
+            sums = [
+                read_moments(path, layer, "cpu", SUMS)
+                for path, (_, layer) in zip(paths, self._pairs, strict=False)
             ]
-            self._held = path, done
-            return done, sums
+            for each in sums:
+                dict(each)  # reads it all, so that what is damaged is known now
         except LoraportError:  # not there, or damaged
-            return 0, []
+            return []
+        for walk, state in zip(walks, reached, strict=True):
+            walk.resume(*state)
+        self._done = done
+        return sums
 
-    def is_due(self) -> bool:
-        """Whether enough time has passed since the sums were kept, or begun."""
-        return time.monotonic() - self._saved >= SAVE_EVERY_S
-
-    def save(
-        self, pairs: Sequence[tuple[int, int]], sums: Sequence[LayerMoments], batches: int
-    ) -> None:
-        """Keep the sums of these layer pairs, with so many batches in them."""
-        path = self._path(pairs)
-        if (path, batches) == self._held:
+    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None:
+        """Keep the streams of both walks and the sums of `done` layer pairs, if it is time to."""
+        if time.monotonic() - self._saved < SAVE_EVERY_S:
             return
-        with write_h5(path, KIND, self._made_from(pairs)) as file:
-            file.attributes(batches=batches)
-            for (old_layer, layer), each in zip(pairs, sums, strict=True):
-                write_layer(file, layer, old_layer, each)
-        self._saved, self._held = time.monotonic(), (path, batches)
+        for old_layer, layer in self._pairs[self._done : done]:
+            with write_h5(self._sums(layer), SUMS, self._made_from) as file:
+                sums = layer_sums(self._artifact.written(f"layer_{layer}"))
+                write_layer(file, layer, old_layer, sums)
+        with write_h5(self._streams, STREAMS, self._made_from) as file:
+            file.attributes(done=done)
+            for side, walk in enumerate(walks):
+                _write_reached(file, str(side), walk)
+        self._saved, self._done = time.monotonic(), done
 
     def remove(self) -> None:
         """Everything that is kept, when the artifact is in place."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, pairs: Sequence[tuple[int, int]]) -> Path:
-        return self.folder / f"layer_{pairs[0][1]}.h5"
+    @property
+    def _streams(self) -> Path:
+        return self.folder / "streams.h5"
 
-    def _made_from(self, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
-        return {**self.made_from, "pairs": json.dumps([list(pair) for pair in pairs])}
+    def _sums(self, layer: int) -> Path:
+        return self.folder / f"layer_{layer}.h5"
+
+    def _checked(self, path: Path) -> Path:
+        """A file that is there and was made from the same."""
+        if identity(path)[1] != self._made_from:
+            raise LoraportError(f"{path} was made from something else")
+        return path
+
+
+def _write_reached(file: H5Writer, group: str, walk: Walk) -> None:
+    layer, streams, gives_tuple = walk.reached()
+    file.attributes(group, layer=layer, gives_tuple=gives_tuple, count=len(streams))
+    for number in range(len(streams)):
+        values = streams[number]
+        file.dataset(f"{group}/{number}/bytes", bits(values))
+        file.attributes(f"{group}/{number}", shape=list(values.shape), dtype=str(values.dtype))
+
+
+def _reached(group: Any) -> tuple[int, list[torch.Tensor], bool]:
+    streams = []
+    for number in range(int(group.attrs["count"])):
+        node = group[str(number)]
+        dtype = getattr(torch, node.attrs["dtype"].removeprefix("torch."))
+        shape = tuple(int(size) for size in node.attrs["shape"])
+        streams.append(torch.from_numpy(node["bytes"][...]).view(dtype).view(shape))
+    return int(group.attrs["layer"]), streams, bool(group.attrs["gives_tuple"])
 
 
 def digest(batches: Sequence[Batch], *settings: Any) -> str:

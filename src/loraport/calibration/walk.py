@@ -1,23 +1,28 @@
-"""A model run one decoder block at a time, so that a block can be changed before the next one runs.
+"""A model run one decoder block at a time over all texts, so that it need not be in memory whole,
+and that a block can be changed before the next one runs.
 
-The residual stream of every text is kept between blocks: O(tokens · d) memory. What else a block is
-called with (masks, rotary angles) is caught beforehand, in one pass that runs the first one alone.
+The residual stream of every text is kept between blocks: O(tokens · d). What else a block is called
+with (masks, rotary angles) is what the model's own code hands it: that code runs up to the block,
+through the ones before it as through open doors.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..models.blocks import Blocks, open_blocks
 from ..models.spec import Model
-from .batches import Batch
+from .batches import Batch, make_batches
 from .sites import SITES, caught_sites, written
+from .streams import Streams
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
 
 
 class _Enough(Exception):
-    """Raised behind the last module of a block that is wanted."""
+    """Raised where a forward pass has shown what was wanted of it."""
 
 
 class Walk:
@@ -30,51 +35,16 @@ class Walk:
     residual : what o's and down's outputs are multiplied by on their way into the stream
     """
 
-    def __init__(self, model: Model, base: Any, batches: Sequence[Batch], side: int):
-        self.base, self.layer = base, 0
-        self.residual = model.residual
-        self._model, self._batches, self._side = model, batches, side
-        self._modules = dict(base.named_modules())
+    def __init__(self, model: Model, blocks: Blocks, batches: Sequence[Batch], side: int):
+        self.base, self.layer, self.residual = blocks.base, 0, model.residual
+        self.streams = Streams()
+        self._model, self._blocks, self._batches, self._side = model, blocks, batches, side
+        self._modules = dict(self.base.named_modules())
         names = (model.architecture.block.format(layer=n) for n in range(model.dims.layers))
-        self._blocks = [self._modules[name] for name in names]
-        self._streams: list[torch.Tensor] = []
-        self._calls: list[list[tuple[tuple, dict[str, Any]]]] = []
-        for batch in batches:
-            self._start(batch)
-
-    @torch.no_grad()
-    def _start(self, batch: Batch) -> None:
-        """Catch the stream at the first block, and what every block is called with."""
-        calls: list[tuple[tuple, dict[str, Any]]] = []
-
-        def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            if not calls:
-                self._streams.append(args[0] if args else kwargs["hidden_states"])
-            kept = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-            calls.append((args[1:], kept))
-
-        first: list[Any] = []
-
-        def keep(module: Any, inputs: Any, output: Any) -> None:
-            first.append(output)
-
-        handles = [
-            block.register_forward_pre_hook(catch, with_kwargs=True) for block in self._blocks
-        ]
-        handles.append(self._blocks[0].register_forward_hook(keep))
-        for block in self._blocks[1:]:
-            block.forward = lambda *args, **kwargs: first[0]
-        inputs = {
-            key: value.to(self.base.device) for key, value in batch.inputs[self._side].items()
-        }
-        try:
-            self.base.base_model(**inputs, use_cache=False)  # without the head
-        finally:
-            for block in self._blocks[1:]:
-                del block.forward
-            for handle in handles:
-                handle.remove()
-        self._calls.append(calls)
+        self._layers = [self._modules[name] for name in names]
+        self._gives_tuple = False  # the model's blocks: as the first one has shown
+        self._is_there = False  # the next block
+        self._entering = torch.empty(0)  # the stream in front of the block that ran last
 
     def seen(self, site: str) -> Iterator[Caught]:
         """Run the next block on one batch after the other, as far as the modules that read `site`:
@@ -99,24 +69,55 @@ class Walk:
                 handle.remove()
             if role == "o":
                 text, place = self._batches[number].rows[self._side].to(caught["o"].device)
-                stream = self._streams[number][text, place]
-                caught["middle"] = stream + written(caught, "middle")
+                caught["middle"] = self._entering[text, place] + written(caught, "middle")
             yield dict(caught)
+
+    def through(self, *, move: bool) -> Iterator[Caught]:
+        """Run the next block on one batch after the other: what passes its sites. To `move` on
+        behind it, go through all batches.
+        """
+        for number, caught in self._catching():
+            behind = self._run(number)
+            if move:
+                self.streams[number] = behind
+            yield dict(caught)
+        if move:
+            self._leave()
+
+    def outputs(self) -> Iterator[torch.Tensor]:
+        """Run the next block on one batch after the other and move on: its outputs, (b, t, d)."""
+        for number in range(len(self._batches)):
+            behind = self._run(number)
+            self.streams[number] = behind
+            yield behind
+        self._leave()
 
     def cross(self, sites: Collection[str]) -> list[Caught]:
         """Run the next block on all batches and move on behind it: what passed some sites of it."""
-        passed = []
-        for number, caught in self._catching():
-            self._streams[number] = self._run(number)
-            passed.append({site: caught[site] for site in sites if site in caught})
-        self.layer += 1
-        return passed
+        return [
+            {site: caught[site] for site in sites if site in caught}
+            for caught in self.through(move=True)
+        ]
 
     def step(self, layer: int) -> None:
         """Move the streams on to the input of a block."""
         while self.layer < layer:
-            self._streams = [self._run(batch) for batch in range(len(self._batches))]
-            self.layer += 1
+            for _ in self.outputs():
+                pass
+
+    def reached(self) -> tuple[int, Streams, bool]:
+        """What a walk needs that is to go on from here: `resume` takes it."""
+        return self.layer, self.streams, self._gives_tuple
+
+    def resume(self, layer: int, streams: Sequence[torch.Tensor], gives_tuple: bool) -> None:
+        """Go on where another walk of the same model and texts had come to."""
+        self.layer, self._gives_tuple = layer, gives_tuple
+        for number, values in enumerate(streams):
+            self.streams[number] = values
+
+    def _leave(self) -> None:
+        self._blocks.leave(self.layer)
+        self.layer, self._is_there = self.layer + 1, False
 
     def _catching(self) -> Iterator[tuple[int, Caught]]:
         number = 0
@@ -127,7 +128,81 @@ class Walk:
                 yield number, caught
 
     @torch.no_grad()
-    def _run(self, batch: int) -> torch.Tensor:
-        more, named = self._calls[batch][self.layer]
-        output = self._blocks[self.layer](self._streams[batch], *more, **named)
-        return output[0] if isinstance(output, tuple) else output
+    def _run(self, number: int) -> torch.Tensor:
+        """The next block's output on a batch, (b, t, d)."""
+        if not self._is_there:
+            self._blocks.take(self.layer)
+            self._is_there = True
+        stream, more, named = self._call(number)
+        if self.layer:
+            stream = self.streams[number].to(self._blocks.device)
+        self._entering = stream
+        output = self._layers[self.layer](stream, *more, **named)
+        self._gives_tuple = isinstance(output, tuple)
+        return output[0] if self._gives_tuple else output
+
+    def _call(self, number: int) -> tuple[torch.Tensor, tuple, dict[str, Any]]:
+        """What the model's code calls the next block with, the stream first; that is right in front
+        of the first block alone.
+        """
+        calls: list[tuple[tuple, dict[str, Any]]] = []
+
+        def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            calls.append((args, dict(kwargs)))
+            raise _Enough
+
+        inputs = self._batches[number].inputs[self._side]
+        handle = self._layers[self.layer].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            with self._opened():
+                on_device = {k: values.to(self._blocks.device) for k, values in inputs.items()}
+                self.base.base_model(**on_device, use_cache=False)  # without the head
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        args, named = calls[0]
+        if args:
+            return args[0], args[1:], named
+        return named.pop("hidden_states"), (), named
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The blocks in front of the next one give back what they are given."""
+        before = [block.__dict__.get("forward") for block in self._layers[: self.layer]]
+
+        def passed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return (hidden_states,) if self._gives_tuple else hidden_states
+
+        try:
+            for block in self._layers[: self.layer]:
+                block.forward = passed
+            yield
+        finally:
+            for block, own in zip(self._layers, before, strict=False):
+                if own is None:
+                    del block.forward
+                else:
+                    block.forward = own
+
+
+def open_walks(
+    models: tuple[Model, Model],
+    texts: Sequence[str],
+    settings: Mapping[str, Any],
+    remote_code: Sequence[bool],
+) -> tuple[tuple[Walk, Walk], list[Batch]]:
+    """Walks of a pair's models side by side over texts, and the batches of them.
+
+    Parameters
+    ----------
+    settings : of calibration: `stream`, `device`, `max_tokens`, `batch_size`
+    remote_code : whether the old and the new model's own code may run
+    """
+    opened = [
+        open_blocks(model, settings, own) for model, own in zip(models, remote_code, strict=True)
+    ]
+    blocks, tokenizers = zip(*opened, strict=True)
+    batches = make_batches(tokenizers, texts, settings["max_tokens"], settings["batch_size"])
+    old, new = (Walk(model, blocks[side], batches, side) for side, model in enumerate(models))
+    return (old, new), batches

@@ -17,6 +17,7 @@ from ..calibration.moments import Moments
 from ..calibration.ridge import Regression
 from ..calibration.sites import READS, STREAM, normed, rms
 from ..calibration.walk import Caught, Walk
+from ..models.blocks import Whole
 from ..models.loading import load_base
 from .pair import Adapted, Pair
 
@@ -155,10 +156,10 @@ def open_walks(pair: Pair, adapted: Adapted) -> Walks:
         (old_tokenizer, new_tokenizer), texts, adapted.max_tokens, adapted.batch_size
     )
     return Walks(
-        old=Walk(pair.old, old, batches, 0),
-        adapted=Walk(pair.old, merged, batches, 0),
-        new=Walk(pair.new, new, batches, 1),
-        placed=Walk(pair.new, deepcopy(new), batches, 1),
+        old=Walk(pair.old, Whole(old), batches, 0),
+        adapted=Walk(pair.old, Whole(merged), batches, 0),
+        new=Walk(pair.new, Whole(new), batches, 1),
+        placed=Walk(pair.new, Whole(deepcopy(new)), batches, 1),
         batches=batches,
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -54,17 +55,45 @@ def load_base(
     device_map : ("auto", "balanced", …) spreads a base over several GPUs, as accelerate does
     """
     device = pick_device(device)
-    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **where)
-        model: Any = _auto_class(directory, trust_remote_code).from_pretrained(
+
+    def filled(kind: Any) -> Any:
+        return kind.from_pretrained(
             directory,
             dtype=choose_dtype(dtype, device),
             use_safetensors=True,
             adapter_kwargs=dict(NO_ADAPTER),
+            trust_remote_code=trust_remote_code,
             **({"device_map": device_map} if device_map else {}),
-            **where,
         )
+
+    model, tokenizer = _loaded(directory, filled, trust_remote_code)
+    if not device_map:
+        model.to(device)
+    return model, tokenizer
+
+
+def load_empty(
+    directory: str | Path, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """The same without weights: parameters have shapes alone (device `meta`), and buffers are as
+    the model's code computes them, on the CPU.
+    """
+
+    def empty(kind: Any) -> Any:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        with init_empty_weights():
+            return kind.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+    return _loaded(directory, empty, trust_remote_code)
+
+
+def _loaded(
+    directory: str | Path, make: Callable[[Any], Any], trust_remote_code: bool
+) -> tuple[Any, Any]:
+    """What `make` makes of the model's class, and the tokenizer."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        model: Any = make(_auto_class(directory, trust_remote_code))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LoraportError(
             f"model {directory} cannot be loaded",
@@ -76,8 +105,6 @@ def load_base(
     _choose_pad(tokenizer, rows)
     if len(tokenizer) > rows:
         model.get_input_embeddings().register_forward_pre_hook(_rows_checked(directory, rows))
-    if not device_map:
-        model.to(device)
     return model.eval(), tokenizer
 
 

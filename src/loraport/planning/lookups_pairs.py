@@ -184,7 +184,7 @@ class PairLookups(Resources):
             "remote_code": [config.model(n)["remote_code"] for n in self.pair_models(wildcards)],
             "calibration": {
                 key: config.content["calibration"][key]
-                for key in ("examples", "max_tokens", "batch_size", "device")
+                for key in ("examples", "max_tokens", "batch_size", "device", "stream")
             },
         }
 
@@ -209,9 +209,12 @@ class PairLookups(Resources):
         return self.mapping(*methods.output_settings(self.method(wildcards)))(wildcards)
 
     def moments_settings(self, wildcards: Wildcards) -> Inputs:
-        """How many layers' moments are summed at a time, and for which modules."""
-        modules = self.config.summed_modules(getattr(wildcards, "method", ""))
-        return {**self.mapping("moments_gib")(wildcards), "modules": modules}
+        """For which modules moments are summed."""
+        return {"modules": self.config.summed_modules(getattr(wildcards, "method", ""))}
+
+    def gradients_settings(self, wildcards: Wildcards) -> Inputs:
+        """The same of gradients, and how much memory one pass may take for sums."""
+        return {**self.mapping("moments_gib")(wildcards), **self.moments_settings(wildcards)}
 
     @staticmethod
     def pair_artifact(artifact: str) -> str:

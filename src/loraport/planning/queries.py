@@ -24,7 +24,7 @@ DEPENDS_ON = {
     "cka": _CKA,
     "layers": _LAYERS,
     "heads": _EMBEDDING | _LAYERS | {"heads"},
-    "moments": _LAYERS | {"moments_gib"},
+    "moments": _LAYERS,
     "gradients": _LAYERS | {"moments_gib"},
 }
 

@@ -24,7 +24,7 @@ REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # what makes a rule smaller, by the beginning of its name
 SETTINGS = {
     "activations": "lower calibration.batch_size or calibration.max_tokens",
-    "moments": "lower mapping.moments_gib or calibration.batch_size",
+    "moments": "lower calibration.batch_size or calibration.max_tokens",
     "gradients": "lower mapping.moments_gib or calibration.max_tokens",
     "adapter_maps": "lower mapping.prompts, calibration.examples or calibration.max_tokens",
     "own_answers": "lower finetune.micro_batch or finetune.cutoff",

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -15,12 +16,13 @@ import torch
 from inprocess import CALIBRATION, PairRun
 
 from loraport.artifacts import identity, sha256, write_h5
-from loraport.calibration import moments, moments_file, resume
+from loraport.calibration import moments_file, resume
 from loraport.calibration.batches import PARTS, Batch
-from loraport.calibration.moments import site_bytes
+from loraport.calibration.moments import layer_moments, site_bytes
 from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
 from loraport.calibration.resume import Kept, digest
 from loraport.calibration.sites import READS, SITES, STREAM, WRITES, needed
+from loraport.calibration.walk import Walk, open_walks
 from loraport.errors import LoraportError
 from loraport.methods import make_maps
 from loraport.models.families import ROLES
@@ -131,30 +133,26 @@ class Rule:
 
     def __init__(self, folder: Path, pair):
         self.run, self.pair = PairRun(folder, pair.old, pair.new, pair.texts), pair
-        keys = ("examples", "max_tokens", "batch_size", "device")
+        keys = ("examples", "max_tokens", "batch_size", "device", "stream")
         self.reading = {
             "texts_version": "1",
             "remote_code": [False, False],
             "calibration": {key: CALIBRATION[key] for key in keys},
         }
 
-    def __call__(self, name: str, gib: float) -> Path:
+    def __call__(self, name: str) -> Path:
         specs = {f"{side}_spec": self.run.spec(side) for side in ("old", "new")}
         sources = {"texts": str(self.pair.texts), **self.run._sources()}
         return self.run._script(
             "moments", name, {**specs, "layers": self.run.layers()}, sources=sources,
-            reading=self.reading, settings={"moments_gib": gib, "modules": list(ROLES)},
+            reading=self.reading, settings={"modules": list(ROLES)},
         )  # fmt: skip
 
 
-MANY = 1e-9  # GiB: a pass for each layer
-
-
-@pytest.mark.parametrize("gib", [8, MANY], ids=["one_pass", "a_pass_a_layer"])
-def test_the_rule_gives_the_same_in_one_pass_and_in_many(pico_pair, tmp_path, monkeypatch, gib):
+def test_the_rule_stores_what_the_models_do(pico_pair, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rule = Rule(tmp_path, pico_pair)
-    file = rule("moments.h5", gib)
+    file = rule("moments.h5")
     texts = Path(pico_pair.texts).read_text().splitlines()
     expected = methodcase.collect_moments(pico_pair.old, pico_pair.new, rule.run.path(), texts)
     for (_, layer), found in zip(rule.run.path(), expected, strict=True):
@@ -167,98 +165,140 @@ def test_the_rule_gives_the_same_in_one_pass_and_in_many(pico_pair, tmp_path, mo
 KILLED = """
 import json, os, signal, sys
 from types import SimpleNamespace
-folder, tests, pair, gib, files = json.loads(sys.argv[1])
+folder, tests, pair, name, times = json.loads(sys.argv[1])
 sys.path[:0] = [tests, tests + "/unit/calibration"]
 import test_moments as here
 from loraport.calibration import resume as kept
 kept.SAVE_EVERY_S = 0.0
-written = kept.write_layer
-def write_layer(*arguments):
-    global files
-    files -= 1
-    if files < 0:
+written = getattr(kept, name)
+def write(*arguments):
+    global times
+    times -= 1
+    if times < 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    written(*arguments)
-kept.write_layer = write_layer
-here.Rule(folder, SimpleNamespace(**pair))("killed.h5", gib)
+    return written(*arguments)
+setattr(kept, name, write)
+here.Rule(folder, SimpleNamespace(**pair))("killed.h5")
 """
 
 
-def run_and_kill(folder: Path, pair, gib: float, files: int) -> None:
-    """Run the rule, keeping sums after each batch; killed while it writes one more than `files`."""
+def run_and_kill(folder: Path, pair, name: str, times: int) -> None:
+    """Run the rule, keeping sums after each layer; killed in the call of `name` after `times`."""
     paths = {name: str(getattr(pair, name)) for name in ("old", "new", "texts")}
-    call = json.dumps([str(folder), str(Path(__file__).parents[2]), paths, gib, files])
+    call = json.dumps([str(folder), str(Path(__file__).parents[2]), paths, name, times])
     killed = subprocess.run([sys.executable, "-c", KILLED, call], cwd=folder, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
 
 
 @pytest.mark.parametrize(
-    ("gib", "files", "left"),  # five batches, three layers
+    ("name", "times", "left"),  # of three layers; streams are kept of both walks
     [
-        pytest.param(8, 3 * 3, 2, id="in_the_only_pass", marks=pytest.mark.slow),
-        pytest.param(MANY, 2, 3 + 5 + 5, id="in_the_first_pass", marks=pytest.mark.slow),
-        pytest.param(MANY, 5 + 5 + 2, 3, id="in_the_third_pass"),
+        pytest.param("write_layer", 0, 3, id="with_nothing_kept", marks=pytest.mark.slow),
+        pytest.param("_write_reached", 1, 3, id="before_its_streams", marks=pytest.mark.slow),
+        pytest.param("write_layer", 1, 2, id="after_a_layer", marks=pytest.mark.slow),
+        pytest.param("_write_reached", 3, 2, id="before_the_next_streams"),
     ],
 )
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    pico_pair, tmp_path, monkeypatch, gib, files, left
+def test_a_killed_run_goes_on_at_its_block_and_ends_with_the_same_bytes(
+    pico_pair, tmp_path, monkeypatch, name, times, left
 ):
     monkeypatch.chdir(tmp_path)
     rule = Rule(tmp_path, pico_pair)
-    whole = rule("whole.h5", gib)
-    run_and_kill(tmp_path, pico_pair, gib, files)
+    whole = rule("whole.h5")
+    run_and_kill(tmp_path, pico_pair, name, times)
     assert not (tmp_path / "killed.h5").exists()
     assert list(tmp_path.glob("artifacts/.resume/moments/*/.*.tmp"))  # half-written
-    added = []
-    run_batch = moments._run
-    monkeypatch.setattr(moments, "_run", lambda *args: added.append(args) or run_batch(*args))
-    assert sha256(rule("killed.h5", gib)) == sha256(whole)
-    assert len(added) == 2 * left
+    run = Counter()
+    run_block = Walk._run
+    monkeypatch.setattr(
+        Walk, "_run", lambda self, n: run.update([self.layer]) or run_block(self, n)
+    )
+    assert sha256(rule("killed.h5")) == sha256(whole)
+    old, new, batches = range(3 - left, 3), range(3 - left, 4), 5
+    assert run == {layer: batches * ((layer in old) + 1) for layer in new}
     assert not list(Path("artifacts/.resume/moments").glob("*"))
 
 
-def test_kept_sums_are_used_for_what_they_were_made_from_alone(pico_pair, tmp_path, monkeypatch):
-    pairs = [(0, 0), (1, 2)]
-    sums = methodcase.collect_moments(pico_pair.old, pico_pair.new, pairs, pico.texts(8))
+class Cut:
+    """Walks of a pico pair whose moments are kept after each of two layer pairs."""
+
+    PAIRS = ((0, 0), (1, 2))
+
+    def __init__(self, folder: Path, pair):
+        self.models, self.folder = (open_model(pair.old), open_model(pair.new)), folder
+
+    def walks(self):
+        settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 4}
+        return open_walks(self.models, pico.texts(8), settings, [False, False])
+
+    def run(self, kept_at: str, made_from: dict, pairs=PAIRS, until: int = 2) -> tuple:
+        """Sums of the first layer pairs, and how many were already there."""
+        walks, batches = self.walks()
+        with write_h5(self.folder / "moments.h5", "moments", {}) as file:
+            kept = Kept(self.folder / "kept", kept_at, made_from, pairs, file)
+            there = []
+            load = kept.load
+            kept.load = lambda walks: there.extend(load(walks)) or there
+            found = layer_moments(self.models, walks, batches, pairs, "cpu", kept=kept)
+            sums = []
+            for (old_layer, layer), each in zip(pairs[:until], found, strict=False):
+                write_layer(file, layer, old_layer, each)
+                sums.append(dict(each))
+        return sums, len(there)
+
+
+def test_what_is_kept_is_used_for_what_it_was_made_from_alone(pico_pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
     made_from = {"old_spec": "1", "layers": "2", "how": "3"}
-    first = Kept(tmp_path, "artifacts/p/moments.h5", made_from)
-    assert first.load(pairs, "cpu") == (0, [])
-    first.save(pairs, sums, 5)
-    again = Kept(tmp_path, "artifacts/p/moments.h5", made_from)
-    done, found = again.load(pairs, "cpu")
-    assert done == 5
-    for one, other in zip(found, sums, strict=True):
+    cut = Cut(tmp_path, pico_pair)
+    whole, there = cut.run("p/moments.h5", made_from)
+    assert there == 0
+    (streams,) = tmp_path.glob("kept/*/streams.h5")
+    file = streams.with_name("layer_0.h5")
+    assert {path.name for path in streams.parent.iterdir()} == {"streams.h5", "layer_0.h5"}
+    assert identity(file)[1]["how"] == identity(streams)[1]["how"] == "3"
+    again, there = cut.run("p/moments.h5", made_from)
+    assert there == 1
+    for one, other in zip(again, whole, strict=True):
         assert same(one, other, rtol=0, atol=0)
-    for change in ("old_spec", "layers", "how"):
-        other = Kept(tmp_path, "artifacts/p/moments.h5", {**made_from, change: "another"})
-        assert other.load(pairs, "cpu") == (0, []), change
-    assert again.load([(0, 0), (1, 1)], "cpu") == (0, [])
-    assert Kept(tmp_path, "artifacts/q/moments.h5", made_from).load(pairs, "cpu") == (0, [])
-    (file,) = tmp_path.glob("*/*.h5")
-    assert identity(file)[1]["how"] == "3"
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 1e9)
+    for change in made_from:
+        assert cut.run("p/moments.h5", {**made_from, change: "another"})[1] == 0, change
+    assert cut.run("p/moments.h5", made_from, ((0, 0), (1, 1)))[1] == 0
+    assert cut.run("q/moments.h5", made_from)[1] == 0
+    for path in (file, streams):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])  # cut short
+        assert cut.run("p/moments.h5", made_from)[1] == 0, path
+        path.write_bytes(content)
     content = bytearray(file.read_bytes())
     with h5py.File(file) as opened:
         place = opened["layer_0/inner/fit/cross"].id.get_chunk_info(0).byte_offset
     content[place + 3] ^= 0xFF
     file.write_bytes(content)
-    assert again.load(pairs, "cpu") == (0, [])  # damaged
-    file.write_bytes(content[: len(content) // 2])
-    assert again.load(pairs, "cpu") == (0, [])  # cut short
-    again.save(pairs, sums, 6)
-    assert again.load(pairs, "cpu")[0] == 6
-    again.remove()
-    assert not list(tmp_path.iterdir())
+    assert cut.run("p/moments.h5", made_from)[1] == 0  # damaged
 
 
-def test_sums_are_kept_once_the_time_has_passed_and_no_more_often(tmp_path, monkeypatch):
-    now = [100.0]
+def test_streams_are_kept_once_the_time_has_passed_and_no_more_often(
+    pico_pair, tmp_path, monkeypatch
+):
+    now, written = [100.0], []
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
-    file = Kept(tmp_path, "moments.h5", {})
-    for seconds, due in ((0, False), (resume.SAVE_EVERY_S - 1, False), (1, True)):
-        now[0] += seconds
-        assert file.is_due() == due
-    file.save([(0, 0)], [{}], 1)
-    assert not file.is_due()
+    monkeypatch.setattr(resume, "write_layer", lambda file, *what: written.append(what[0]))
+    walks, _ = Cut(tmp_path, pico_pair).walks()
+    with write_h5(tmp_path / "moments.h5", "moments", {}) as file:
+        for layer in range(3):
+            file.attributes(f"layer_{layer}", old_layer=layer)
+        kept = Kept(tmp_path, "moments.h5", {}, [(0, 0), (1, 1), (2, 2)], file)
+        for seconds, done, expected in (
+            (resume.SAVE_EVERY_S - 1, 1, []),
+            (1, 2, [0, 1]),
+            (0, 3, [0, 1]),
+            (resume.SAVE_EVERY_S, 3, [0, 1, 2]),
+        ):
+            now[0] += seconds
+            kept.save_if_due(walks, done)
+            assert written == expected
 
 
 def test_other_texts_or_settings_are_another_digest():
@@ -268,12 +308,12 @@ def test_other_texts_or_settings_are_another_digest():
         )
 
     names = {
-        digest([batch()], {"moments_gib": 8}, "cpu"),
-        digest([batch(token=6)], {"moments_gib": 8}, "cpu"),
-        digest([batch(part="held")], {"moments_gib": 8}, "cpu"),
-        digest([batch(), batch()], {"moments_gib": 8}, "cpu"),
-        digest([batch()], {"moments_gib": 4}, "cpu"),
-        digest([batch()], {"moments_gib": 8}, "cuda"),
+        digest([batch()], {"modules": ["q"]}, "cpu"),
+        digest([batch(token=6)], {"modules": ["q"]}, "cpu"),
+        digest([batch(part="held")], {"modules": ["q"]}, "cpu"),
+        digest([batch(), batch()], {"modules": ["q"]}, "cpu"),
+        digest([batch()], {"modules": ["k"]}, "cpu"),
+        digest([batch()], {"modules": ["q"]}, "cuda"),
     }
     assert len(names) == 6
-    assert digest([batch()], {"moments_gib": 8}, "cpu") in names
+    assert digest([batch()], {"modules": ["q"]}, "cpu") in names

@@ -26,6 +26,7 @@ from loraport.mapping.four_models import Walks, Wanted, open_walks, place
 from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps, make_outputs, output_settings, per_adapter
 from loraport.methods.aligned_sequential import _refuse_more_than_factors
+from loraport.models.blocks import Whole
 from loraport.models.families import ROLES
 from loraport.models.loading import load_base
 from loraport.models.spec import load_spec, open_model
@@ -85,7 +86,7 @@ def test_a_model_and_itself_keep_the_updates_by_default(root, tmp_path):
 def walked(directory: Path) -> tuple[Walk, list, object]:
     base, tokenizer = load_base(directory, device="cpu", dtype="float32")
     batches = make_batches((tokenizer, tokenizer), pico.texts(8), 64, 4)
-    return Walk(open_model(directory), base, batches, 0), batches, base
+    return Walk(open_model(directory), Whole(base), batches, 0), batches, base
 
 
 @torch.no_grad()
@@ -163,7 +164,8 @@ def test_what_a_walk_keeps_is_what_the_plan_counts(pico_pair):
     four = ((walks.old, 0), (walks.adapted, 0), (walks.new, 1), (walks.placed, 1))
     padded = [sum(b.inputs[side]["input_ids"].numel() for b in walks.batches) for side in (0, 1)]
     paired = sum(batch.rows[0].shape[1] for batch in walks.batches)
-    streams = sum(sum(x.numel() for x in walk._streams) / padded[side] for walk, side in four)
+    held = [(w.streams, padded[side]) for w, side in four]
+    streams = sum(sum(each[n].numel() for n in range(len(each))) / count for each, count in held)
     sites = (walks._inputs, walks._changes, walks._new, walks._placed)
     passed = sum(x.numel() for site in sites for caught in site for x in caught.values())
     assert (streams, passed / paired) == needs.walk_widths(pair.old.dims, pair.new.dims)
@@ -316,7 +318,7 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     """No moments are read: the output maps are there, and equal to what is fitted from moments."""
     run = PairRun(tmp_path, pico_pair.old, pico_pair.new, pico_pair.texts)
     specs = {f"{side}_spec": run.spec(side) for side in ("old", "new")}
-    keys = ("examples", "max_tokens", "batch_size", "device")
+    keys = ("examples", "max_tokens", "batch_size", "device", "stream")
     params = {
         "sources": {side: str(path) for side, path in run.models.items()}
         | {"texts": str(pico_pair.texts)},
@@ -328,7 +330,7 @@ def test_the_rule_makes_maps_of_one_adapter_with_the_same_bytes_each_time(pico_p
     }
     made = {**specs, "layers": run.layers()}
     made["moments"] = run._script(
-        "moments", "moments.h5", made, **params, settings={"moments_gib": 8, "modules": list(ROLES)}
+        "moments", "moments.h5", made, **params, settings={"modules": list(ROLES)}
     )
     name = "aligned_sequential"
     settings = {"modules": ["q", "o", "down"], "device": "cpu", "ridge": "auto"}

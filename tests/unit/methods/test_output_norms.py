@@ -20,6 +20,7 @@ from loraport.calibration.sites import STREAM, caught_sites, rms, written
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
 from loraport.methods import aligned, aligned_sequential, make_maps
+from loraport.models.blocks import Whole
 from loraport.models.loading import load_base
 from loraport.models.spec import open_model
 
@@ -223,7 +224,7 @@ def test_a_walk_that_stops_at_a_norm_sees_what_a_whole_block_shows(crossed):
     directory = crossed[1]
     base, tokenizer = load_base(directory, device="cpu", dtype="float32")
     batches = make_batches((tokenizer, tokenizer), pico.texts(8), 64, 4)
-    walk = Walk(open_model(directory), base, batches, 0)
+    walk = Walk(open_model(directory), Whole(base), batches, 0)
     walk.step(1)
     early = list(walk.seen("heads"))
     for seen, whole in zip(early, walk.cross(["middle", rms("middle")]), strict=True):

@@ -1,0 +1,200 @@
+"""A model walked block by block, each read when its turn comes, computes what it computes whole."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import families
+import numpy as np
+import pico
+import pytest
+import torch
+
+from loraport.calibration.activations import POOLS, pooled_features
+from loraport.calibration.batches import make_batches
+from loraport.calibration.sites import STREAM, caught_sites
+from loraport.calibration.streams import Streams
+from loraport.calibration.walk import Walk
+from loraport.errors import LoraportError
+from loraport.models.blocks import Streamed, Whole, is_streamed, open_blocks
+from loraport.models.loading import load_base
+from loraport.models.spec import Model, describe, open_model
+from loraport.models.weights import TensorFile
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TEXTS = [text[: 7 * number] for number, text in enumerate(pico.texts(10), 2)]  # padded in batches
+
+
+def open_both(directory: Path, **how):
+    """The same batches over a whole model and a streamed one: (model, whole base, walk)."""
+    model = open_model(directory)
+    base, tokenizer = load_base(directory, device="cpu", **how)
+    batches = make_batches((tokenizer, tokenizer), TEXTS, 64, 4)
+    return model, base, batches, Walk(model, Streamed(model, device="cpu", **how), batches, 0)
+
+
+@torch.no_grad()
+def passed(model: Model, base, batch, layer: int) -> dict[str, torch.Tensor]:
+    """What passes the sites of a block, and what it gives to the next one, in a whole pass."""
+    behind = []
+    block = base.get_submodule(model.architecture.block.format(layer=layer))
+    handle = block.register_forward_hook(lambda module, inputs, output: behind.append(output))
+    with caught_sites(base, model, layer, lambda: batch.rows[0]) as caught:
+        base(**batch.inputs[0], use_cache=False)
+    handle.remove()
+    output = behind[0]
+    return {**caught, "output": output[0] if isinstance(output, tuple) else output}
+
+
+def assert_same_walk(directory: Path, **how) -> None:
+    model, base, batches, walk = open_both(directory, **how)
+    for layer in range(model.dims.layers):
+        whole = [passed(model, base, batch, layer) for batch in batches]
+        seen = list(walk.through(move=True))
+        for number, (expected, found) in enumerate(zip(whole, seen, strict=True)):
+            assert torch.equal(expected.pop("output"), walk.streams[number])
+            assert expected.keys() == found.keys() >= {*STREAM.values(), "attention"}
+            for site, values in expected.items():
+                assert torch.equal(values, found[site]), (layer, site)
+
+
+@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+def test_what_passes_each_block_has_the_bytes_of_a_whole_pass(tmp_path, name):
+    assert_same_walk(families.make_model(tmp_path, name, seed=5))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere2", "mistral"])
+def test_windows_that_slide_by_layer_are_those_of_the_models_own_code(tmp_path, name):
+    """A window of four tokens on every second layer, or on each."""
+    kinds = (
+        {} if name == "mistral" else {"layer_types": ["full_attention", "sliding_attention"] * 2}
+    )
+    directory = families.make_model(tmp_path, name, seed=5, layers=4, sliding_window=4, **kinds)
+    assert_same_walk(directory)
+    wide = families.make_model(
+        tmp_path / "wide", name, seed=5, layers=4, sliding_window=64, **kinds
+    )
+    outputs = []
+    for each in (directory, wide):
+        _, _, batches, walk = open_both(each)
+        walk.step(4)
+        outputs.append(walk.streams[len(batches) - 1])
+    assert not torch.equal(*outputs)  # the window does something
+
+
+def test_a_model_in_bfloat16_is_walked_in_it(tmp_path):
+    directory = families.make_model(tmp_path, "gemma3", seed=5)
+    pico.load(directory).bfloat16().save_pretrained(directory)
+    assert open_model(directory).checkpoint().dtype("model.norm.weight").name == "bfloat16"
+    assert_same_walk(directory, dtype="bfloat16")
+    assert_same_walk(directory, dtype="float32")
+
+
+@pytest.mark.parametrize("pooling", sorted(POOLS))
+def test_features_are_the_same_of_a_whole_model_a_streamed_one_and_from_disk(
+    pico_pair, monkeypatch, pooling
+):
+    model, found = open_model(pico_pair.new), {}
+    for stream in ("never", "always", "auto"):
+        found[stream] = pooled_features(model, TEXTS, pooling=pooling, batch_size=3, stream=stream)
+    monkeypatch.setattr("loraport.calibration.streams.IN_MEMORY", 9000)
+    found["disk"] = pooled_features(model, TEXTS, pooling=pooling, batch_size=3)
+    for features, kept in found.values():
+        assert np.array_equal(features, found["never"][0])
+        assert np.array_equal(kept, found["never"][1]) and kept.all()
+    assert np.abs(found["never"][0]).min(axis=2).all()
+
+
+def test_streams_beyond_the_limit_lie_on_disk_and_come_back_as_they_were():
+    streams = Streams(limit=100)
+    values = [torch.randn(3, 4, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    values[3] = values[3].bfloat16().T
+    for number, each in enumerate(values):
+        streams[number] = each
+    assert len(streams) == 4
+    folder = Path(streams._folder.name)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]  # 48 + 48 bytes are held
+    for number, each in enumerate(values):
+        assert streams[number].dtype == each.dtype and torch.equal(streams[number], each)
+    streams[2] = torch.ones(1)
+    assert torch.equal(streams[2], torch.ones(1)) and len(streams) == 4
+    del streams
+    gc.collect()
+    assert not folder.exists()
+
+
+# ---- memory, and what is read
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A model of ten blocks that are larger than what stands around them."""
+    sizes = {"hidden": 32, "intermediate": 256, "layers": 10, "heads": 4, "kv_heads": 4}
+    return open_model(pico.make_model(tmp_path / "deep", seed=3, vocab_words=60, **sizes))
+
+
+def block_bytes(model: Model) -> int:
+    """float32 weights of one block."""
+    base, _ = load_base(model.directory, device="cpu")
+    return sum(p.nbytes for p in base.model.layers[0].parameters())
+
+
+class Counted:
+    """Bytes of tensors that were made of weights and are alive, and the most there ever were."""
+
+    def __init__(self):
+        self.alive, self.most = 0, 0
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.alive += tensor.nbytes
+        self.most = max(self.most, self.alive)
+        weakref.finalize(tensor.untyped_storage(), self._gone, tensor.nbytes)
+        return tensor
+
+    def _gone(self, count: int) -> None:
+        self.alive -= count
+
+
+def test_no_more_than_two_blocks_are_in_memory_and_all_is_read_once(deep, monkeypatch):
+    counted, read, around = Counted(), [], 0
+    from loraport.models import blocks
+
+    read_tensor, read_bytes = blocks.read_tensor, TensorFile.read
+    monkeypatch.setattr(blocks, "read_tensor", lambda *of: counted.add(read_tensor(*of)))
+    monkeypatch.setattr(TensorFile, "read", lambda *of: read.append(of[1]) or read_bytes(*of))
+    pooled_features(deep, TEXTS, batch_size=3)
+    gc.collect()
+    one, family = block_bytes(deep), deep.architecture
+    around = 4 * (deep.dims.vocabulary + 1) * deep.dims.hidden  # embedding and last norm
+    assert around + one < counted.most <= around + 2 * one
+    assert counted.alive == 0
+    assert len(read) == len(set(read))
+    names = set(deep.checkpoint().names())
+    assert set(read) == names - {f"{family.head}.weight"}
+
+
+def test_weights_that_changed_since_they_were_described_are_refused(deep):
+    sums = describe(deep.directory, str(deep.directory), "")["tensors"]
+    path = deep.directory / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    known = Model(deep.architecture, deep.dims, deep.directory, deep.tied, sums)
+    with pytest.raises(LoraportError, match="not the one that spec"):
+        pooled_features(known, TEXTS)
+
+
+def test_models_are_streamed_but_where_they_are_to_be_whole(pico_pair):
+    model = open_model(pico_pair.old)
+    for stream, device_map, own_code, expected in (
+        ("auto", "", False, True),
+        ("always", "balanced", True, True),
+        ("never", "", False, False),
+        ("auto", "balanced", False, False),
+        ("auto", "", True, False),
+    ):
+        settings = {"stream": stream, "device_map": device_map, "device": "cpu"}
+        assert is_streamed(settings, own_code) == expected, settings
+    for stream, kind in (("auto", Streamed), ("never", Whole)):
+        blocks, tokenizer = open_blocks(model, {"stream": stream, "device": "cpu"}, False)
+        assert type(blocks) is kind and tokenizer.pad_token_id is not None
