@@ -1,11 +1,13 @@
 """The `loraport` command: a front on `commands/`, one file a command."""
 
 import argparse
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TextIO
 
 from . import __version__, commands
 from .errors import LoraportError
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--snakefile", action=_Snakefile, nargs=0, help="say where the workflow is, for snakemake")
     add("--verbose", action="store_true",
         help="show where in the code an error was raised, and warnings of libraries")  # fmt: skip
-    parts = whole.add_subparsers(dest="command", metavar="COMMAND")
+    parts = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in commands.names():
         command = import_module(f".commands.{name}", __package__)
         part = parts.add_parser(
@@ -86,8 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told = error
         elif known := explained(error, given.command, None):
             told = known
-        print(f"loraport: {told}", file=sys.stderr)
+        print(folded(f"loraport: {told}", sys.stderr), file=sys.stderr)
         return 1
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """A message in lines that end between words where they go to a terminal; else as it is."""
+    if not stream.isatty():
+        return text
+    from .report.terminal import in_lines
+
+    return in_lines(text, shutil.get_terminal_size().columns)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def add_judging(parser: ArgumentParser) -> None:
     """What `check` and `upgrade` have in common."""
-    add = parser.add_argument
+    add = parser.add_argument_group("verdict").add_argument
     add("--match", default="exact", metavar="HOW",
         help="how answers are compared: exact (default), number, choice, json, contains or "
         "rouge")  # fmt: skip
@@ -52,11 +52,14 @@ def add_judging(parser: ArgumentParser) -> None:
     add("--limit", type=int, default=0, metavar="N", help="the first N items of the test only")
     add("--texts", type=Path, metavar="FILE",
         help="generic texts, one a line, on which the adapters' cost is measured")  # fmt: skip
-    add("--batch-size", type=int, default=64, help="prompts at a time (default: 64)")
-    add("--max-tokens", type=int, default=512, help="tokens of a prompt (default: 512)")
-    add("--new-tokens", type=int, default=128, help="tokens of an answer (default: 128)")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--dtype", default="auto", help="auto, float32 or bfloat16")
+    add = parser.add_argument_group("running the models").add_argument
+    add("--batch-size", type=int, default=64, metavar="N", help="prompts at a time (default: 64)")
+    add("--max-tokens", type=int, default=512, metavar="N",
+        help="tokens of a prompt (default: 512)")  # fmt: skip
+    add("--new-tokens", type=int, default=128, metavar="N",
+        help="tokens of an answer (default: 128)")  # fmt: skip
+    add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
+    add("--dtype", default="auto", metavar="NAME", help="auto (default), float32 or bfloat16")
 
 
 def judge(arguments: Namespace) -> "Verdict":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LoraportError
+from ._words import in_flags
 
 if TYPE_CHECKING:
     from ..adapters.files import Adapter
@@ -60,7 +61,7 @@ def run(arguments: Namespace) -> int:
     if alone:
         print(details(every[0], arguments.to))
         for why in every[0].prospect.refused:
-            print(f"loraport: {why}", file=sys.stderr)
+            print(f"loraport: {in_flags(why)}", file=sys.stderr)
     else:
         print(overview(every, arguments.to))
     return 1 if any(each.prospect.how == NOT for each in every) else 0
@@ -73,8 +74,9 @@ def _inspected(source: str, base: str, to: str, alone: bool) -> Inspected:
     try:
         seen = look_at(source, base, to)
     except LoraportError as error:
+        error = LoraportError(in_flags(str(error)))
         if alone:
-            raise
+            raise error from None
         return Inspected(source, None, None, Prospect(NOT, [str(error)]))
     if seen.base is None:
         seen.prospect.notes.append(
@@ -85,10 +87,11 @@ def _inspected(source: str, base: str, to: str, alone: bool) -> Inspected:
 
 def overview(every: list[Inspected], to: str) -> str:
     """A row for each adapter, and below the table why some can't be carried and what is left."""
-    from ..report.terminal import table
+    from ..report.terminal import WIDTH, in_lines, listed, table
 
     header = ["adapter", "kind", "rank", "modules", *(["carried"] if to else []), "base"]
-    rows, told = [], []
+    rows: list[list[str]] = []
+    told: dict[str, list[str]] = {}  # remark -> the adapters that it is of
     for each in every:
         base = kind = rank = modules = ""
         if each.adapter is not None:
@@ -98,8 +101,10 @@ def overview(every: list[Inspected], to: str) -> str:
             base = Path(str(each.adapter.config.get("base_model_name_or_path") or "")).name
         carried = [each.prospect.how] if to else []
         rows.append([each.name, kind, rank, modules, *carried, shortened(base, 28)])
-        told += [f"{each.name}: {line}" for line in remarks(each)]
-    return "\n".join([table(header, rows), *([""] if told else []), *told])
+        for line in remarks(each):
+            told.setdefault(line, []).append(each.name)
+    lines = [in_lines(f"{listed(names)}: {line}", WIDTH) for line, names in told.items()]
+    return "\n".join([table(header, rows), *([""] if told else []), *lines])
 
 
 def shortened(text: str, most: int) -> str:
@@ -110,7 +115,7 @@ def shortened(text: str, most: int) -> str:
 def remarks(each: Inspected) -> list[str]:
     """Why an adapter is refused, what is left of it, and what was noticed, a line each."""
     return [
-        *(f"refused: {why}" for why in each.prospect.refused),
+        *(f"refused: {in_flags(why)}" for why in each.prospect.refused),
         *(f"left: {what}" for what in each.prospect.left),
         *(f"warning: {note}" for note in each.prospect.notes),
     ]

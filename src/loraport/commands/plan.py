@@ -9,7 +9,7 @@ what each step took stands beside it.
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-HELP = "what each rule will need for a pair of models"
+HELP = "memory and time that a pair of models will need, step by step"
 EXAMPLES = ("loraport plan Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-3B",)
 
 
@@ -31,10 +31,10 @@ def run(arguments: Namespace) -> int:
     for side, model in zip(("old", "new"), models, strict=True):
         dims = model.dims
         print(
-            f"{side}  {model.architecture.name}: {dims.layers} layers, hidden {dims.hidden}, "
-            f"intermediate {dims.intermediate}, {dims.heads} heads of {dims.head_dim} "
-            f"({dims.attention}, {dims.kv_heads}), {dims.vocabulary} tokens, "
-            f"{needs.parameters(dims) / 1e9:.1f} billion weights"
+            f"{side}  {model.architecture.name}, {_count(needs.parameters(dims))} weights: "
+            f"{dims.layers} layers, hidden {dims.hidden}, intermediate {dims.intermediate},\n"
+            f"     {dims.heads} heads of {dims.head_dim} ({dims.attention}, {dims.kv_heads}), "
+            f"{dims.vocabulary:,} tokens"
         )
     taken = measured(arguments.old, arguments.new)
     rows = []
@@ -74,6 +74,11 @@ def measured(old: str, new: str, artifacts: Path = Path("artifacts")) -> dict[st
             now = record["peak_mib"], record["seconds"]
             most[rule + side] = max(held[0], now[0]), max(held[1], now[1])
     return {row: [f"{mib:,.0f} MiB", f"{seconds:,.1f} s"] for row, (mib, seconds) in most.items()}
+
+
+def _count(weights: int) -> str:
+    """A number of weights in words."""
+    return f"{weights / 1e9:.1f} billion" if weights >= 1e9 else f"{weights / 1e6:.0f} million"
 
 
 def _gib(mib: int) -> str:

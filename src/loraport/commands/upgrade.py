@@ -18,6 +18,8 @@ EXAMPLES = (
     "loraport upgrade OLD NEW tickets mails upgraded --prompts a.txt --prompts b.txt --minutes 10",
 )
 
+FEW = 5  # adapters whose reasons are all told
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Models, adapters, prompts, and how it is done."""
@@ -26,50 +28,73 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("new", metavar="NEW", help="the model to bring them to: a directory or a hub id")
     add("adapters", metavar="ADAPTER", nargs="+", type=Path, help="PEFT directories")
     add("out", metavar="OUT", type=Path, help="folder; of several adapters a subfolder each")
-    add("--prompts", metavar="FILE", type=Path, required=True, action="append",
-        help="prompts of the task, better some hundreds: JSONL with `prompt` or `messages`, and "
-        "maybe `completion`; or text, one a line. One file for all adapters, or one for each in "
-        "their order")  # fmt: skip
-    add("--test", metavar="FILE", type=Path, action="append", default=[],
-        help="a test with gold answers, likewise; without, the verdict rests on agreement with "
-        "the old adapter on prompts that are set apart")  # fmt: skip
-    add("--teacher", default="auto", help="auto (default), old, delta, context or on_policy")
-    add("--soft", action="store_true", help="teacher old: its probabilities, not its text alone")
-    add("--alpha", type=float, default=1.0, help="teacher delta: strength of the old change")
-    add("--shots", type=int, default=8, help="teacher context: demonstrations (default: 8)")
-    add("--start", action="append", default=[], metavar="METHOD",
-        help="transfer method of a start that is tried; may be repeated; `nothing`: none is "
-        "carried (default: aligned)")  # fmt: skip
-    add("--rates", default="3e-4,1e-3,3e-3", help="learning rates that are tried")
-    add("--epochs", type=int, default=16, help="of the best rate, at most (default: 16)")
-    add("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
-    add("--at-least", type=int, default=100, metavar="N",
-        help="prompts taught; where fewer are given, the adapted old model writes more "
-        "(default: 100; 0: none are written)")  # fmt: skip
-    add("--minutes", type=float, default=0.0, help="for each adapter; 0: no limit (default)")
-    add("--seed", type=int, default=0)
-    add("--skip-bad", action=BooleanOptionalAction, default=None,
-        help="one that fails gets a row and stops no other (default for several)")  # fmt: skip
-    add("--strict", dest="skip_bad", action="store_false", help="the same as --no-skip-bad")
+    data = parser.add_argument_group("prompts").add_argument
+    data("--prompts", metavar="FILE", type=Path, required=True, action="append",
+         help="prompts of the task, better some hundreds: JSONL with `prompt` or `messages`, and "
+         "maybe `completion`; or text, one a line. One file for all adapters, or one for each in "
+         "their order")  # fmt: skip
+    data("--test", metavar="FILE", type=Path, action="append", default=[],
+         help="a test with gold answers, likewise; without, the verdict rests on agreement with "
+         "the old adapter on prompts that are set apart")  # fmt: skip
+    data("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
+    data("--at-least", type=int, default=100, metavar="N",
+         help="prompts taught; where fewer are given, the adapted old model writes more "
+         "(default: 100; 0: none are written)")  # fmt: skip
+    teaching = parser.add_argument_group("teaching").add_argument
+    teaching("--teacher", default="auto", metavar="NAME",
+             help="auto (default), old, delta, context or on_policy")  # fmt: skip
+    teaching("--soft", action="store_true",
+             help="teacher old: its probabilities, not its text alone")  # fmt: skip
+    teaching("--alpha", type=float, default=1.0, metavar="X",
+             help="teacher delta: strength of the old change (default: 1)")  # fmt: skip
+    teaching("--shots", type=int, default=8, metavar="N",
+             help="teacher context: demonstrations (default: 8)")  # fmt: skip
+    teaching("--start", action="append", default=[], metavar="METHOD",
+             help="transfer method of a start that is tried; may be repeated; `nothing`: none is "
+             "carried (default: aligned)")  # fmt: skip
+    teaching("--rates", default="3e-4,1e-3,3e-3", metavar="X,X",
+             help="learning rates that are tried (default: 3e-4,1e-3,3e-3)")  # fmt: skip
+    teaching("--epochs", type=int, default=16, metavar="N",
+             help="of the best rate, at most (default: 16)")  # fmt: skip
+    teaching("--minutes", type=float, default=0.0, metavar="N",
+             help="for each adapter; 0: no limit (default)")  # fmt: skip
+    teaching("--seed", type=int, default=0, metavar="N",
+             help="of the choice of prompts and of the teaching (default: 0)")  # fmt: skip
     check.add_judging(parser)
-    add("--calibration", default="",
-        help="file of texts for the carrying, one a line (default: Wikitext-2)")  # fmt: skip
-    add("--known-as", action="append", default=[],
-        help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
-    add("--cores", type=int, default=os.cpu_count(), help="for the workflow (default: all)")
-    add("--work", type=Path, default=Path(), help="folder of artifacts/ (default: this one)")
+    carrying = parser.add_argument_group("carrying").add_argument
+    carrying("--calibration", default="", metavar="FILE",
+             help="texts that both models read, one a line (default: Wikitext-2)")  # fmt: skip
+    carrying("--known-as", action="append", default=[], metavar="NAME",
+             help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
+    carrying("--work", type=Path, default=Path(), metavar="FOLDER",
+             help="folder of artifacts/ (default: this one)")  # fmt: skip
+    carrying("--cores", type=int, default=os.cpu_count(), metavar="N",
+             help="for the workflow (default: all)")  # fmt: skip
+    several = parser.add_argument_group("several adapters").add_argument
+    several("--skip-bad", action=BooleanOptionalAction, default=None,
+            help="one that fails gets a row and stops no other (default for several)")  # fmt: skip
+    several("--strict", dest="skip_bad", action="store_false", help="the same as --no-skip-bad")
 
 
 def run(arguments: Namespace) -> int:
     """Upgrade all adapters, print their table, and write it."""
-    from ..report.terminal import table
+    from ..evaluation.verdict import DEPLOY
+    from ..report.terminal import WIDTH, in_lines, table
     from ..upgrade import fleet
     from . import _fleet_run
 
     rows = _fleet_run.upgrade_all(arguments)
     print(table(fleet.TOLD, map(fleet.cells, rows)))
-    for each in rows:
-        print(f"\n{each.name}: {each.verdict}. {each.why}")
+    print(f"\n{fleet.ABOUT_SCORES}")
+    reasons = rows if len(rows) <= FEW else [row for row in rows if row.verdict == fleet.FAILED]
+    for each in reasons:
+        print(f"\n{in_lines(f'{each.name}: {each.verdict}. {each.why}', WIDTH)}")
+    if len(reasons) < len(rows):
+        print(f"\nThe reason of each verdict: {arguments.out / 'fleet.csv'}")
     print("\nWhat changed, item by item, as a page:")
     print(f"  {shlex.join(['loraport', 'report', str(arguments.out)])}")
+    if good := next((row.name for row in rows if row.verdict == DEPLOY), ""):
+        folder = arguments.out / good if len(rows) > 1 else arguments.out
+        print("\nServe one that may be deployed:")
+        print(f"  {shlex.join(['loraport', 'export', str(folder), '--vllm'])}")
     return 0 if fleet.all_deployed(rows) else check.OTHER_VERDICT

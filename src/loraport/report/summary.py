@@ -7,7 +7,7 @@ from typing import Any
 
 from ..artifacts import read_json
 from ..runtime.job import last_record
-from .terminal import table
+from .terminal import WIDTH, in_lines, listed, table
 
 
 def layer_table(modules: dict[str, dict[str, Any]]) -> str:
@@ -94,8 +94,8 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         cost_table(logs),
         "",
         *([without] if left else []),
-        *gain_lines(report.get("gain", {})),
-        *(f"warning: {each}" for each in report["warnings"]),
+        *(in_lines(line, WIDTH) for line in gain_lines(report.get("gain", {}))),
+        *(in_lines(f"warning: {each}", WIDTH) for each in report["warnings"]),
         f"The carried adapter: {shown}",
         f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",
     ]
@@ -103,14 +103,15 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
 
 
 def summarise_all(directories: Sequence[Path], shown: Sequence[Path]) -> str:
-    """Several carried adapters: a row for each, and the warnings of each.
+    """Several carried adapters: a row for each, and each warning once.
 
     Parameters
     ----------
     directories : `lora_transferred` directories
     shown : copies of them to point to
     """
-    rows, warnings = [], []
+    rows: list[list[str]] = []
+    warnings: dict[str, list[str]] = {}
     for directory, copy in zip(directories, shown, strict=True):
         report = read_json(directory / "transfer.json", "transfer")
         modules = report["modules"].values()
@@ -119,9 +120,11 @@ def summarise_all(directories: Sequence[Path], shown: Sequence[Path]) -> str:
         size = math.sqrt(sum(squares) / len(squares)) if squares else 0.0
         counts = f"{len(served)} of {len(modules)}", str(len(report["left_behind"]))
         rows.append([str(copy), *counts, f"{100 * size:.2f} %"])
-        warnings += [f"{report['of']['app']}: warning: {each}" for each in report["warnings"]]
+        for each in report["warnings"]:
+            warnings.setdefault(each, []).append(report["of"]["app"])
     header = ["carried adapter", "modules carried", "left behind", "update / weight"]
-    return "\n".join([table(header, rows), *warnings])
+    lines = (f"{listed(apps)}: warning: {each}" for each, apps in warnings.items())
+    return "\n".join([table(header, rows), *(in_lines(line, WIDTH) for line in lines)])
 
 
 def main(arguments: Sequence[str]) -> int:

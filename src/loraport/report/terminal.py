@@ -1,6 +1,7 @@
 """Tables on the terminal: they fit 100 columns, and the first column is folded where it is long."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 100  # columns, whatever the terminal has: what is printed looks alike in a log
+NAMED = 3  # adapters before a remark that many have
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -35,3 +37,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
     console.print(grid)
     return "\n".join(line.rstrip() for line in written.getvalue().strip("\n").splitlines())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Adapters that have a remark in common, the first ones by name."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
+
+
+def in_lines(text: str, width: int) -> str:
+    """A text folded between words; paths, flags and names stay whole."""
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )

@@ -15,6 +15,10 @@ COLUMNS = (
     "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",
 )  # fmt: skip
 TOLD = ("adapter", "verdict", "old", "carried", "taught", "minutes")
+ABOUT_SCORES = (
+    "Scores in %: of the old model with its adapter, and of the new one with the carried and with "
+    "the\ntaught one; without gold answers, how often they are the old adapter's."
+)
 FAILED = "FAILED"  # in the place of a verdict, where there is none
 
 

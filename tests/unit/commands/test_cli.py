@@ -1,8 +1,10 @@
 """The `loraport` command: its files are its commands, and each tells errors in one paragraph."""
 
+import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,8 +17,9 @@ import transformers
 
 import loraport
 from loraport import commands
-from loraport.cli import main, parser
+from loraport.cli import folded, main, parser
 from loraport.commands import plan
+from loraport.upgrade import fleet
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
 
@@ -75,10 +78,62 @@ def test_inspect_tells_of_several_in_a_row_each_and_how_they_can_be_carried(
     told = capsys.readouterr().out
     rows = told.partition("\n\n")[0].splitlines()
     assert all(len(line) <= 100 for line in rows)
+    told = " ".join(told.split())
     assert "by maps" in told and re.search(r"whole: refused: .*lm_head", told)
     assert re.search(r"missing: refused: .*cannot be read", told)
+    assert "adapters table" not in told  # which no one wrote
     assert main(["inspect", str(pico_pair.adapter), "--to", str(pico_pair.old)]) == 0
     assert f"to {pico_pair.old}: copied or by maps" in capsys.readouterr().out
+
+
+def test_what_is_noticed_of_many_adapters_is_told_once(pico_pair, tmp_path, capsys):
+    folders = [tmp_path / f"adapter{n}" for n in range(5)]
+    for folder in folders:
+        shutil.copytree(pico_pair.adapter, folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = "nowhere/"
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["inspect", *map(str, folders)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("its base is not at hand") == 1 and "and 2 more: warning:" in told
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_message_is_folded_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/a/long/path/that/is/told/" + "x" * 60
+    told = folded(
+        f"loraport: no file {path} was there. What to do: name it by --texts.", Terminal()
+    )
+    assert path in told.splitlines()
+    assert all(len(line) <= 60 for line in told.splitlines() if line != path)
+    assert folded("a " * 100, io.StringIO()) == "a " * 100
+
+
+def ended(number, verdict):
+    if verdict == fleet.FAILED:
+        return fleet.failed(f"app{number}", "x", 0.1, "no adapter there")
+    return fleet.Row(f"app{number}", verdict, "x", f"reason {number}", 1.0, 90.0, 40.0, 89.0)
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_upgrades_end_in_a_table_and_commands_that_can_be_pasted(monkeypatch, capsys, count):
+    verdicts = ["RETRAIN", "DEPLOY", fleet.FAILED]
+    rows = [ended(n, verdicts[n % 3]) for n in range(count)]
+    monkeypatch.setattr("loraport.commands._fleet_run.upgrade_all", lambda arguments: rows)
+    assert main(["upgrade", "old", "new", "app0", "app1", "my out", "--prompts", "p.txt"]) == 3
+    told = capsys.readouterr().out
+    assert all(len(line) <= 100 for line in told.splitlines())
+    assert told.count("no adapter there") == (0 if count == 2 else 13)
+    assert len(re.findall(r"reason \d", told)) == (2 if count == 2 else 0)
+    commands = [line.strip() for line in told.splitlines() if line.startswith("  loraport")]
+    assert commands == ["loraport report 'my out'", "loraport export 'my out/app1' --vllm"]
+    for line in commands:
+        parser().parse_args(shlex.split(line)[1:])
 
 
 def test_inspect_tells_what_will_be_left(pico_pair, tmp_path, capsys):
