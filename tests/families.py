@@ -83,16 +83,46 @@ def mistral3(**fields) -> transformers.Mistral3Config:
     )
 
 
+# as published models of Granite have them: none is one
+MULTIPLIERS = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0,
+               "attention_multiplier": 0.2, "logits_scaling": 8.0}  # fmt: skip
+
+
 def granite(**fields) -> transformers.GraniteConfig:
-    """Multipliers as published models have them: none of them is one."""
-    multipliers = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0,
-                   "attention_multiplier": 0.2, "logits_scaling": 8.0}  # fmt: skip
-    return transformers.GraniteConfig(**{**multipliers, **fields})
+    """With Granite's multipliers."""
+    return transformers.GraniteConfig(**{**MULTIPLIERS, **fields})
 
 
+def experts(kind: type, width: str = "intermediate_size", **own):
+    """A config of a mixture of experts, whose width stands in the field `width`."""
+
+    def make(**fields):
+        fields = {**own, **fields}
+        if "intermediate_size" in fields:
+            fields[width] = fields["intermediate_size"]
+        return kind(**fields)
+
+    return make
+
+
+def llama4_multimodal(**fields) -> transformers.Llama4Config:
+    """Of text and images; every second layer has one feed-forward network."""
+    seeing = {**SEEING, "projector_input_dim": 16, "projector_output_dim": 16}
+    seeing |= {"intermediate_size": 64, "vision_output_dim": 16}
+    tied = fields.pop("tie_word_embeddings", False)
+    return transformers.Llama4Config(
+        text_config={**LLAMA4, **fields}, vision_config=seeing, tie_word_embeddings=tied
+    )
+
+
+LLAMA4 = {"num_local_experts": 4, "intermediate_size_mlp": 60, "interleave_moe_layer_step": 2}
+FEW = {"num_experts": 4, "num_experts_per_tok": 2}
+LOCAL = {"num_local_experts": 4}
+OWN_WIDTH = "moe_intermediate_size"
 ROUND = {"head_dim": 12}  # not hidden / heads
 MHA = {"kv_heads": 4}
 INSIDE = ("model.language_model.layers", "model.language_model.embed_tokens")
+QKVO = {role: path for role, path in SEPARATE.items() if role in "qkvo"}
 UNGATED = {role: path for role, path in SEPARATE.items() if role != "gate"}
 GATE_UP = {**SEPARATE, **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")}
 FAMILIES = {
@@ -157,7 +187,40 @@ FAMILIES = {
     "qwen2_5_vl": Family(qwen2_5_vl, {}, SEPARATE, *INSIDE),
     "qwen3_vl": Family(qwen3_vl, ROUND, SEPARATE, *INSIDE),
     "mistral3": Family(mistral3, ROUND, SEPARATE, *INSIDE),
+    "qwen3_moe": Family(
+        experts(transformers.Qwen3MoeConfig, OWN_WIDTH, **FEW, mlp_only_layers=[1]), ROUND, QKVO
+    ),
+    "qwen2_moe": Family(
+        experts(transformers.Qwen2MoeConfig, OWN_WIDTH, **FEW, shared_expert_intermediate_size=40),
+        {},
+        QKVO,
+    ),
+    "mixtral": Family(experts(transformers.MixtralConfig, **LOCAL), {}, QKVO),
+    "gpt_oss": Family(
+        experts(transformers.GptOssConfig, **LOCAL, num_experts_per_tok=2), ROUND, QKVO
+    ),
+    "glm4_moe": Family(
+        experts(transformers.Glm4MoeConfig, OWN_WIDTH, n_routed_experts=4, num_experts_per_tok=2),
+        ROUND,
+        QKVO,
+    ),
+    "llama4": Family(experts(transformers.Llama4TextConfig, **LLAMA4), ROUND, QKVO),
+    "llama4_multimodal": Family(
+        llama4_multimodal,
+        ROUND,
+        QKVO,
+        "language_model.model.layers",
+        "language_model.model.embed_tokens",
+    ),
+    "granitemoe": Family(experts(transformers.GraniteMoeConfig, **LOCAL, **MULTIPLIERS), {}, QKVO),
+    "ernie4_5_moe": Family(
+        experts(transformers.Ernie4_5_MoeConfig, OWN_WIDTH, moe_num_experts=4, moe_k=2), {}, QKVO
+    ),
+    "olmoe": Family(experts(transformers.OlmoeConfig, **FEW), {}, QKVO),
+    "phimoe": Family(experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
 }
+# mixtures of experts, whose attention alone is carried
+MIXTURES = tuple(name for name, family in FAMILIES.items() if family.paths is QKVO)
 
 
 def sizes(name: str, wider: bool = False) -> dict:
@@ -192,6 +255,8 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """All tensors, float64; a language model inside another is saved under its older names."""
     new, tensors = "model.language_model.", pico.read_tensors(directory)
+    if any(name.startswith("vision_model.") for name in tensors):  # Llama 4's are its own
+        return tensors
     if any(name.startswith("visual.") for name in tensors):  # Qwen2.5-VL's decoder is `model`
         return {re.sub("^model[.]", new, name): values for name, values in tensors.items()}
     return {name.replace("language_model.model.", new): v for name, v in tensors.items()}
@@ -209,7 +274,7 @@ def load_layers(name: str, directory: Path) -> list[literal.Layer]:
             role: split(name, role, tensors[f"{family.block}.{i}.{path}.weight"], heads, kv_heads)
             for role, path in family.paths.items()
         }
-        empty = {"gate": np.zeros((0, 0))}
+        empty = dict.fromkeys(("gate", "up", "down"), np.zeros((0, 0)))
         layers.append(literal.Layer(**{**empty, **weights}, heads=heads, kv_heads=kv_heads))
     return layers
 
@@ -239,5 +304,5 @@ def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
 def targets(name: str) -> list[str] | str:
     """What an adapter of all its roles targets; inside a model that sees, the decoder's alone."""
     modules = sorted({path.rpartition(".")[2] for path in FAMILIES[name].paths.values()})
-    inside = FAMILIES[name].block == INSIDE[0]
+    inside = "language_model" in FAMILIES[name].block
     return rf".*language_model.*({'|'.join(modules)})" if inside else modules

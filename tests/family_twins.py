@@ -14,15 +14,19 @@ from twins import Tensors, orthogonal
 # a head's size at which q writes no more than it reads, and an eps that counts for nothing
 SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps": 1e-8}
 HIDDEN = families.SIZES["hidden"]
-CENTRED = ("cohere2", "nemotron")  # their norms take the mean off: it has to stay where it is
+# their norms take the mean off: it has to stay where it is
+CENTRED = ("cohere2", "nemotron", "phimoe")
 SHIFTED = ("nemotron",)  # whose norms add 1 to their weight
 # where files of models that see have the decoder
-OLDER = ("model.layers", "model.embed_tokens", "language_model.model")
+OLDER = ("model.layers", "model.embed_tokens", "language_model.model", "language_model.lm_head")
+# of experts, whose entries stand for no dimension of the stream
+NEITHER = ("gate_up_proj_bias", "e_score_correction_bias")
 PATH = [(0, 0), (1, 1)]
 # families that no other twins are of
 NEWER = (
     "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
     "seed_oss", "arcee", "nemotron", "apertus", "cohere2", "qwen2_5_vl", "qwen3_vl", "mistral3",
+    *families.MIXTURES,
 )  # fmt: skip
 CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
 CASES += [("granite", "louder")]
@@ -43,7 +47,10 @@ def of_the_stream(key: str, values: torch.Tensor) -> bool:
 
 def writers(name: str) -> tuple[str, ...]:
     """Ends of the weights and biases that write into the stream."""
-    ends = {FAMILIES[name].paths[role].rpartition(".")[2] for role in ("o", "down")}
+    paths = FAMILIES[name].paths
+    ends = {paths[role].rpartition(".")[2] for role in ("o", "down") if role in paths}
+    if name in families.MIXTURES:
+        ends |= {"down_proj", "w2", "output_linear"}
     return tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))
 
 
@@ -64,9 +71,12 @@ def turn(tensors: Tensors, name: str, Q: torch.Tensor, norms: bool) -> Tensors:
     for key, values in tensors.items():
         if of_the_stream(key, values):
             turned[key] = values @ Q if norms else values
-        elif key.startswith(outside) and key.endswith(writers(name)):
+        elif not key.startswith(outside) or key.endswith(NEITHER):
+            continue
+        # what writes the stream, and experts as one parameter, which read it by their rows
+        elif key.endswith((*writers(name), "experts.gate_up_proj")):
             turned[key] = Q.T @ values
-        elif key.startswith(outside) and values.ndim == 2:
+        elif values.ndim >= 2:
             turned[key] = values @ Q
     return turned
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -144,9 +144,9 @@ def _shard(directory: Path, shards: int) -> None:
 
 
 def auto_class(config: PretrainedConfig) -> type:
-    """The class that builds a model: some of those that see are no causal ones to transformers."""
-    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
+    """The class that builds a model: the whole of one that sees, and not its language model."""
+    seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
 
 
 def load(directory: str | Path) -> PreTrainedModel:

@@ -83,6 +83,15 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
             expected=f"modules of {family.block} alone: this step leaves vocabularies as they are",
             todo="transfer it as it is, or train it without it among its target modules",
         )
+    if family.is_of_experts(path):
+        return LoraportError(
+            f"adapter {adapter.directory} adapts experts of its model, their router, or a "
+            "feed-forward network beside them",
+            got=path,
+            expected=f"modules of attention alone ({', '.join(family.modules)}): which expert of "
+            "another model does what this one does is not known",
+            todo="train it on the modules of attention, or train this one anew on the new model",
+        )
     if is_beside(path, family):
         return LoraportError(
             f"adapter {adapter.directory} adapts a part of its model beside the language model",

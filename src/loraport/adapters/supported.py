@@ -64,7 +64,8 @@ WAYS_OUT = {
     "alora_invocation_tokens": "it acts only after its invocation tokens, which no map can say; "
     "train it on the new model",
     "layer_replication": "carry an adapter of the base without replicated layers",
-    "target_parameters": "train it on modules in place of parameters",
+    "target_parameters": "parameters that are no module's, such as experts, are not carried: train "
+    "it on modules, such as those of attention",
     "use_qalora": "it is tied to its base's quantisation: train it on an unquantised base",
     "loftq_config": "it is tied to its base's quantisation: train it on an unquantised base",
 }

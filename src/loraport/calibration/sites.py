@@ -84,6 +84,8 @@ def caught_sites(
         return hook
 
     for role, site in STREAM.items() if factor != 1 else ():
+        if role not in family.roles:
+            continue
         module = modules[family.path(layer, family.module_of(role))]
         handles.append(module.register_forward_hook(scaled(site, role)))
     for role, norm in family.output_norms.items():

@@ -30,9 +30,11 @@ def run(arguments: Namespace) -> int:
     models = [open_model(resolve(source, patterns=["config.json"])[0]) for source in sources]
     for side, model in zip(("old", "new"), models, strict=True):
         dims = model.dims
+        experts = f" in {dims.experts} experts" if dims.experts > 1 else ""
         print(
             f"{side}  {model.architecture.name}, {_count(needs.parameters(dims))} weights: "
-            f"{dims.layers} layers, hidden {dims.hidden}, intermediate {dims.intermediate},\n"
+            f"{dims.layers} layers, hidden {dims.hidden}, intermediate "
+            f"{dims.intermediate}{experts},\n"
             f"     {dims.heads} heads of {dims.head_dim} ({dims.attention}, {dims.kv_heads}), "
             f"{dims.vocabulary:,} tokens"
         )

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-import ml_dtypes
-import numpy as np
 import torch
 
 from ..runtime.device import pick_device
 from .loading import choose_dtype, load_base, load_empty
+from .parameters import read_parts, read_tensor
 from .spec import Model
-from .weights import Checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -117,8 +115,12 @@ class Streamed:
         self, prefix: str, weights: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors of a module; of those that are no weights what the checkpoint has."""
+        family, experts = self._model.architecture, self._model.dims.experts
         for name, like in stored.items():
-            if name in weights or f"{prefix}{name}" in self._checkpoint:
+            if f"{prefix}{name}" not in self._checkpoint and name in family.stored:
+                parts = [f"{prefix}{part}" for part in family.stored[name]]
+                yield name, read_parts(self._checkpoint, parts, experts, like)
+            elif name in weights or f"{prefix}{name}" in self._checkpoint:
                 yield name, read_tensor(self._checkpoint, f"{prefix}{name}", like.dtype)
 
     def _fill_around(self, head: bool) -> None:
@@ -138,15 +140,6 @@ class Streamed:
         if head and self._model.tied:
             shared = self.base.get_submodule(family.embedding).weight
             self.base.get_submodule(family.head).weight = shared
-
-
-def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of a checkpoint in another dtype, in memory of torch's own."""
-    values = checkpoint.read_raw(name)
-    bits = values.dtype == ml_dtypes.bfloat16  # which torch takes as its bits alone
-    stored = torch.from_numpy(values.view(np.int16) if bits else values)
-    stored = stored.view(torch.bfloat16) if bits else stored
-    return torch.empty(stored.shape, dtype=dtype).copy_(stored)
 
 
 def is_streamed(settings: Mapping[str, Any], trust_remote_code: bool) -> bool:

@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from ..errors import LoraportError, words
 from ..runtime.device import pick_device
@@ -56,7 +57,7 @@ def load_base(
     """
     device = pick_device(device)
 
-    def filled(kind: Any) -> Any:
+    def filled(kind: Any, config: Any) -> Any:
         return kind.from_pretrained(
             directory,
             dtype=choose_dtype(dtype, device),
@@ -64,6 +65,7 @@ def load_base(
             adapter_kwargs=dict(NO_ADAPTER),
             trust_remote_code=trust_remote_code,
             **({"device_map": device_map} if device_map else {}),
+            **_unpacked(config),
         )
 
     model, tokenizer = _loaded(directory, filled, trust_remote_code)
@@ -79,8 +81,7 @@ def load_empty(
     the model's code computes them, on the CPU.
     """
 
-    def empty(kind: Any) -> Any:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    def empty(kind: Any, config: Any) -> Any:
         with init_empty_weights():
             return kind.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
@@ -88,12 +89,13 @@ def load_empty(
 
 
 def _loaded(
-    directory: str | Path, make: Callable[[Any], Any], trust_remote_code: bool
+    directory: str | Path, make: Callable[[Any, Any], Any], trust_remote_code: bool
 ) -> tuple[Any, Any]:
-    """What `make` makes of the model's class, and the tokenizer."""
+    """What `make` makes of the model's class and config, and the tokenizer."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        model: Any = make(_auto_class(directory, trust_remote_code))
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        model: Any = make(_auto_class(config), config)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise LoraportError(
             f"model {directory} cannot be loaded",
@@ -108,14 +110,24 @@ def _loaded(
     return model.eval(), tokenizer
 
 
-def _auto_class(directory: str | Path, trust_remote_code: bool) -> Any:
+def _unpacked(config: Any) -> dict[str, Any]:
+    """That experts in MXFP4 are unpacked on every machine, not where some kernel is missing."""
+    quantised = getattr(config, "quantization_config", None) or {}
+    if not isinstance(quantised, dict) or quantised.get("quant_method") != "mxfp4":
+        return {}
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
+def _auto_class(config: Any) -> Any:
     """The class that loads a model: of those that also see, some are no causal language models to
-    transformers.
+    transformers, and of some it would load the language model alone, by other names.
     """
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    kinds = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    seeing = type(config) not in kinds[0] and type(config) in kinds[1]
-    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    kinds: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if type(config) not in kinds:
+        return AutoModelForCausalLM
+    named = kinds[type(config)].__name__ in (config.architectures or [])
+    whole = named or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if whole else AutoModelForCausalLM
 
 
 def _choose_pad(tokenizer: Any, rows: int) -> None:

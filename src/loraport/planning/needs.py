@@ -35,10 +35,11 @@ RANK = 32  # of an adapter
 
 def parameters(dims: Dimensions) -> int:
     """Weights of all linear modules and of both embeddings, a close upper bound."""
-    block = sum(
-        rows * columns
-        for rows, columns in (dims.shape(r) for r in ("q", "k", "v", "o", "gate", "up", "down"))
+    attention, feed_forward = (
+        sum(rows * columns for rows, columns in map(dims.shape, each))
+        for each in (ROLES[:4], ROLES[4:])
     )
+    block = attention + dims.experts * feed_forward
     return dims.layers * block + 2 * dims.vocabulary * dims.hidden
 
 

@@ -3,17 +3,19 @@
 No weight of a base model is read, so that a pair of the hub is told of by two small files.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters.audit import audit
 from ..adapters.files import Adapter, read_adapter
+from ..adapters.lora_weights import LoraWeights
 from ..errors import LoraportError
 from ..models.identity import folder_at_hand
 from ..models.side import Side
 from ..models.spec import Model, adapter_directory, open_model, resolve
 from ..models.tokens import Vocabulary, read_vocabulary
+from ..transfer.left import no_place
 from ..transfer.modules_to_save import check_saved
 from .token_notes import token_notes
 
@@ -133,7 +135,7 @@ def prospect(
         adapter = read_adapter(directory)
     except LoraportError as error:
         return Prospect(NOT, [str(error)])
-    places: Collection[tuple[int, str]] = ()
+    places: Mapping[tuple[int, str], LoraWeights] = {}
     if old is not None:
         try:
             places = audit(adapter, old.architecture, old.dims, known_as, vocabulary=True)
@@ -164,16 +166,13 @@ def _same_sizes(adapter: Adapter, old: Side, new: Side) -> bool:
     return old.dims == new.dims
 
 
-def _left(places: Collection[tuple[int, str]], old: Side, new: Side) -> tuple[list[str], set[str]]:
+def _left(
+    places: Mapping[tuple[int, str], LoraWeights], old: Side, new: Side
+) -> tuple[list[str], set[str]]:
     """What is left behind, in words, and the adapted roles that the new model has."""
-    modules = sorted({module for _, module in places})
-    roles = {module: set(old.family.modules[module]) for module in modules}
-    left = [
-        f"{module}: {new.family.name} has no such role"
-        for module in modules
-        if not roles[module] & set(new.family.roles)
-    ]
-    kept = {role for each in roles.values() for role in each} & set(new.family.roles)
+    left = no_place(places, old, new)
+    roles = {role for _, module in places for role in old.family.modules[module]}
+    kept = roles & set(new.family.roles)
     adapted = {layer for layer, _ in places}
     if len(adapted) > new.dims.layers:
         left.append(f"{len(adapted) - new.dims.layers} or more of {len(adapted)} layers")

@@ -26,6 +26,7 @@ from ..provenance import versions
 from .card import write_card
 from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
+from .left import no_place
 from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
 from .modules_to_save import keep_saved
@@ -376,6 +377,7 @@ def transfer_files(
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
     told, oversized = check_size(report["modules"], allow_large=allow_large)
+    told = [*no_place(located, old, new), *told]
     base = params["base"], resolved or params["revision"]
     write_adapter(
         out,

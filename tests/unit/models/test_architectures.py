@@ -8,7 +8,7 @@ import numpy as np
 import pico
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, MIXTURES
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -75,6 +75,7 @@ def test_modules_are_the_models_with_their_shapes(case):
         if isinstance(module, torch.nn.Linear)
         and path != family.head
         and not path.startswith(family.beside)
+        and not family.is_of_experts(path)
     }
     described = {
         family.path(layer, module): family.module_shape(module, dims)
@@ -86,12 +87,13 @@ def test_modules_are_the_models_with_their_shapes(case):
 
 
 def test_embedding_and_head_are_the_models(case):
-    _, family, dims, model = case
+    name, family, dims, model = case
     modules = dict(model.named_modules())
     assert modules[family.embedding] is model.get_input_embeddings()
     assert modules[family.head] is model.get_output_embeddings()
     assert modules[family.embedding].weight.shape == (dims.vocabulary, dims.hidden)
-    assert family.prefix == model.base_model_prefix
+    # the text model of Llama 4 calls itself by the place that it has in the one that also sees
+    assert family.prefix == model.base_model_prefix or name == "llama4"
     assert isinstance(modules[family.block.format(layer=0)], torch.nn.Module)
 
 
@@ -109,8 +111,9 @@ def test_roles_are_where_the_modelling_code_has_them(case):
 def test_norms_are_all_and_nothing_else_is_left(case):
     name, family, dims, model = case
     models = [model]
-    if name == "phi":  # its norms of queries and keys are an option
-        models.append(on_meta(make_config(name, qk_layernorm=True)))
+    options = {"phi": "qk_layernorm", "glm4_moe": "use_qk_norm"}  # norms of queries and keys
+    if name in options:
+        models.append(on_meta(make_config(name, **{options[name]: True})))
     paths = {
         path
         for each in models
@@ -186,6 +189,18 @@ FALLBACKS = [  # family -> changes of config.json that transformers understands
     ),
     ("phi3", {"head_dim": 10}),
     ("qwen2", {"head_dim": 12}),
+    *((name, {"head_dim": ...}) for name in MIXTURES if not name.startswith("llama4")),
+    *((name, {"head_dim": ..., "num_attention_heads": 16}) for name in ("gpt_oss", "phimoe")),
+    ("mixtral", {"head_dim": None}),
+    *((name, {"num_key_value_heads": None}) for name in ("granitemoe", "olmoe")),
+    *(
+        (name, {"num_key_value_heads": ..., "num_attention_heads": 16})
+        for name in MIXTURES
+        if name not in ("ernie4_5_moe", "llama4_multimodal")
+    ),
+    ("ernie4_5_moe", {"num_key_value_heads": ..., "num_attention_heads": 8}),
+    ("llama4", {"head_dim": ..., "hidden_size": 64}),
+    ("llama4_multimodal", {"text_config": {"num_hidden_layers": 1, "num_local_experts": 2}}),
 ]
 
 
@@ -205,6 +220,44 @@ def test_fallbacks_are_transformers_own(tmp_path, name, changes):
     config = model.config.get_text_config()
     assert dims.heads == config.num_attention_heads
     assert dims.kv_heads == getattr(config, "num_key_value_heads", dims.heads)
+
+
+COUNTS = {  # family -> fields that say how many experts there are
+    "qwen3_moe": ("num_experts", "num_local_experts"),
+    "qwen2_moe": ("num_experts",),
+    "glm4_moe": ("n_routed_experts",),
+    "ernie4_5_moe": ("moe_num_experts",),
+    "olmoe": ("num_experts",),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_are_counted_and_as_wide_as_the_models(name, tmp_path):
+    """With the fields of the config, and without those that say how many and how wide."""
+    fields = written(make_config(name))
+    inside = fields.get("text_config", fields)
+    without = dict(inside)
+    for key in (*COUNTS.get(name, ("num_local_experts",)), "moe_intermediate_size"):
+        without.pop(key, None)
+    whole = {**fields, "text_config": without} if inside is not fields else without
+    for each in (fields, whole):
+        (tmp_path / "config.json").write_text(json.dumps(each))
+        model = on_meta(AutoConfig.from_pretrained(tmp_path))
+        downs = [values for key, values in model.named_parameters() if key.endswith("down_proj")]
+        family = family_of(each, "")
+        dims = family.read_dimensions(each, "")
+        assert {len(values) for values in downs} == {dims.experts}
+        assert all(sorted((dims.hidden, dims.intermediate)) == sorted(v.shape[1:]) for v in downs)
+
+
+def test_experts_whose_weights_are_packed_leave_the_model_as_it_is():
+    """GPT-OSS is published in MXFP4: its experts alone; other methods take attention as well."""
+    packed = {"quantization_config": {"quant_method": "mxfp4"}}
+    assert family_of(written(make_config("gpt_oss")) | packed, "").name == "gpt_oss"
+    for name, method in (("gpt_oss", "bitsandbytes"), ("llama", "mxfp4")):
+        fields = written(make_config(name)) | {"quantization_config": {"quant_method": method}}
+        with pytest.raises(LoraportError, match=rf"quantised.*{method}"):
+            family_of(fields, "config.json")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -419,11 +472,11 @@ def test_a_factor_of_the_residual_stream_is_the_configs(tmp_path):
         parse("x", {**content("gemma3"), "residual": "residual_multiplier"})
 
 
-LATENT, MAMBA, EXPERTS = "latent attention", "Mamba layers", "mixture of experts"
+LATENT, MAMBA = "latent attention", "Mamba layers"
 DELTA = r"gated DeltaNet.*linear_conv_kernel_dim = 4"
 BEYOND = {  # model type -> what its config says that no family file describes
-    "deepseek_v2": rf"{LATENT}.*{EXPERTS}",
-    "deepseek_v3": rf"{LATENT}.*kv_lora_rank = 512.*{EXPERTS}",
+    "deepseek_v2": LATENT,
+    "deepseek_v3": rf"{LATENT}.*kv_lora_rank = 512",
     "deepseek_v4": "hyper-connections.*hc_mult = 4",
     "glm5_next": rf"{LATENT}.*hyper-connections",
     "minicpm3": LATENT,
@@ -447,14 +500,18 @@ BEYOND = {  # model type -> what its config says that no family file describes
     "recurrent_gemma": "recurrent layers",
     "rwkv": "recurrent layers",
     "xlstm": "recurrent layers",
-    "qwen3_next": rf"{DELTA}.*{EXPERTS}",
+    "qwen3_next": DELTA,
     "qwen3_5": DELTA,
     "qwen3_5_text": DELTA,
     "olmo_hybrid": DELTA,
     "gemma3n": "share keys and values",
     "gemma4": "an input of its own for each layer",
-    "mixtral": EXPERTS,
-    "llama4": EXPERTS,
+    "jetmoe": "experts in attention",
+    "minimax": "layers of type 'linear_attention'",
+    "mimo_v2_flash": "heads of values of another size",
+    "mllama": "attention to images",
+    "idefics": "attention to images",
+    "blt": "several parts",
     "t5gemma2": "an encoder beside the decoder",
     "gpt2": "transposed",
 }
@@ -470,7 +527,7 @@ def test_what_no_family_file_can_describe_is_refused_by_what_is_missing(kind):
 
 def test_what_families_are_made_of_is_not_told_as_missing():
     """A field that is there and asks for nothing, and layer types of attention."""
-    neutral = {"num_experts": 1, "num_local_experts": 0, "kv_lora_rank": None, "hc_mult": None}
+    neutral = {"state_size": 0, "kv_lora_rank": None, "hc_mult": None}
     types = ["full_attention", "sliding_attention", "chunked_attention"]
     assert beyond_a_file({**neutral, "layer_types": types, "text_config": None}) == []
     assert beyond_a_file({"layer_types": ["conv"]}) == ["layers of type 'conv' (layer_types)"]

@@ -88,6 +88,14 @@ def inside(kind, **more):
     return lambda **sizes: kind(text_config={**sizes, **more})
 
 
+def mixture(kind, experts, field="num_local_experts", width="intermediate_size"):
+    """A config of a mixture of experts, by the width of an expert."""
+    return lambda intermediate_size, **sizes: kind(
+        **{width: intermediate_size, field: experts}, **sizes
+    )
+
+
+MOE = "moe_intermediate_size"
 # hub id -> its config class, hidden, intermediate, layers, heads, key-value heads, head size
 RELEASED = {
     "mistralai/Ministral-3-8B": (transformers.Ministral3Config, 4096, 14336, 34, 32, 8, 128),
@@ -109,7 +117,47 @@ RELEASED = {
         inside(transformers.Mistral3Config, model_type="mistral"),
         *(5120, 32768, 40, 32, 8, 128),
     ),
+    "Qwen/Qwen3-30B-A3B": (
+        mixture(transformers.Qwen3MoeConfig, 128, "num_experts", MOE),
+        *(2048, 768, 48, 32, 4, 128),
+    ),
+    "Qwen/Qwen1.5-MoE-A2.7B": (
+        mixture(transformers.Qwen2MoeConfig, 60, "num_experts", MOE),
+        *(2048, 1408, 24, 16, 16, 128),
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        mixture(transformers.MixtralConfig, 8),
+        *(4096, 14336, 32, 32, 8, 128),
+    ),
+    "openai/gpt-oss-20b": (mixture(transformers.GptOssConfig, 32), 2880, 2880, 24, 64, 8, 64),
+    "zai-org/GLM-4.5-Air": (
+        mixture(transformers.Glm4MoeConfig, 128, "n_routed_experts", MOE),
+        *(4096, 1408, 46, 96, 8, 128),
+    ),
+    "meta-llama/Llama-4-Scout-17B-16E": (
+        inside(transformers.Llama4Config, num_local_experts=16),
+        *(5120, 8192, 48, 40, 8, 128),
+    ),
+    "ibm-granite/granite-3.0-3b-a800m-base": (
+        mixture(transformers.GraniteMoeConfig, 40),
+        *(1536, 512, 32, 24, 8, 64),
+    ),
+    "baidu/ERNIE-4.5-21B-A3B-PT": (
+        mixture(transformers.Ernie4_5_MoeConfig, 64, "moe_num_experts", MOE),
+        *(2560, 1536, 28, 20, 4, 128),
+    ),
+    "allenai/OLMoE-1B-7B-0924": (
+        mixture(transformers.OlmoeConfig, 64, "num_experts"),
+        *(2048, 1024, 16, 16, 16, 128),
+    ),
+    "microsoft/Phi-3.5-MoE-instruct": (
+        mixture(transformers.PhimoeConfig, 16),
+        *(4096, 6400, 32, 32, 8, 128),
+    ),
 }
+# billions of weights in the names of published mixtures, or in their model cards
+BILLIONS = {"Qwen/Qwen3-30B-A3B": 30.5, "mistralai/Mixtral-8x7B-v0.1": 46.7,
+            "openai/gpt-oss-20b": 20.9, "allenai/OLMoE-1B-7B-0924": 6.9}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -134,6 +182,8 @@ def test_names_and_shapes_resolve_at_the_dimensions_of_released_models(name):
     }
     assert modules.items() <= shapes.items()
     assert len(modules) == layers * len(family.modules)
+    if name in BILLIONS:
+        assert needs.parameters(dims) / 1e9 == pytest.approx(BILLIONS[name], rel=0.02)
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)

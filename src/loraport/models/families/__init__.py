@@ -48,6 +48,14 @@ class Architecture:
     beside : other parts of the model, such as one that sees: left as they are, though modules of
         theirs may bear the decoder's names
     buffers : ends of the names of tensors that checkpoints hold beside weights: masks, frequencies
+    experts : modules below the block that are, or hold, a mixture of experts: the experts, their
+        router, what they share, and the feed-forward network that stands in their place in some
+        layers. Their weights are left as they are
+    stored : parameter below the block -> tensors of a checkpoint that it is made from: one by
+        another name; of `{expert}`, those of all experts, one behind the other; several of these
+        side by side, as rows of each expert; or blocks and scales of MXFP4
+    vectors : parameters below the block that are no module's weight or bias, such as the sinks of
+        attention
     """
 
     name: str
@@ -67,6 +75,9 @@ class Architecture:
     aliases: Mapping[str, str]
     buffers: tuple[str, ...]
     beside: tuple[str, ...]
+    experts: tuple[str, ...]
+    stored: Mapping[str, tuple[str, ...]]
+    vectors: tuple[str, ...]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -164,15 +175,21 @@ class Architecture:
         """Whether a checkpoint's tensor is no weight; a mask may hold -Inf, for one."""
         return any(name == end or name.endswith(f".{end}") for end in self.buffers)
 
+    def is_of_experts(self, path: str) -> bool:
+        """Whether a module or tensor, by any name, belongs to a block's mixture of experts."""
+        parts = "|".join(re.escape(each) for each in self.experts)
+        return bool(parts) and re.search(rf"(^|\.)\d+\.({parts})(\.|$)", path) is not None
+
     def describes(self, name: str) -> bool:
         """Whether a checkpoint's tensor is one that this family's file accounts for."""
-        if self.is_buffer(name):
+        if self.is_buffer(name) or self.is_of_experts(name):
             return True
         module = name.removesuffix(".weight").removesuffix(".bias")
         candidates = {module, f"{self.prefix}.{module}", self.own_name(module)}
         if any(each.startswith(f"{part}.") for each in candidates for part in self.beside):
             return True
-        known = (self.embedding, self.head, *self.norms)
+        vectors = (f"{self.block}.{each}" for each in self.vectors)
+        known = (self.embedding, self.head, *self.norms, *vectors)
         patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in known]
         return any(
             self.locate(each) is not None or re.fullmatch("|".join(patterns), each) is not None
@@ -180,16 +197,23 @@ class Architecture:
         )
 
 
+def _of_experts_alone(quantised: Any, family: Architecture | None) -> bool:
+    """Whether a quantisation leaves all weights but those of experts as they are: MXFP4's does."""
+    method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
+    return method == "mxfp4" and family is not None and bool(family.experts)
+
+
 def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
+    optional |= {"experts": [], "stored": {}, "vectors": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))
-    wrong |= set(content.get("dimensions", {})) ^ {
-        field.name for field in fields(Dimensions) if field.default is MISSING
-    }
+    sizes = {field.name: field.default is MISSING for field in fields(Dimensions)}
+    said = set(content.get("dimensions", {}))
+    wrong |= (said - set(sizes)) | {name for name, needed in sizes.items() if needed} - said
     held = [role for roles in modules.values() for role in roles]
     wrong |= {role for role in held if role not in ROLES or held.count(role) > 1}
     fused = {module for module, roles in modules.items() if len(roles) > 1}
@@ -208,7 +232,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in {**optional, **content}.items()
     }
-    for key in ("dimensions", "modules"):
+    for key in ("dimensions", "modules", "stored"):
         frozen[key] = {part: tuple(value) for part, value in frozen[key].items()}
     return Architecture(name, **frozen)
 
@@ -257,7 +281,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Architecture:
             "size in all layers, around one residual stream",
             todo="name another model; a family file can't describe this one",
         )
-    if quantised:
+    if quantised and not _of_experts_alone(quantised, family):
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
         raise LoraportError(
             f"{where} is of a model whose weights are quantised",

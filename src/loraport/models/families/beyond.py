@@ -7,7 +7,6 @@ layer, around one residual stream.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-EXPERTS = "a mixture of experts"
 # start of a field's name, or the whole of it with a blank at its end -> what a model with it has
 FIELDS = {
     "kv_lora_rank ": "multi-head latent attention: keys and values behind a bottleneck, no k and v",
@@ -21,19 +20,18 @@ FIELDS = {
     "global_head_dim ": "heads whose size differs by layer",
     "hidden_size_per_layer_input ": "an input of its own for each layer",
     "num_kv_shared_layers ": "layers that share keys and values",
-    "num_experts ": EXPERTS,
-    "num_local_experts ": EXPERTS,
-    "n_routed_experts ": EXPERTS,
-    "moe_num_experts ": EXPERTS,
     "is_encoder_decoder ": "an encoder beside the decoder",
+    "cross_attention_layers ": "layers of attention to images between the others",
+    "cross_layer_interval ": "layers of attention to images between the others",
+    "v_head_dim ": "heads of values of another size than those of queries and keys",
 }
 MODEL_TYPES = {
     "gpt2": "weights that are stored transposed (Conv1D)",
     "openai-gpt": "weights that are stored transposed (Conv1D)",
     "rwkv": "recurrent layers in place of attention",
     "xlstm": "recurrent layers in place of attention",
-    "dbrx": EXPERTS,
-    "dots1": EXPERTS,
+    "blt": "a model of bytes in several parts, each with layers of its own",
+    "jetmoe": "a mixture of experts in attention, too: queries and outputs of each expert",
 }
 ATTENTION = ("attention", "full", "sliding", "chunked")  # in names of layer types
 
@@ -55,16 +53,15 @@ def _structures(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield MODEL_TYPES[kind], f"model_type {kind!r}"
     for start, what in FIELDS.items():
         held = (key for key in config if isinstance(key, str) and f"{key} ".startswith(start))
-        least = 2 if what == EXPERTS else 1  # one expert is a feed-forward network
-        field = next((key for key in held if _is_set(config[key], least)), None)
+        field = next((key for key in held if config[key]), None)
         if field is not None:
             yield what, f"{field} = {config[field]!r}"
     types = config.get("layer_types")
     for each in types if isinstance(types, list) else ():
-        if isinstance(each, str) and not any(word in each for word in ATTENTION):
+        if isinstance(each, str) and not _is_attention(each):
             yield f"layers of type {each!r}", "layer_types"
 
 
-def _is_set(value: Any, least: int) -> bool:
-    """Whether a field asks for something; a count of less than `least` asks for nothing."""
-    return value >= least if type(value) is int else bool(value)
+def _is_attention(layer_type: str) -> bool:
+    """Whether the name of a layer type is one of attention with queries, keys and values."""
+    return any(word in layer_type for word in ATTENTION) and "linear" not in layer_type

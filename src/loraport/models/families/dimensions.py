@@ -10,7 +10,13 @@ from ...errors import LoraportError
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Sizes of one model; `head_dim` need not be hidden / heads."""
+    """Sizes of one model; `head_dim` need not be hidden / heads.
+
+    Attributes
+    ----------
+    intermediate : of the feed-forward network, or of each expert
+    experts : how many feed-forward networks a layer has; more than one are a mixture of experts
+    """
 
     vocabulary: int
     hidden: int
@@ -19,6 +25,7 @@ class Dimensions:
     heads: int
     kv_heads: int
     head_dim: int
+    experts: int = 1
 
     @property
     def attention(self) -> str:

@@ -1,0 +1,107 @@
+"""Adapters of mixtures of experts: attention passes the audit, experts and routers do not."""
+
+import json
+
+import families
+import numpy as np
+import pico
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from loraport.models.spec import open_model
+from loraport.planning.prospect import NOT, prospect
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bases")
+    names = ("llama", "qwen3_moe", "mixtral")
+    return {name: families.make_model(root / name, name, seed=1) for name in names}
+
+
+def with_module(folder, base, name, shape):
+    """An adapter of attention, with one more module in its file."""
+    adapter = pico.make_adapter(folder, base, seed=3, targets=pico.ATTENTION)
+    file = adapter / "adapter_model.safetensors"
+    out, into = shape
+    rng = np.random.default_rng(0)
+    more = {
+        f"base_model.model.{name}.lora_A.weight": rng.normal(size=(4, into)).astype(np.float32),
+        f"base_model.model.{name}.lora_B.weight": rng.normal(size=(out, 4)).astype(np.float32),
+    }
+    save_file({**load_file(file), **more}, file, {"format": "pt"})
+    return adapter
+
+
+def told(adapter, old, new=None):
+    return prospect(adapter, open_model(old), new and open_model(new), {str(old)})
+
+
+def test_all_seven_names_as_targets_mean_attention_where_experts_are_one_parameter(bases, tmp_path):
+    """Of Qwen 3's layers with experts peft adapts q, k, v and o alone by these names."""
+    base = bases["mixtral"]
+    adapter = pico.make_adapter(tmp_path / "a", base, seed=3, targets=pico.ATTENTION)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["target_modules"] = pico.ALL_LINEAR
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert told(adapter, base).refused == []
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "shape"),
+    [
+        ("qwen3_moe", "model.layers.0.mlp.experts.3.gate_proj", (56, 32)),
+        ("qwen3_moe", "model.layers.0.mlp.experts", (56, 32)),
+        ("qwen3_moe", "model.layers.0.mlp.gate", (4, 32)),
+        ("qwen3_moe", "model.layers.1.mlp.down_proj", (32, 56)),  # of a layer without experts
+        ("qwen3_moe", "layers.0.mlp.experts.0.up_proj", (56, 32)),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.0.w1", (56, 32)),
+        ("mixtral", "model.layers.1.block_sparse_moe.gate", (4, 32)),
+    ],
+)
+def test_experts_and_routers_are_refused_by_name(bases, tmp_path, family, name, shape):
+    base = bases[family]
+    found = told(with_module(tmp_path / "a", base, name, shape), base, bases["llama"])
+    assert found.how == NOT
+    assert "adapts experts" in found.refused[0] and name in found.refused[0]
+
+
+def test_experts_as_parameters_are_refused_by_name(bases, tmp_path):
+    adapter = pico.make_adapter(
+        tmp_path / "a",
+        bases["qwen3_moe"],
+        seed=3,
+        targets=pico.ATTENTION,
+        target_parameters=["mlp.experts.down_proj"],
+    )
+    found = told(adapter, bases["qwen3_moe"], bases["llama"])
+    assert found.how == NOT
+    assert "target_parameters" in found.refused[0] and "experts" in found.refused[0]
+
+
+def test_what_a_mixture_has_no_place_for_is_told_with_its_share(bases, tmp_path):
+    adapter = pico.make_adapter(tmp_path / "a", bases["llama"], seed=3)
+    left = told(adapter, bases["llama"], bases["qwen3_moe"]).left
+    assert [line.split(" is left behind")[0] for line in left] == [
+        f"mlp.{role}_proj" for role in ("down", "gate", "up")
+    ]
+    shares = [int(line.split("%")[0].split()[-1]) for line in left]
+    parts = {
+        role: sum(
+            np.linalg.norm(s * B @ A) ** 2
+            for (_, each), (B, A, s) in pico.load_adapter(bases["llama"], adapter).items()
+            if each == role
+        )
+        for role in families.SEPARATE
+    }
+    whole = sum(parts.values())
+    assert shares == [round(100 * parts[role] / whole) for role in ("down", "gate", "up")]
+    assert all(line.endswith("qwen3_moe has a mixture of experts there") for line in left)
+
+
+def test_an_adapter_of_feed_forward_networks_alone_has_no_place(bases, tmp_path):
+    targets = ["gate_proj", "up_proj", "down_proj"]
+    adapter = pico.make_adapter(tmp_path / "a", bases["llama"], seed=3, targets=targets)
+    found = told(adapter, bases["llama"], bases["qwen3_moe"])
+    assert found.how == NOT
+    assert "no place in the new model" in found.refused[0]
