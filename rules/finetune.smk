@@ -24,6 +24,7 @@ rule lora_trained:
         data=look.task_data,
         lora=look.lora(),
         settings=look.training("full"),
+        watched=look.watched(),
         code=look.code("lora_trained"),
     script:
         "../workflow/scripts/lora_trained.py"
@@ -79,6 +80,7 @@ rule lora_finetuned:
         base=look.base_of("new"),
         data=look.small_data("lft"),
         settings=look.small_settings("lft"),
+        watched=look.watched(),
         code=look.code("lora_finetuned"),
     script:
         "../workflow/scripts/lora_finetuned.py"
@@ -97,6 +99,7 @@ use rule lora_finetuned as lora_small with:
         base=look.base_of("new"),
         data=look.small_data("small"),
         settings=look.small_settings("small"),
+        watched=look.watched(),
         code=look.code("lora_finetuned"),
 
 
@@ -113,6 +116,7 @@ use rule lora_small as lora_small_matched with:
         base=look.base_of("new"),
         data=look.small_data("lft"),
         settings=look.small_settings("lft"),
+        watched=look.watched(),
         code=look.code("lora_finetuned"),
 
 
@@ -121,8 +125,6 @@ use rule lora_small as lora_small_by_seed with:
         directory(f"{layout.BY_SEED}/{layout.SMALL}"),
     log:
         layout.LOGS["lora_small_by_seed"],
-    wildcard_constraints:
-        seed="[0-9]+",
 
 
 use rule lora_small_matched as lora_small_matched_by_seed with:
@@ -130,8 +132,6 @@ use rule lora_small_matched as lora_small_matched_by_seed with:
         directory(f"{layout.BY_SEED}/{layout.SMALL_MATCHED}"),
     log:
         layout.LOGS["lora_small_matched_by_seed"],
-    wildcard_constraints:
-        seed="[0-9]+",
 
 
 use rule lora_finetuned as lora_finetuned_by_method with:
@@ -143,5 +143,3 @@ use rule lora_finetuned as lora_finetuned_by_method with:
         directory(f"{layout.BY_METHOD}/seed{{seed}}/{layout.FINETUNED}"),
     log:
         layout.LOGS["lora_finetuned_by_method"],
-    wildcard_constraints:
-        seed="[0-9]+",

@@ -88,6 +88,7 @@ use rule lora_finetuned as sweep_finetuned with:
         base=look.base_of("new"),
         data=look.point_data(),
         settings=look.point_settings(),
+        watched=look.watched(),
         code=look.code("lora_finetuned"),
 
 
@@ -104,4 +105,5 @@ use rule lora_small as sweep_small_matched with:
         base=look.base_of("new"),
         data=look.point_data(),
         settings=look.point_settings(),
+        watched=look.watched(),
         code=look.code("lora_finetuned"),

@@ -63,6 +63,7 @@ class Lookups(UpgradeLookups):
             "method": f"(?!after/){NAME}",
             "name": "|".join(sweeps.NAMES),
             "value": NAME,
+            "seed": "[0-9]+",
         }
 
     def app_of_table(self) -> str:

@@ -8,6 +8,7 @@ from ..adapters.base_names import recorded_commit
 from ..evaluation import task_files
 from . import layout, preflight, rows, stages, tasks
 from .lookups_pairs import Inputs, Lookup, PairLookups, Wildcards
+from .places import Aside
 
 
 class ScoreLookups(PairLookups):
@@ -51,6 +52,10 @@ class ScoreLookups(PairLookups):
     def base_of(self, side: str) -> Lookup:
         """Function of wildcards: where a base model is (`own`, or a pair's `old` or `new`)."""
         return lambda wildcards: stages.about_base(self.config, self.name_of(wildcards, side))
+
+    def watched(self) -> Aside:
+        """Where trainings are logged besides; a change of it trains nothing again."""
+        return Aside(self.config.content["finetune"]["report_to"])
 
     def lora(self) -> Inputs:
         """Shape of an adapter that is trained on all of a task's data."""

@@ -6,6 +6,7 @@ among the rule's inputs or its other params.
 """
 
 from collections.abc import ItemsView
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -27,3 +28,13 @@ class Places(dict[str, Any]):
     def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
         """Pickle the content (by default it would be what `items` gives)."""
         return Places, ({key: self[key] for key in self},)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A value for a rule's script that is no part of what the result is.
+
+    Snakemake compares params of plain types alone: a change of this one makes nothing again.
+    """
+
+    value: Any

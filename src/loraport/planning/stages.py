@@ -60,7 +60,7 @@ MERGE_STAGES = {  # of a merge's table
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
 # keys of `finetune` that are no training settings
-NO_TRAINING_KEYS = ("seeds", "answers", "start", "small", "full", "lora", "gpus")
+NO_TRAINING_KEYS = ("seeds", "answers", "start", "small", "full", "lora", "gpus", "report_to")
 
 
 def label(config: Config, stage: Stage, method: str) -> str:

@@ -36,8 +36,10 @@ from ..errors import LoraportError
 from ..models.loading import load_base
 from ..runtime.job import progress
 from ..runtime.measure import measured, versions
+from .card import Names, write_card
 from .data import Encoded, Example, encode, fingerprint, subset
 from .starts import Fresh, begin
+from .watched import UNWATCHED, Watched
 
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 CHECKPOINT = "checkpoint-"
@@ -119,6 +121,8 @@ def train_lora(
     inputs: Mapping[str, str] | None = None,
     base_name: str | None = None,
     loaded: tuple[Any, Any] | None = None,
+    names: Names | None = None,
+    watched: Watched = UNWATCHED,
 ) -> dict[str, Any]:
     """Train an adapter and write it as a PEFT directory, whole or not at all.
 
@@ -136,6 +140,8 @@ def train_lora(
     base_name : what adapter_config.json calls the base model; as in `start` where None
     loaded : the base of `model_dir` as `load_for` gives it, where it is in memory already; it is
         bare again at the end
+    names : of the adapter and its base in a model card; None: no card is written
+    watched : where the training is logged besides
 
     Returns
     -------
@@ -156,7 +162,7 @@ def train_lora(
         adapted = begin(model, start, settings.new_layers, steps)
         key = _key(chosen, start, settings, inputs)
         checkpoints = _checkpoint_folder(resume_root, key, out)
-        trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start)
+        trainer = _trainer(adapted, tokenizer, rows, settings, checkpoints, start, watched)
         try:
             with sdpa_kernel(ATTENTION):
                 trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
@@ -170,6 +176,8 @@ def train_lora(
         save_adapter(adapted, temporary, base_name or _recorded_base(start))
         _write_losses(temporary / "loss.csv", _losses(trainer))
         write_json(temporary / "training.json", "training", inputs or {}, content)
+        if names is not None:
+            write_card(temporary, content, names, None if isinstance(start, Fresh) else start)
     detach(adapted)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return content
@@ -268,6 +276,7 @@ def _trainer(
     settings: Settings,
     folder: Path,
     start: Fresh | str | Path,
+    watched: Watched,
 ) -> Trainer:
     micro = settings.micro_batch or settings.batch_size
     on_gpu = model.device.type != "cpu"
@@ -291,7 +300,7 @@ def _trainer(
         save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to="none",
+        **watched.arguments(),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,

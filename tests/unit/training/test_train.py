@@ -15,13 +15,17 @@ import torch
 import yaml
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, integrations
+from transformers.integrations import integration_utils
 
+from loraport.artifacts import write_json
 from loraport.errors import LoraportError
 from loraport.training import data, train
+from loraport.training.card import Names, write_card
 from loraport.training.data import IGNORED, Example
 from loraport.training.starts import Fresh, fresh_like
 from loraport.training.train import Settings, count_steps, train_lora
+from loraport.training.watched import FOLDER, Watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -432,3 +436,64 @@ def test_an_adapter_that_does_not_fit_is_told(tmp_path, pico_pair, start):
 def test_settings_that_make_no_sense_are_told(change, message):
     with pytest.raises(LoraportError, match=message):
         replace(FAST, **change)
+
+
+# ---- cards and logs besides
+
+
+def test_a_card_tells_what_a_training_began_as(tmp_path, model, start):
+    names = Names("tickets", "Own/Base-1B", "0123456789abcdef0123456789abcdef01234567")
+    fresh = fresh_like(start)
+    write_json(start / "start.json", "start", {}, {"start": "carried, times 0.5"})
+    try:
+        train_lora(model, sums(20), tmp_path / "bare", start=fresh, settings=FAST)
+        for name, begun in (("new", fresh), ("on", start)):
+            out = tmp_path / name
+            train_lora(model, sums(20), out, start=begun, settings=FAST, names=names)
+    finally:
+        (start / "start.json").unlink()
+    new, on = ((tmp_path / name / "README.md").read_text() for name in ("new", "on"))
+    assert f"Start: a new adapter (lora, rank {fresh.rank})." in new
+    assert "Start: carried, times 0.5, as chosen by short trainings" in on
+    for text in (new, on):
+        assert "base_model: Own/Base-1B" in text and "# tickets: a trained LoRA adapter" in text
+        assert "**No verdict.**" in text and str(tmp_path) not in text
+    assert not (tmp_path / "bare" / "README.md").exists()
+
+
+def test_a_carried_start_is_told_with_where_it_came_from(tmp_path):
+    of = {"old": "v1", "app": "tickets", "source": "Own/tickets"}
+    content = {"of": of, "method": "aligned", "gain": {"gain": 0.5}}
+    write_json(tmp_path / "transfer.json", "transfer", {}, content)
+    report = {"examples": 100, "steps": 21, "start": "adapter", "settings": vars(FAST)}
+    write_card(tmp_path, report, Names("tickets", "/models/base"), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "the adapter `Own/tickets` of `v1`, carried by `aligned`" in text
+    assert "multiplied by 0.5" in text and "/models" not in text
+
+
+def test_a_training_that_is_watched_gives_the_same_bytes(tmp_path, model, start, monkeypatch):
+    logged = []
+
+    class Callback(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            logged.append((args.run_name, logs))
+
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: ["trackio"])
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Callback)
+    watched = Watched("trackio", "lora_finetuned p math", tmp_path / "logs")
+    for name, how in (("bare", Watched()), ("seen", watched)):
+        train_lora(model, sums(20), tmp_path / name, start=start, settings=FAST, watched=how)
+    assert os.environ.pop(FOLDER) == str(tmp_path / "logs")
+    assert {name for name, _ in logged} == {"lora_finetuned p math"}
+    assert any("loss" in logs for _, logs in logged)
+    for file in ("adapter_model.safetensors", "adapter_config.json", "loss.csv"):
+        assert (tmp_path / "bare" / file).read_bytes() == (tmp_path / "seen" / file).read_bytes()
+
+
+@pytest.mark.parametrize("to", ["nowhere", "wandb"])
+def test_a_log_that_can_not_be_written_is_refused(monkeypatch, to):
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", list)
+    with pytest.raises(LoraportError, match=f"can't be logged to '{to}'"):
+        Watched(to).arguments()
