@@ -47,11 +47,20 @@ def make_model(directory: str, sizes: dict, dtype: str, seed: int) -> None:
         return values.astype(DTYPES[dtype])
 
     where = {}
-    embedding = {"model.embed_tokens.weight": random((sizes["vocab"], sizes["hidden"]), 1.0)}
+    ones = np.ones(sizes["hidden"], DTYPES[dtype])
+    around = {
+        "model.embed_tokens.weight": random((sizes["vocab"], sizes["hidden"]), 1.0),
+        "model.norm.weight": ones,
+    }
     for layer in range(-1, sizes["layers"]):
-        tensors = embedding if layer < 0 else {
-            f"model.layers.{layer}.{PATHS[role]}.weight": random(shape, shape[1] ** -0.5)
-            for role, shape in shapes(sizes).items()
+        block = f"model.layers.{layer}"
+        tensors = around if layer < 0 else {
+            **{
+                f"{block}.{PATHS[role]}.weight": random(shape, shape[1] ** -0.5)
+                for role, shape in shapes(sizes).items()
+            },
+            f"{block}.input_layernorm.weight": ones,
+            f"{block}.post_attention_layernorm.weight": ones,
         }  # fmt: skip
         file = f"model-{layer + 2:05d}-of-{sizes['layers'] + 1:05d}.safetensors"
         save_tensors(folder / file, tensors)

@@ -3,8 +3,8 @@
 from loraport.artifacts import identities
 from loraport.calibration.activations import load_texts, pooled_features
 from loraport.calibration.features import write_features
-from loraport.models.blocks import is_streamed
 from loraport.models.spec import load_spec
+from loraport.models.streaming import is_streamed
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
 

@@ -7,8 +7,8 @@ from loraport.calibration.moments_file import write_layer
 from loraport.calibration.resume import Kept, digest
 from loraport.calibration.walk import open_walks
 from loraport.mapping.layers import read_path
-from loraport.models.blocks import is_streamed
 from loraport.models.spec import load_spec
+from loraport.models.streaming import is_streamed
 from loraport.planning import layout
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress

@@ -16,6 +16,7 @@ from ..runtime.device import pick_device
 from .loading import choose_dtype, load_base, load_empty
 from .parameters import read_parts, read_tensor
 from .spec import Model
+from .streaming import is_streamed
 
 Tensors = dict[str, torch.Tensor]
 
@@ -140,15 +141,6 @@ class Streamed:
         if head and self._model.tied:
             shared = self.base.get_submodule(family.embedding).weight
             self.base.get_submodule(family.head).weight = shared
-
-
-def is_streamed(settings: Mapping[str, Any], trust_remote_code: bool) -> bool:
-    """Whether a model is streamed, by the calibration settings `stream` and `device_map`: `always`,
-    `never`, or by `auto` all but models that are spread over several GPUs, to be whole, and those
-    that run code of their own.
-    """
-    whole = settings.get("device_map") or trust_remote_code
-    return settings["stream"] == "always" or (settings["stream"] == "auto" and not whole)
 
 
 def open_blocks(

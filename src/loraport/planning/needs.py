@@ -1,7 +1,6 @@
 """What each rule will need: memory and time from the models' dimensions, before anything runs."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,12 @@ BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "laye
          "embedding": 330, "heads": 450, "maps": 1000}  # fmt: skip
 CUDA_MIB = 400  # more, where CUDA is used
 # of a job that runs models on a GPU: libraries, CUDA, and weights on their way. Measured: 2.9 GiB
-# by activations (1.8B and 3B), 4.4 by moments and by evaluations (0.5B and 1.5B)
+# by activations (1.8B and 3B), 4.4 by moments and by evaluations (0.5B and 1.5B), of whole models
 GPU_HOST_MIB = 4600
+GPU_WALK_MIB = 2900  # the same where models are streamed: weights on their way are planned
+STREAMS_BYTES = (
+    8 << 30
+)  # of a model's streams between blocks; more lie on disk (calibration.streams)
 MARGIN = 1.3  # of what is planned over what is held
 DOUBLE_BYTES, SINGLE_BYTES, HALF_BYTES = 8, 4, 2
 FIT_FLOPS = 2e10  # float64 a second that a small CPU job can count on
@@ -35,12 +38,16 @@ RANK = 32  # of an adapter
 
 def parameters(dims: Dimensions) -> int:
     """Weights of all linear modules and of both embeddings, a close upper bound."""
+    return dims.layers * block_parameters(dims) + 2 * dims.vocabulary * dims.hidden
+
+
+def block_parameters(dims: Dimensions) -> int:
+    """Weights of the linear modules of one block."""
     attention, feed_forward = (
         sum(rows * columns for rows, columns in map(dims.shape, each))
         for each in (ROLES[:4], ROLES[4:])
     )
-    block = attention + dims.experts * feed_forward
-    return dims.layers * block + 2 * dims.vocabulary * dims.hidden
+    return attention + dims.experts * feed_forward
 
 
 def _spec(*models: Dimensions) -> tuple[float, float]:
@@ -49,23 +56,36 @@ def _spec(*models: Dimensions) -> tuple[float, float]:
     return SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
 
 
-def _reading(dims: Dimensions, number: int) -> float:
-    """What a batch takes beside the weights: logits, one block's inside; `number` bytes each."""
-    inside = 8 * dims.hidden + 3 * dims.intermediate
-    return BATCH_TOKENS * (dims.vocabulary + inside) * number
+class Walked(NamedTuple):
+    """Bytes of a rule that walks models block by block, and seconds.
+
+    Attributes
+    ----------
+    computing : where it computes: a block and what is around it, a batch inside, sums
+    beside : in the machine's memory: the next block, streams of all texts, what is written
+    """
+
+    computing: float
+    beside: float
+    seconds: float
 
 
-def _activations(*models: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
-    """Weights, a batch and the outputs of all blocks for it, features."""
+def _walk(dims: Dimensions, number: int, whole: bool) -> tuple[float, float]:
+    """Of one model, with the input embedding around its blocks; `number` bytes each."""
+    around, block = dims.vocabulary * dims.hidden, block_parameters(dims)
+    weights = parameters(dims) if whole else around + block
+    inside = BATCH_TOKENS * (8 * dims.hidden + 3 * dims.intermediate)
+    streams = min(STREAMS_BYTES, READ_TOKENS * dims.hidden * number)
+    return (weights + inside) * number, streams + (0 if whole else block * number)
+
+
+def _activations(*models: Dimensions, number: int = SINGLE_BYTES, whole: bool = False) -> Walked:
+    """A model, and pooled features."""
+    held = [_walk(d, number, whole) for d in models]
+    features = sum(d.layers * d.hidden * TEXTS * SINGLE_BYTES for d in models)
     weights = sum(parameters(d) for d in models)
-    size = sum(
-        parameters(d) * number
-        + _reading(d, number)
-        + d.layers * d.hidden * (BATCH_TOKENS * number + TEXTS * SINGLE_BYTES)
-        for d in models
-    )
     seconds = 600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * READ_TOKENS / FORWARD_FLOPS
-    return size, seconds
+    return Walked(sum(c for c, _ in held), features + sum(b for _, b in held), seconds)
 
 
 def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -148,17 +168,23 @@ def _model_merged(new: Dimensions) -> tuple[float, float]:
     return 6 * rows * DOUBLE_BYTES, parameters(new) * SINGLE_BYTES / 1e8
 
 
-def _moments(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
-    """Both models, the sums of a pass, and what a batch passes through the sites of its layers."""
-    one = _site_sums(old, new)
-    sums = one * min(old.layers, new.layers)
-    at_once = max(one, min(sums, 8 << 30))
-    layers = math.ceil(at_once / one)
-    models = sum(parameters(d) * number for d in (old, new))
+def _moments(
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
+) -> Walked:
+    """Both models, the sums of one layer pair, and what a batch passes through its sites: as it is,
+    and the widest ones in float64. A matrix is written as its triangle.
+    """
+    held = [_walk(d, number, whole) for d in (old, new)]
+    sums = _site_sums(old, new)
     widths = sum(sum(_read_widths(d)) + 4 * d.hidden for d in (old, new))
-    caught = BATCH_TOKENS * layers * widths * number
-    seconds = 600 + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
-    return models + at_once + caught + max(_reading(d, number) for d in (old, new)), seconds
+    wide = [max(_read_widths(d)) for d in (old, new)]
+    caught = BATCH_TOKENS * (widths * number + sum(wide) * DOUBLE_BYTES)
+    written = 1.5 * max(wide) ** 2 * DOUBLE_BYTES
+    layers = min(old.layers, new.layers)
+    seconds = 600 + 2 * PAIRED_TOKENS * sums * layers / DOUBLE_BYTES / 2 / FIT_FLOPS
+    return Walked(
+        sum(c for c, _ in held) + sums + caught, sum(b for _, b in held) + written, seconds
+    )
 
 
 def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
@@ -175,9 +201,17 @@ def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> 
 
 
 def _site_sums(old: Dimensions, new: Dimensions) -> float:
-    """Bytes of one layer pair's moments, a close upper bound."""
-    inner = old.intermediate + new.intermediate
-    return 2 * DOUBLE_BYTES * (inner**2 + 4 * (old.hidden + new.hidden) ** 2)
+    """Bytes of one layer pair's moments, of both parts of the texts, for all modules."""
+    total = 0
+    for o, n in zip(_read_widths(old), _read_widths(new), strict=True):  # Σ x yᵀ and Σ y yᵀ
+        total += o * n + n * n
+    total += old.intermediate**2  # down's input is what gate and up write
+    both = old.hidden**2 + old.hidden * new.hidden
+    total += 2 * (both + new.hidden**2)  # the stream behind o and behind down
+    for role in ("q", "k", "v", "o", "down"):  # what they write: Σ x yᵀ and Σ x xᵀ
+        o, n = old.shape(role)[0], new.shape(role)[0]
+        total += o * n + o * o
+    return 2 * DOUBLE_BYTES * total
 
 
 def _read_widths(dims: Dimensions) -> tuple[int, int, int, int]:
@@ -193,14 +227,15 @@ def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
 
 
 def _adapter_maps(
-    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES
-) -> tuple[float, float]:
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = True
+) -> Walked:
     """By two copies of each base. Blocks of the old one and of the bare new one run once; of the
     one with updates up to each reader and once more, which adds up to three times.
     """
     read = list(zip(_read_widths(old), _read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
-    size = 2 * sum(bases) * number + READ_TOKENS * sum(walk_widths(old, new)) * SINGLE_BYTES
+    streams, passed = (READ_TOKENS * width * SINGLE_BYTES for width in walk_widths(old, new))
+    size = 2 * sum(bases) * number + passed
     size += 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
     runs = (
         2 * READ_TOKENS * (2 * bases[0] + 4 * bases[1]) / FORWARD_FLOPS
@@ -210,30 +245,34 @@ def _adapter_maps(
     sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
     fits = 20 * sum(o**3 + n**3 for o, n in read)
     seconds = (2 * PAIRED_TOKENS * sums + fits) * min(old.layers, new.layers) / FIT_FLOPS
-    return size, 600 + sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds
+    return Walked(size, streams, 600 + sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds)
 
 
+WALKED: dict[str, Callable[..., Walked]] = {
+    "activations": _activations,
+    "moments": _moments,
+    "adapter_maps": _adapter_maps,
+}
 RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "spec": _spec,
-    "activations": _activations,
     "embedding": _embedding,
     "cka": _features,
     "layers": lambda *models: (0.0, 10.0),
     "heads": _heads,
-    "moments": _moments,
     "gradients": _gradients,
     "maps": _maps,
     "fitted_maps": _fitted_maps,
     "output_maps": _output_maps,
-    "adapter_maps": _adapter_maps,
     "transferred": _transferred,
     "model_merged": _model_merged,
 }
+ORDER = ("spec", "activations", "embedding", "cka", "layers", "heads", "moments", "gradients",
+         "maps", "fitted_maps", "output_maps", "adapter_maps", "transferred",
+         "model_merged")  # fmt: skip
 SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
 ON_CPU = ("spec", "cka", "layers", "transferred", "model_merged")  # whatever there is
-RUN_MODELS = ("activations", "moments", "gradients", "adapter_maps")
 
 
 class Need(NamedTuple):
@@ -245,26 +284,47 @@ class Need(NamedTuple):
     gpu_mib: int
 
 
-def need(rule: str, *models: Dimensions) -> Need:
+def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
     """Memory in MiB, MARGIN over what the rule holds, and wall time in minutes, generous by a
     factor of two.
 
     Parameters
     ----------
     models : the one model of a per-model rule, or the old and the new one of a pair's
+    whole : whether models that could be streamed are held whole
     """
+    if rule in WALKED:
+        return _need_of_walk(rule, *models, whole=whole)
     size, seconds = RULES[rule](*models)
     memory = BASES.get(rule, BASE_MIB) + _planned(size)
-    minutes = 5 + int(2 * seconds / 60)
+    minutes = _minutes(seconds)
     if rule in ON_CPU:
         return Need(memory, minutes, 0, 0)
-    if rule not in RUN_MODELS:
-        return Need(memory, minutes, memory + CUDA_MIB, _planned(size))
-    on_gpu, _ = RULES[rule](*models, number=HALF_BYTES)
-    host = GPU_HOST_MIB
-    if rule == "adapter_maps":  # measured: 12 GiB for 0.5B and 1.5B
+    if rule == "gradients":
+        old, new = models
+        on_gpu, _ = _gradients(old, new, HALF_BYTES)
+        return Need(memory, minutes, GPU_HOST_MIB, _planned(on_gpu))
+    return Need(memory, minutes, memory + CUDA_MIB, _planned(size))
+
+
+def _need_of_walk(rule: str, *models: Dimensions, whole: bool) -> Need:
+    on_cpu, on_gpu = (
+        WALKED[rule](*models, number=number, whole=whole) for number in (SINGLE_BYTES, HALF_BYTES)
+    )
+    host = (GPU_HOST_MIB if whole else GPU_WALK_MIB) + _planned(on_gpu.beside)
+    if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B
+        host += GPU_HOST_MIB - GPU_WALK_MIB
         host += int(2 * sum(map(parameters, models)) * HALF_BYTES / MIB)
-    return Need(memory, minutes, host, _planned(on_gpu))
+    return Need(
+        BASE_MIB + _planned(on_cpu.computing + on_cpu.beside),
+        _minutes(on_cpu.seconds),
+        host,
+        _planned(on_gpu.computing),
+    )
+
+
+def _minutes(seconds: float) -> int:
+    return 5 + int(2 * seconds / 60)
 
 
 def _planned(size: float) -> int:
@@ -285,7 +345,7 @@ def table(old: Dimensions, new: Dimensions) -> list[Row]:
     """Each rule with what it needs; rules of one model for each."""
     rows = []
     models = {"old": old, "new": new}
-    for rule in RULES:
+    for rule in ORDER:
         sides = SIDES_OF.get(rule)
         if sides is None:
             rows.append(Row(rule, *need(rule, old, new)))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..models.streaming import is_streamed
 from . import needs, preflight, stages
 from .queries import Config
 
@@ -77,4 +78,14 @@ class Resources:
             return needs.need("spec", known) if known else UNSEEN_MODEL
         # layers that are fitted to moments run side by side, as many as fit
         fitted = name == "maps" and hasattr(inputs, "moments")
-        return needs.need("fitted_maps" if fitted else name, *dims)
+        whole = name in ("activations", "moments") and self._is_whole(wildcards)
+        return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
+
+    def _is_whole(self, wildcards: Any) -> bool:
+        """Whether a model that reads the calibration texts is held whole."""
+        settings = dict(self.config.content["calibration"])
+        if hasattr(wildcards, "model"):
+            names = [wildcards.model]
+        else:  # moments: of both, on one device
+            names, settings["device_map"] = list(self.config.pair(wildcards.pair)), ""
+        return not all(is_streamed(settings, self.config.model(n)["remote_code"]) for n in names)

@@ -16,9 +16,10 @@ from loraport.calibration.sites import STREAM, caught_sites
 from loraport.calibration.streams import Streams
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
-from loraport.models.blocks import Streamed, Whole, is_streamed, open_blocks
+from loraport.models.blocks import Streamed, Whole, open_blocks
 from loraport.models.loading import load_base
 from loraport.models.spec import Model, describe, open_model
+from loraport.models.streaming import is_streamed
 from loraport.models.weights import TensorFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -182,6 +182,24 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
 
 
+def test_models_that_are_not_streamed_are_planned_whole(made, specs):
+    pair, one = SimpleNamespace(**specs), SimpleNamespace(spec=specs["old_spec"])
+    model = Wildcards(model="old")
+    for settings, whole in (
+        ({}, (False, False)),
+        ({"stream": "never"}, (True, True)),
+        ({"device_map": "balanced"}, (True, False)),  # which moments do not read
+    ):
+        look = made(calibration={"texts": "texts.txt", "device": "cuda", **settings})
+        for rule, of, given, held in zip(
+            ("activations", "moments"), (model, PAIR), (one, pair), whole, strict=True
+        ):
+            asked = needs.need(rule, *needs.read(given), whole=held)
+            assert look.mem_mb(rule)(of, given, 1) == asked.host_mib, (rule, settings)
+            other = needs.need(rule, *needs.read(given), whole=not held)
+            assert other.host_mib != asked.host_mib
+
+
 @pytest.mark.parametrize(("device", "there"), [("cuda", False), ("auto", True), ("auto", False)])
 def test_where_a_gpu_computes_the_models_are_in_its_memory(made, specs, monkeypatch, device, there):
     monkeypatch.setattr(resources, "has_gpu", lambda: there)
