@@ -105,8 +105,8 @@ def test_transfer_equals_the_literal_algorithm(tmp_path, names):
     report = json.loads((carried / "transfer.json").read_text())
     gates = [path for path in report["left_behind"] if "gate" in path]
     assert bool(gates) == (names in (("llama", "gpt_neox"), ("llama", "gpt_oss")))
-    told = [line for line in report["warnings"] if "is left behind" in line]
-    assert len(told) == {("llama", "gpt_neox"): 1, ("llama", "gpt_oss"): 3}.get(names, 0)
+    told = [line for line in report["warnings"] if "left behind" in line]
+    assert len(told) == bool(gates)
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ def check_shapes(model: Model) -> None:
 def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
     """Content of spec.json; reads every weight (for NaN and Inf) and hashes tensors and files.
 
-    O(bytes of the model) time, one tensor of memory. Holds no local path: it can be shared.
+    O(bytes of the model) time, one matrix of memory. Holds no local path: it can be shared.
     """
     model = open_model(directory)
     check_shapes(model)
@@ -217,7 +217,8 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
     family = model.architecture
     for name in checkpoint.names():
         if not family.is_buffer(name):
-            checkpoint.read(name)
+            for part in _parts(checkpoint.shape(name)):
+                checkpoint.read(name, part)
     others = [directory / name for name in ("config.json", "tokenizer.json", "tokenizer.model")]
     hashed = weight_files(directory) + [path for path in others if path.is_file()]
     aside = left_aside(directory)
@@ -239,6 +240,11 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
             for file in checkpoint.files
         },
     }
+
+
+def _parts(shape: tuple[int, ...]) -> list[slice | None]:
+    """The whole of a tensor, or of one that stacks matrices each of them."""
+    return [None] if len(shape) < 3 else [slice(place, place + 1) for place in range(shape[0])]
 
 
 def _hashes(paths: Sequence[Path]) -> list[str]:

@@ -8,18 +8,22 @@ from ..models.side import Side
 
 
 def no_place(adapter: Mapping[tuple[int, str], LoraWeights], old: Side, new: Side) -> list[str]:
-    """A line for each of the adapter's modules none of whose roles the new family has.
+    """A line, or none, on the adapter's modules none of whose roles the new family has.
 
-    Says what share of the update it is: of the sum of ‖ΔW‖² over all modules.
+    Says what share of the update they are: of the sum of ‖ΔW‖² over all modules.
     """
-    squares: dict[str, list[float]] = {}
-    for (_, module), weights in adapter.items():
-        squares.setdefault(module, []).append(weights.norm() ** 2)
-    whole = math.fsum(square for each in squares.values() for square in each)
+    left = sorted(
+        module
+        for module in {module for _, module in adapter}
+        if not set(old.family.modules[module]) & set(new.family.roles)
+    )
+    if not left:
+        return []
+    squares = {place: weights.norm() ** 2 for place, weights in adapter.items()}
+    whole = math.fsum(squares.values())
+    gone = math.fsum(square for (_, module), square in squares.items() if module in left)
     why = "has a mixture of experts there" if new.family.experts else "has no such role"
     return [
-        f"{module} is left behind, {math.fsum(held) / whole if whole else 0:.0%} of the update's "
-        f"squared norm: {new.family.name} {why}"
-        for module, held in sorted(squares.items())
-        if not set(old.family.modules[module]) & set(new.family.roles)
+        f"{', '.join(left)} will be left behind, {gone / whole if whole else 0:.0%} of the "
+        f"update's squared norm: {new.family.name} {why}"
     ]

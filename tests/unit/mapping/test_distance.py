@@ -1,8 +1,11 @@
 """Model distance and the quality of a mapping, against the weights and matrices themselves."""
 
+import families
 import numpy as np
 import pico
+import torch
 from inprocess import PairRun
+from safetensors.torch import load_file, save_file
 
 from loraport.adapters.audit import audit
 from loraport.adapters.files import read_adapter
@@ -26,6 +29,18 @@ def test_distance_is_the_printed_mean_over_tensors_of_equal_shape(tmp_path):
     assert np.isclose(found["layers"]["0"], np.mean(first)) and "2" not in found["layers"]
     assert set(found["left_out"]) == set(b) - set(twins)
     assert any(".layers.2." in name for name in found["left_out"])
+
+
+def test_packed_weights_have_no_distance(tmp_path):
+    """Bytes that stand for several numbers each, as experts in MXFP4 are stored."""
+    model = families.make_model(tmp_path / "model", "mixtral", seed=1)
+    file = model / "model.safetensors"
+    packed = "model.layers.0.block_sparse_moe.packed_blocks"
+    blocks = torch.arange(8, dtype=torch.uint8)
+    save_file({**load_file(file), packed: blocks}, file, {"format": "pt"})
+    found = model_distance(open_model(model), open_model(model))
+    assert found["left_out"] == [packed]
+    assert set(found["tensors"].values()) == {0}
 
 
 def test_distance_of_a_model_to_itself_is_zero(tmp_path):

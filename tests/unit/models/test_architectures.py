@@ -376,6 +376,19 @@ def test_tensors_that_the_family_does_not_know_are_listed(tmp_path):
     assert describe(more, "x", "")["other_tensors"] == ["model.layers.0.router.weight"]
 
 
+def test_a_bad_number_in_one_of_many_experts_is_found(tmp_path):
+    """One tensor holds all of them, and is read expert by expert."""
+
+    def spoil(tensors):
+        tensors["model.layers.0.mlp.experts.down_proj"][2, 3, 4] = torch.nan
+        return tensors
+
+    whole = families.make_model(tmp_path / "whole", "gpt_oss", seed=1)
+    assert describe(whole, "x", "")["dimensions"]["experts"] == 4
+    with pytest.raises(LoraportError, match=r"down_proj.*holds NaN.*1 bad"):
+        describe(pico.edit_model(tmp_path / "bad", whole, spoil), "x", "")
+
+
 @pytest.mark.parametrize("field", content("gpt_neox"))
 def test_a_family_without_a_field_is_refused(field):
     changed = {key: value for key, value in content("gpt_neox").items() if key != field}
