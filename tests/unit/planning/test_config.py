@@ -184,3 +184,14 @@ def test_environment_and_lock_agree_with_pyproject():
         assert re.search(rf"^{name}==", lock, re.M | re.I), f"{requirement} is not locked"
     assert "+cpu" not in lock
     assert "--hash" not in lock
+
+
+def test_pairs_of_releases_are_those_that_the_page_names():
+    shipped = yaml.safe_load((PROJECT / "config/config.yaml").read_text())
+    page = (PROJECT / "config/README.md").read_text()
+    section = page.partition("## Pairs from one release to the next")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| .+ \|$", section, re.M)
+    assert len(rows) == 8
+    for name, *ids in rows:
+        sides = (shipped["pairs"][name][side] for side in ("old", "new"))
+        assert [shipped["models"][each]["source"] for each in sides] == ids
