@@ -76,6 +76,7 @@ rule lora_finetuned:
         runtime=look.runtime("finetune"),
         gpu=look.gpus("finetune"),
         gpu_mb=look.gpu_mb("finetune"),
+        batch=4,  # trainings of seconds that share a start of Python
     params:
         base=look.base_of("new"),
         data=look.small_data("lft"),

@@ -15,7 +15,9 @@ from typing import Any
 from ..artifacts import ADAPTER_FILES, atomic, sha256, write_json
 from ..errors import LoraportError
 from ..models.folder import weight_files
+from ..models.loading import load_tokenizer
 from ..runtime.measure import measured, versions
+from . import own_data
 from .harness import (
     adapted,
     answer_nll,
@@ -111,6 +113,7 @@ def score_stages(
     cache = Path(cache)
     identity = model_identity or _digest([sha256(path) for path in weight_files(model_dir)])
     tasks = load_tasks(stages, tasks_dir, settings)
+    _write_out_chats(tasks, model_dir, settings)
     lm: Any = None
     for stage in stages:
         about = [identity, _adapter_identity(stage.adapter), _what(settings)]
@@ -168,6 +171,18 @@ def load_tasks(
     return loaded
 
 
+def _write_out_chats(
+    tasks: Mapping[tuple[str, Path], Mapping[str, Any]], model_dir: str | Path, settings: Settings
+) -> None:
+    """Put conversations of own data into the form that the model knows."""
+    chats = {id(task): task for of_stage in tasks.values() for task in of_stage.values()
+             if own_data.are_chats(task)}  # fmt: skip
+    if chats:
+        tokenizer = load_tokenizer(model_dir, trust_remote_code=settings.trust_remote_code)
+        for task in chats.values():
+            own_data.write_out(task, tokenizer)
+
+
 def score_task(lm: Any, task: Any, settings: Settings) -> dict[str, Any]:
     """Metric, interval, per-item scores and likelihoods of one task for the model in `lm`."""
     name = task.config.task
@@ -191,7 +206,7 @@ def score_task(lm: Any, task: Any, settings: Settings) -> dict[str, Any]:
         **_score(metric, samples, settings),
         "n": len(samples),
         "others": {key: value for key, value in values.items() if key != metric},
-        "items_sha256": _digest([[s["arguments"][0][0], str(s["target"])] for s in samples]),
+        "items_sha256": _digest([[_asked(sample), str(sample["target"])] for sample in samples]),
         "task_version": task.VERSION,
         "truncated_prompts": truncated(lm, task, samples),
         "outputs": outputs,
@@ -207,6 +222,11 @@ def score_task(lm: Any, task: Any, settings: Settings) -> dict[str, Any]:
         content["item_nll"] = [round(value, 6) for value in nll]
     _agree(name, metric, content["value"], values[metric])
     return content
+
+
+def _asked(sample: Mapping[str, Any]) -> str:
+    """An item's prompt, before any model's chat template."""
+    return str(sample["doc"].get("bare", sample["arguments"][0][0]))
 
 
 def _score(metric: str, samples: Sequence[Any], settings: Settings) -> dict[str, Any]:

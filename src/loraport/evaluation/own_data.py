@@ -2,9 +2,9 @@
 
     tasks: { tickets: { train: a.jsonl, test: b.jsonl, score: exact } }
 
-The prompt of a record is made by the task's template, as in training. What is compared with the
-model's text is its field `answer` where the record has one beside prompt and completion, and else
-the completion.
+The prompt of a record is made by the task's template, as in training; that of a conversation by the
+chat template of the model that is asked. What is compared with the model's text is its field
+`answer` where the record has one beside prompt and completion, and else the completion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
-from ..training.data import FILES, Example, read_records, to_example
+from ..training.chats import Turn, written_out
+from ..training.data import FILES, Conversation, Example, read_records, to_example
 from .answers import METRICS, SCORES, first_json, number_of
 
 LEAST_TOKENS, MOST_TOKENS = 16, 1024  # that an answer may have
@@ -48,7 +49,8 @@ def _template_of(source: str, _changed: int) -> str:
 
 def items(test: str, template: str, score: str) -> list[dict[str, Any]]:
     """The items of a test file: `prompt`, `gold` (the text whose likelihood is measured),
-    `answer` (what the model's text is compared with) and, of a choice, `choices`.
+    `answer` (what the model's text is compared with) and, of a choice, `choices`. A conversation
+    has its `turns` beside them, and its contents alone as prompt and gold.
 
     Raises
     ------
@@ -72,6 +74,8 @@ def items(test: str, template: str, score: str) -> list[dict[str, Any]]:
             problems.append(error)
     if problems:
         raise first_of(problems)
+    if any("turns" in item for item in made):
+        made = [{"turns": [], **item} for item in made]  # a data set has the same fields throughout
     if score == "choice":
         every = sorted({item["answer"] for item in made})
         for item in made:
@@ -109,12 +113,42 @@ def _item(record: Mapping[str, Any], template: str, score: str, where: str) -> d
                 expected=expected[name],
                 todo="correct the record, or choose another `score` for the task",
             )
-    return {
+    item: dict[str, Any] = {
         "prompt": example.prompt,
         "gold": example.completion,
         "answer": answer,
         "choices": choices,
     }
+    if isinstance(example, Conversation):
+        item["turns"] = [turn._asdict() for turn in example.turns]
+    return item
+
+
+def are_chats(task: Any) -> bool:
+    """Whether any item of a harness task is a conversation of own data."""
+    mine = task.config.custom_dataset is dataset
+    return mine and any(doc.get("turns") for doc in task.eval_docs)
+
+
+def write_out(task: Any, tokenizer: Any) -> None:
+    """Write a task's conversations out by a model's chat template, in place.
+
+    The contents alone stay as `bare`: they are the same for every model.
+
+    Raises
+    ------
+    LoraportError
+        Where the model has no chat template, or its template refuses the turns.
+    """
+    from datasets import Dataset
+
+    docs = [dict(doc) for doc in task.eval_docs]
+    for doc in docs:
+        doc["bare"] = doc["prompt"]
+        if doc.get("turns"):
+            turns = [Turn(each["role"], each["content"]) for each in doc["turns"]]
+            doc["prompt"], doc["gold"] = written_out(turns, tokenizer)
+    task.dataset["test"] = Dataset.from_list(docs)
 
 
 def dataset(*, test: str, template: str, score: str, **_: Any) -> dict[str, Any]:

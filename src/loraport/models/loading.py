@@ -92,22 +92,40 @@ def _loaded(
     directory: str | Path, make: Callable[[Any, Any], Any], trust_remote_code: bool
 ) -> tuple[Any, Any]:
     """What `make` makes of the model's class and config, and the tokenizer."""
+    tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
         model: Any = make(_auto_class(config), config)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise LoraportError(
-            f"model {directory} cannot be loaded",
-            got=words(error),
-            expected="a causal language model in transformers' format, with its tokenizer",
-            todo="check `source` in config.yaml",
-        ) from error
+        raise _unloadable(directory, error) from error
     rows = model.get_input_embeddings().weight.shape[0]
     _choose_pad(tokenizer, rows)
     if len(tokenizer) > rows:
         model.get_input_embeddings().register_forward_pre_hook(_rows_checked(directory, rows))
     return model.eval(), tokenizer
+
+
+def load_tokenizer(directory: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """A model's tokenizer alone.
+
+    Raises
+    ------
+    LoraportError
+        If there is none that transformers can load.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unloadable(directory, error) from error
+
+
+def _unloadable(directory: str | Path, error: Exception) -> LoraportError:
+    return LoraportError(
+        f"model {directory} cannot be loaded",
+        got=words(error),
+        expected="a causal language model in transformers' format, with its tokenizer",
+        todo="check `source` in config.yaml",
+    )
 
 
 def _unpacked(config: Any) -> dict[str, Any]:

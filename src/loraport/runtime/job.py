@@ -32,12 +32,14 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
 
     Logs go to the rule's log and, from INFO up, to the terminal (in a run that is told in a line a
     step, warnings and errors alone). The log's last line is one JSON object with the wall time
-    since the process began and the peak memory, on a GPU too where one was used; the first one is
-    what a job that is killed leaves behind. An error of the user's is told in one paragraph, and so
+    since the process began, the seconds of it before the script's first work (imports, mostly) and
+    the peak memory, on a GPU too where one was used; the first line is what a job that is killed
+    leaves behind. An error of the user's is told in one paragraph, and so
     is memory that ran out or a full disk; of any other the log keeps the traceback. All end the
     script with status 1.
     """
     status, hooks = "failed", (sys.excepthook, sys.unraisablehook)
+    before_work = _age()
     try:
         _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
         log.debug("%s", json.dumps(beginning(snakemake)))
@@ -66,6 +68,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
             "wildcards": dict(snakemake.wildcards.items()),
             "status": status,
             "seconds": round(_age(), 3),
+            "start_seconds": round(before_work, 3),
             "peak_mib": round(peak_mib(), 1),
             "threads": snakemake.threads,
         }

@@ -33,18 +33,30 @@ def conversation(record: Mapping[str, Any], where: str) -> tuple[Turn, ...]:
     LoraportError
         For a message without a known role or a text, and a conversation that nobody answers.
     """
-    messages = _messages(record)
-    turns = [_turn(message, f"{where}, message {n}") for n, message in enumerate(messages)]
+    every = turns_of(record, where)
+    turns = list(every)
     while turns and turns[-1].role != ANSWER:
         turns.pop()
-    if messages and len(turns) < 2:
+    if every and len(turns) < 2:
         raise LoraportError(
             f"{where} is a conversation without an answer",
-            got=f"{len(messages)} messages",
+            got=f"{len(every)} messages",
             expected="a message of the user's, and one of the assistant's behind it",
             todo="drop the record",
         )
     return tuple(turns)
+
+
+def turns_of(record: Mapping[str, Any], where: str) -> tuple[Turn, ...]:
+    """All turns of a record that is a conversation, answered or not; none of any other.
+
+    Raises
+    ------
+    LoraportError
+        For a message without a known role or a text.
+    """
+    messages = _messages(record)
+    return tuple(_turn(message, f"{where}, message {n}") for n, message in enumerate(messages))
 
 
 def _messages(record: Mapping[str, Any]) -> list[Any]:
@@ -57,7 +69,7 @@ def _messages(record: Mapping[str, Any]) -> list[Any]:
     asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     if isinstance(completion, list):
         return [*asked, *completion]
-    return [*asked, {"role": ANSWER, "content": completion}]
+    return asked if completion is None else [*asked, {"role": ANSWER, "content": completion}]
 
 
 def _turn(message: Any, where: str) -> Turn:

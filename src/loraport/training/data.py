@@ -239,7 +239,7 @@ def instruction_fields(record: Mapping[str, Any], where: str) -> dict[str, str]:
         }
     return {
         "instruction": _text(record, "instruction", where).strip(),
-        "input": "" if _is_blank(record.get("input")) else _text(record, "input", where).strip(),
+        "input": "" if is_blank(record.get("input")) else _text(record, "input", where).strip(),
         "output": _text(record, "output", where).strip(),
     }
 
@@ -250,7 +250,7 @@ def worked_answer(answer: str) -> str:
     return re.sub(r"\s*####\s*(\S+)\s*$", r"\nThe answer is \1.", plain)
 
 
-def _is_blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether a cell held nothing: null, or NaN as pandas writes it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -258,7 +258,7 @@ def _is_blank(value: Any) -> bool:
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:
     """A field that is a text, or a number in its usual form."""
     value = record.get(name)
-    if _is_blank(value):
+    if is_blank(value):
         held = f"{name} = {value}" if name in record else f"fields {', '.join(record)}"
         raise LoraportError(
             f"{where} has no field {name!r}",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
-from ..training.chats import without_start
+from ..training.chats import ANSWER, Turn, turns_of, without_start
+from ..training.data import is_blank
 
 Prompt = str | tuple[tuple[str, str], ...]  # a text, or (role, content) of each message
 ANSWERS = ("completion", "answer", "output")  # fields of a record that hold its gold answer
@@ -30,9 +31,10 @@ def read_prompts(path: str | Path) -> list[Record]:
 
     Parameters
     ----------
-    path : .jsonl or .json: objects with `prompt` (a text), or `messages` (of a chat: `role` and
-        `content` each), and maybe a gold answer in `completion`, `answer` or `output`; where the
-        last message is the assistant's, it is the gold answer. Another ending: one prompt a line.
+    path : .jsonl or .json: objects with `prompt` (a text), or a conversation in any form that
+        `training.chats` reads, and maybe a gold answer in `completion`, `answer` or `output`; where
+        the last message is the assistant's, it is the gold answer. Another ending: one prompt a
+        line.
 
     Raises
     ------
@@ -67,32 +69,30 @@ def read_prompts(path: str | Path) -> list[Record]:
 def _record(entry: Any, where: str) -> Record:
     if not isinstance(entry, Mapping):
         raise _without_prompt(entry, where)
-    gold = next((str(entry[name]) for name in ANSWERS if entry.get(name) is not None), None)
-    if entry.get("messages"):
-        messages = _messages(entry["messages"], where)
-        if messages[-1][0] == "assistant":
-            messages, gold = messages[:-1], messages[-1][1]
-        if not messages:
+    given = next((entry[name] for name in ANSWERS if not is_blank(entry.get(name))), None)
+    gold = None if given is None or isinstance(given, list) else str(given)
+    if turns := turns_of(entry, where):
+        if turns[-1].role == ANSWER:
+            turns, gold = turns[:-1], turns[-1].content
+        if not turns:
             raise _without_prompt(entry, where)
-        return Record(messages, gold)
+        return Record(as_messages(turns), gold)
     prompt = entry.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise _without_prompt(entry, where)
     return Record(prompt, gold)
 
 
-def _messages(given: Any, where: str) -> tuple[tuple[str, str], ...]:
-    try:
-        return tuple((str(each["role"]), str(each["content"])) for each in given)
-    except (TypeError, KeyError) as error:
-        raise _without_prompt(given, where) from error
+def as_messages(turns: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
+    """Turns of a conversation as a prompt."""
+    return tuple((turn.role, turn.content) for turn in turns)
 
 
 def _without_prompt(entry: Any, where: str) -> LoraportError:
     return LoraportError(
         f"{where} has no prompt",
         got=f"fields {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else repr(entry),
-        expected="`prompt` (a text), or `messages` with `role` and `content` each",
+        expected="`prompt` (a text), or a conversation: `messages` with `role` and `content` each",
         todo="rename its field, or drop the record",
     )
 

@@ -10,11 +10,11 @@ from ..artifacts import atomic, read_json, write_json
 from ..errors import LoraportError
 from ..evaluation.verdict import Settings as Judging
 from ..evaluation.verdict import Verdict
-from ..training.data import read
+from ..training.data import Conversation, Example, read
 from ..transfer.carry import transfer_whole
 from .base import Base, Limits
 from .card import write_card
-from .prompts import Record
+from .prompts import Prompt, Record, as_messages
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
 from .upgrade import REPORT, Settings, judged_of, learn, split
@@ -55,16 +55,19 @@ def records_of(data: Mapping[str, Any], section: Mapping[str, Any]) -> list[Reco
     ----------
     data : as `training.data.read` takes it
     """
-    examples = {example.prompt: example for example in read(**data)}
-    records = [Record(prompt) for prompt in examples]
+    answered = {_prompt(example): example.completion for example in read(**data)}
+    records = [Record(prompt) for prompt in answered]
     taught = split(records, (), settings_of(section)).taught[: section["labels"]]
     labelled = {record.prompt for record in taught}
     return [
-        replace(record, gold=examples[str(record.prompt)].completion)
-        if record.prompt in labelled
-        else record
+        replace(record, gold=answered[record.prompt]) if record.prompt in labelled else record
         for record in records
     ]
+
+
+def _prompt(example: Example) -> Prompt:
+    """What an example asks: a text, or the messages of a conversation."""
+    return as_messages(example.turns[:-1]) if isinstance(example, Conversation) else example.prompt
 
 
 def carried_candidates(

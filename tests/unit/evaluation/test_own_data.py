@@ -2,6 +2,7 @@
 
 import json
 
+import pico
 import pytest
 
 from loraport.errors import LoraportError
@@ -24,6 +25,11 @@ def about(test, score="exact", template="plain"):
 
 
 PLAIN = {"prompt": "1 + 1 =", "completion": " It is 2", "answer": "2"}
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TALK = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
 QUESTION = {"question": "How many?", "answer": "One and one. #### 2"}
 
 
@@ -105,3 +111,27 @@ def test_a_task_file_in_place_of_a_score_reads_the_test_data(write, tmp_path):
     task = harness_task(about(write(PLAIN), str(path)), tmp_path)
     assert task.config.generation_kwargs["max_gen_toks"] == 5
     assert task.process_results(task.eval_docs[0], ["it is 2, or so"]) == {"acc": 1.0}
+
+
+def test_conversations_are_asked_by_the_chat_template_of_the_model(write, tmp_path):
+    test = write({"conversations": TALK, "answer": "two"}, PLAIN)
+    items = own_data.items(test, "plain", "exact")
+    assert [item["prompt"] for item in items] == ["1 + 1?", "1 + 1 ="]
+    stage = Stage("old", None, tmp_path / "out.json", (about(test),), "plain")
+    [task] = load_tasks([stage], tmp_path, Settings())["old", stage.out].values()
+    assert own_data.are_chats(task)
+    tokenizer = pico.make_tokenizer(1, 200)
+    with pytest.raises(LoraportError, match="chat template"):
+        own_data.write_out(task, tokenizer)
+    tokenizer.chat_template = CHAT
+    own_data.write_out(task, tokenizer)
+    chat, plain = task.eval_docs
+    assert task.doc_to_text(chat) == chat["prompt"] == "<user>1 + 1?\n<assistant>"
+    assert (chat["bare"], chat["gold"], chat["answer"]) == ("1 + 1?", "2\n", "2")
+    assert task.doc_to_text(plain) == plain["bare"] == "1 + 1 ="
+
+
+def test_a_task_without_conversations_stays_as_it_is(write, tmp_path):
+    stage = Stage("old", None, tmp_path / "out.json", (about(write(PLAIN)),), "plain")
+    [task] = load_tasks([stage], tmp_path, Settings())["old", stage.out].values()
+    assert not own_data.are_chats(task) and "turns" not in task.eval_docs[0]

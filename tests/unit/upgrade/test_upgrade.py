@@ -13,8 +13,8 @@ from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
 from loraport.report.terminal import table
+from loraport.upgrade import base, choice, more_prompts, teach
 from loraport.upgrade import chat as chats
-from loraport.upgrade import choice, more_prompts
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.fleet import TOLD, Row, all_deployed, cells, failed, write_fleet
 from loraport.upgrade.prompts import Record
@@ -282,3 +282,46 @@ def test_an_adapter_that_does_more_without_the_template_is_doubted(monkeypatch, 
     told = chats.template_doubt(Pretender(chat, text), prompts)
     assert bool(told) == doubt and ("0.90" in told) == doubt
     assert chats.template_doubt(Pretender(chat, text), ["text alone"]) == ""
+
+
+def chat_template(mark):
+    return (
+        "{% for m in messages %}" + mark + "{{ m.role }} {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}" + mark + "assistant{% endif %}"
+    )
+
+
+def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
+    pico_pair, tmp_path, monkeypatch
+):
+    old, new = bases(pico_pair)
+    old.tokenizer.chat_template, new.tokenizer.chat_template = (
+        chat_template("<"),
+        chat_template("["),
+    )
+    asked, taught = [], []
+    write, encode = base.write_answers, teach.encode_answer
+
+    def written(model, tokenizer, texts, *more):
+        asked.append((tokenizer, texts))
+        return [replace(each, whole=True) for each in write(model, tokenizer, texts, *more)]
+
+    def encoded(tokenizer, text, answer):
+        taught.append((tokenizer, text))
+        return encode(tokenizer, text, answer)
+
+    monkeypatch.setattr(base, "write_answers", written)
+    monkeypatch.setattr(teach, "encode_answer", encoded)
+    chats = [Record((("system", "s"), ("user", each.prompt))) for each in RECORDS]
+    upgrade(old, new, pico_pair.adapter, {}, chats, tmp_path / "out", QUICK)
+    assert taught and all(
+        t is new.tokenizer and text.startswith("[system s [user") for t, text in taught
+    )
+    marks = {"<" if t is old.tokenizer else "[" for t, _ in asked}
+    assert marks == {"<", "["}
+    for tokenizer, texts in asked:
+        mark = "<" if tokenizer is old.tokenizer else "["
+        shaped = [
+            text for text in texts if not text.startswith("the word")
+        ]  # the doubt's bare ones
+        assert all(text.endswith(f"{mark}assistant") for text in shaped)

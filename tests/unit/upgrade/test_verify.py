@@ -107,6 +107,20 @@ def test_prompts_of_files(tmp_path):
     ]
     (tmp_path / "p.json").write_text(json.dumps(rows))
     assert read_prompts(tmp_path / "p.json") == read_prompts(tmp_path / "p.jsonl")
+    asked, said = {"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}
+    rows = [
+        {"conversations": [asked, said]},
+        {"prompt": [{"role": "user", "content": "p"}], "completion": None},
+        {"prompt": [{"role": "user", "content": "s"}], "answer": 3},
+        {"prompt": "d", "answer": float("nan")},
+    ]
+    (tmp_path / "chats.json").write_text(json.dumps(rows))
+    assert read_prompts(tmp_path / "chats.json") == [
+        Record((("user", "q"),), "r"),
+        Record((("user", "p"),)),
+        Record((("user", "s"),), "3"),
+        Record("d"),
+    ]
     (tmp_path / "p.txt").write_text("one\n\ntwo\n")
     assert [each.prompt for each in read_prompts(tmp_path / "p.txt")] == ["one", "two"]
 
