@@ -34,7 +34,7 @@ from loraport.artifacts import write_json
 from loraport.calibration.activations import pooled_features, read_texts
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import TEXTS_AT_ONCE, layer_gradients
-from loraport.calibration.moments import layer_moments
+from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import Walk
 from loraport.evaluation.statistics import bootstrap, difference
 from loraport.mapping.cka import cka, hsic_sums

@@ -21,6 +21,7 @@ rule maps:
         sources=look.sources,
         method=look.method,
         settings=look.method_settings,
+        summed=look.summed_in_turn,
         code=look.code_with_method("maps"),
     script:
         "../workflow/scripts/maps.py"

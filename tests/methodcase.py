@@ -17,7 +17,8 @@ from loraport.adapters.lora_weights import LoraWeights
 from loraport.artifacts import write_h5
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import layer_gradients
-from loraport.calibration.moments import LayerMoments, layer_moments
+from loraport.calibration.moments import LayerMoments
+from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import open_walks
 from loraport.mapping.pair import Adapted, Pair, read_outputs, write_outputs
 from loraport.methods import make_maps, make_outputs, needs

@@ -1,6 +1,7 @@
 """Rule maps: everything that an adapter needs to pass from the old model to the new one."""
 
 from loraport.artifacts import identities
+from loraport.mapping.in_turn import in_turn
 from loraport.mapping.pair import open_pair
 from loraport.methods import make_maps
 from loraport.models.spec import load_spec
@@ -17,8 +18,11 @@ with job(snakemake) as log:
         for side in ("old", "new")
     )
     device = pick_device(params.settings["device"])
-    at_once = workers(snakemake, device, old.dims, new.dims)
+    summed = params.get("summed")  # how moments are that do not lie on disk
+    at_once = workers(snakemake, device, old.dims, new.dims, bool(summed))
     pair = open_pair(old, new, inputs, dict(params.settings), device, workers=at_once)
+    if summed:
+        pair = in_turn(pair, params.sources["texts"], summed)
     total = (len(pair.path) or new.dims.layers) * len(params.settings["modules"])
     made = counted(make_maps(params.method, pair), total, "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)

@@ -2,9 +2,9 @@
 
 from loraport.artifacts import identities, write_h5
 from loraport.calibration.activations import load_texts
-from loraport.calibration.moments import layer_moments
 from loraport.calibration.moments_file import write_layer
 from loraport.calibration.resume import Kept, digest
+from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import open_walks
 from loraport.mapping.layers import read_path
 from loraport.models.spec import load_spec

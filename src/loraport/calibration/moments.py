@@ -2,21 +2,18 @@
 
 Both models read the same texts; tokens that end on the same character are one pair of rows. Only
 sums of outer products are kept, in float64, so that memory does not grow with the texts. A part of
-the texts is held out, for choices that must not be made on what was fitted. The models are walked
-side by side, block by block: one pair of layers has sums at a time.
+the texts is held out, for choices that must not be made on what was fitted.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model
-from .batches import PARTS, Batch
-from .sites import SITES, STREAM, needed, rms, width
-from .walk import Walk
+from .batches import PARTS
+from .sites import needed, width
 
 
 @dataclass
@@ -113,80 +110,3 @@ def site_bytes(old: Model, new: Model, roles: Collection[str] = ROLES) -> int:
 
 
 LayerMoments = Mapping[str, tuple[Moments, Moments]]
-
-
-class Keeper(Protocol):
-    """Keeps what two walks have come to while they last (`resume.Kept`)."""
-
-    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]: ...
-
-    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None: ...
-
-
-def layer_moments(
-    models: tuple[Model, Model],
-    walks: tuple[Walk, Walk],
-    batches: Sequence[Batch],
-    pairs: Sequence[tuple[int, int]],
-    device: str,
-    progress: Callable[[int], Any] = lambda count: None,
-    roles: Collection[str] = ROLES,
-    kept: Keeper | None = None,
-) -> Iterator[LayerMoments]:
-    """Moments at the sites of one layer pair after the other, in one pass over the texts.
-
-    Parameters
-    ----------
-    models, walks : old and new
-    batches : that both walk over
-    pairs : (old, new) layers, new ones rising, old ones not falling
-    device : where the sums are
-    progress : is told how many texts have passed a layer pair
-    roles : whose maps are to be fitted
-    kept : where walks that were cut off left what they had come to, and these leave it. Batches are
-        added in the same order, in float64: with the same threads the sums end with the same bytes
-
-    Yields
-    ------
-    for each layer pair, site -> moments of the texts to fit on, and of those held out. They are let
-    go here before the next ones begin: so should the caller
-
-    Notes
-    -----
-    O(tokens · Σ width²) beside the two forward passes; memory: the sums of a layer pair, a batch in
-    two blocks, and the streams of all texts.
-    """
-    done = kept.load(walks) if kept else []
-    for sums in done:
-        progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches))
-        yield sums
-    for place, pair in enumerate(pairs[len(done) :], len(done)):
-        following = pairs[place + 1] if place + 1 < len(pairs) else pair
-        passing = []
-        for walk, layer, after in zip(walks, pair, following, strict=True):
-            walk.step(layer)
-            passing.append(walk.through(move=after != layer))  # an old block may be run again
-        sums = _empty_layer(models, device, roles)
-        for batch, old, new in zip(batches, *passing, strict=True):
-            part = PARTS.index(batch.part)
-            for site, parts in sums.items():
-                sizes = (side.get(rms(site)) for side in (old, new))
-                parts[part].add(old[site], new[site], *sizes)
-            progress(len(batch.inputs[0]["input_ids"]))
-        yield sums
-        del sums, parts
-        if kept and pair is not pairs[-1]:
-            kept.save_if_due(walks, place + 1)
-
-
-def _empty_layer(
-    models: tuple[Model, Model], device: str, roles: Collection[str]
-) -> dict[str, tuple[Moments, Moments]]:
-    """Sums of no token yet, at the sites that both families have."""
-    sums = {}
-    for site in needed(roles):
-        if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
-            old, new = (width(model, site) for model in models)
-            fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
-            sums[site] = (fit, held)
-    return sums

@@ -23,6 +23,7 @@ WORDS = {  # rule -> what it does, as who calls a command sees it
     "output_maps": "fits what adapters share",
     "maps": "makes the maps",
     "fitted_maps": "fits the maps to the texts",
+    "maps_in_turn": "the same, without moments",
     "adapter_maps": "makes the maps of one adapter",
     "transferred": "carries the adapter",
     "transferred_by_method": "carries the adapter",

@@ -1,6 +1,6 @@
 """A model pair as a method sees it: its artifacts, gathered by what the method needs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from ..adapters.lora_weights import LoraWeights
 from ..artifacts import H5Writer
 from ..calibration.gradients import read_gradients
-from ..calibration.moments import Moments
+from ..calibration.moments import LayerMoments
 from ..calibration.moments_file import StoredSites, read_moments
 from ..calibration.ridge import Fit, Regression
 from ..models.spec import Model
@@ -55,7 +55,8 @@ class Pair:
     hidden_map : W_h (d_o, d_n) float64, or None for the identity
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
-    moments : new layer -> site -> second moments of the tokens to fit on and of those held out
+    moments : new layer -> site -> second moments of the tokens to fit on and of those held out.
+        They may be summed only then: ask in the order of the path, once for each layer (`summed`)
     gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
     outputs : new layer -> site -> what the method's `outputs` made of it
     adapter : what is carried, for methods whose maps are its own
@@ -69,11 +70,16 @@ class Pair:
     hidden_map: torch.Tensor | None
     path: list[tuple[int, int]]
     heads: Callable[[int], MatchedHeads]
-    moments: Callable[[int], Mapping[str, tuple[Moments, Moments]]]
+    moments: Callable[[int], LayerMoments]
     outputs: Callable[[int], Mapping[str, Fit]] = lambda layer: {}
     adapter: Adapted | None = None
     workers: int = 1
     gradients: Callable[[int, str], tuple[Regression, Regression]] = _no_gradients
+
+    def summed(self) -> Iterator[tuple[tuple[int, int], LayerMoments]]:
+        """The layers of the path, with their moments."""
+        for layers in self.path:
+            yield layers, self.moments(layers[1])
 
 
 def on_device(embedding: str | Path, device: str) -> torch.Tensor | None:

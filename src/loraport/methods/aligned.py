@@ -25,7 +25,7 @@ from statistics import fmean as mean
 
 import torch
 
-from ..calibration.moments import Moments
+from ..calibration.moments import LayerMoments, Moments
 from ..calibration.ridge import Fit, fit_parts, reading, right_inverse, writing
 from ..calibration.sites import READS, STREAM, WRITES
 from ..errors import LoraportError
@@ -53,7 +53,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     side, `pair.workers` at a time: O(width²) memory each, of the widest site, and the layer's maps.
     """
     norms = base_norms(pair)
-    fitted = in_order(partial(_layer, pair), pair.path, pair.workers)
+    fitted = in_order(partial(_layer, pair), pair.summed(), pair.workers)
     for (old_layer, layer), modules in zip(pair.path, fitted, strict=True):
         for role, (term, notes) in modules.items():
             yield ModuleMap(
@@ -61,10 +61,12 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             )
 
 
-def _layer(pair: Pair, layers: tuple[int, int]) -> dict[str, tuple[Term, dict[str, float]]]:
-    """Role -> its pair of maps, and figures about how they were made."""
-    layer = layers[1]
-    moments, settings, mapped = pair.moments(layer), pair.settings, roles(pair)
+def _layer(
+    pair: Pair, summed: tuple[tuple[int, int], LayerMoments]
+) -> dict[str, tuple[Term, dict[str, float]]]:
+    """Role -> its pair of maps, and figures about how they were made, of a layer pair's moments."""
+    layers, moments = summed
+    layer, settings, mapped = layers[1], pair.settings, roles(pair)
     right: dict[str, Fit] = {}
     left: dict[str, Fit] = {}
     tokens: dict[str, int] = {}

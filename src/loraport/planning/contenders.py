@@ -113,6 +113,8 @@ def shared_logs(config: Config, pair: str, name: str) -> list[str]:
     """Logs of what a method's maps take, once for a pair."""
     method = config.method(name)
     rules = [rule for need in methods.needs(method) for rule in RULES_OF.get(need, ())]
+    if config.sums_in_turn(name):
+        rules.remove("moments")  # summed by rule maps
     own = [] if methods.per_adapter(method) else [layout.log("maps", pair=pair, method=name)]
     return [
         *(rows.mapping_log(config, pair, name, rule) for rule in dict.fromkeys(rules)),

@@ -240,10 +240,18 @@ class PairLookups(Resources):
         needed = methods.needs(method)
         artifacts = ("layers", "embedding", "heads", "moments", "gradients")
         names = [each for each in artifacts if each in needed]
+        if self.config.sums_in_turn(wildcards.method):
+            names.remove("moments")
         made: Inputs = {name: self.made_in_home(name)(wildcards) for name in names}
         if owner := self.config.outputs_of(wildcards.method):
             made["outputs"] = layout.path(layout.OUTPUT_MAPS, pair=wildcards.pair, method=owner)
         return {**self.pair_specs(wildcards), **made}
+
+    def summed_in_turn(self, wildcards: Wildcards) -> Inputs:
+        """How the moments are summed that maps are fitted to while models run; else empty."""
+        if not self.config.sums_in_turn(wildcards.method):
+            return {}
+        return {"reading": self.reading(wildcards), **self.moments_settings(wildcards)}
 
     def output_maps_inputs(self, wildcards: Wildcards) -> Inputs:
         """What the output maps of a method are made from, if it has any."""

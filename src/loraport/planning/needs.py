@@ -124,12 +124,22 @@ def fit_bytes(old: Dimensions, new: Dimensions) -> float:
     return 12 * (o * o + o * n + n * n) * DOUBLE_BYTES
 
 
-def layers_at_once(mib: float, threads: int, old: Dimensions, new: Dimensions) -> int:
-    """How many layers a job of so much memory fits side by side, a thread each."""
-    return max(1, min(threads, int((mib - BASE_MIB) * MIB / fit_bytes(old, new))))
+def layers_at_once(
+    mib: float, threads: int, old: Dimensions, new: Dimensions, in_turn: bool = False
+) -> int:
+    """How many layers a job of so much memory fits side by side, a thread each; `in_turn` where
+    their moments are summed meanwhile, beside both models.
+    """
+    one, beside = fit_bytes(old, new), 0.0
+    if in_turn:
+        walked = _moments(old, new)
+        one, beside = one + _site_sums(old, new), walked.computing + walked.beside
+    return max(1, min(threads, int(((mib - BASE_MIB) * MIB - beside) / one)))
 
 
-def workers(snakemake: Any, device: str, old: Dimensions, new: Dimensions) -> int:
+def workers(
+    snakemake: Any, device: str, old: Dimensions, new: Dimensions, in_turn: bool = False
+) -> int:
     """How many layers' maps a rule's job makes side by side: one on a GPU, on a CPU one a thread,
     as far as the memory reaches that it asked for and that the machine has left.
     """
@@ -137,7 +147,7 @@ def workers(snakemake: Any, device: str, old: Dimensions, new: Dimensions) -> in
         return 1
     left = psutil.virtual_memory().available / MIB
     asked = getattr(getattr(snakemake, "resources", None), "mem_mb", left)
-    return layers_at_once(min(asked, left), snakemake.threads, old, new)
+    return layers_at_once(min(asked, left), snakemake.threads, old, new, in_turn)
 
 
 def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -147,6 +157,16 @@ def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
         d.intermediate**3 + 7 * max(d.hidden, d.heads * d.head_dim) ** 3 for d in (old, new)
     )
     return size, 40 * cubes * min(old.layers, new.layers) / FIT_FLOPS * one / size
+
+
+def _maps_in_turn(
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
+) -> Walked:
+    """Moments, and a fit to those of a layer pair while the next ones are summed."""
+    walked, (size, seconds) = _moments(old, new, number), _fitted_maps(old, new)
+    side_by_side = size / fit_bytes(old, new) * _site_sums(old, new)
+    size += side_by_side if number == SINGLE_BYTES else 0  # on a GPU the same sums are fitted
+    return Walked(walked.computing + size, walked.beside, walked.seconds + seconds)
 
 
 def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -251,6 +271,7 @@ def _adapter_maps(
 WALKED: dict[str, Callable[..., Walked]] = {
     "activations": _activations,
     "moments": _moments,
+    "maps_in_turn": _maps_in_turn,
     "adapter_maps": _adapter_maps,
 }
 RULES: dict[str, Callable[..., tuple[float, float]]] = {
@@ -267,7 +288,7 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "model_merged": _model_merged,
 }
 ORDER = ("spec", "activations", "embedding", "cka", "layers", "heads", "moments", "gradients",
-         "maps", "fitted_maps", "output_maps", "adapter_maps", "transferred",
+         "maps", "fitted_maps", "maps_in_turn", "output_maps", "adapter_maps", "transferred",
          "model_merged")  # fmt: skip
 SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 

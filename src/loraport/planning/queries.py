@@ -105,6 +105,12 @@ class Config:
         asked = {role for name in names for role in self.mapping(name)["modules"]}
         return [role for role in ROLES if role in asked]
 
+    def sums_in_turn(self, name: str) -> bool:
+        """Whether a method's maps are fitted to moments while these are summed, and not kept."""
+        base = self.method(name)
+        read = "moments" in methods.needs(base) and not methods.per_adapter(base)
+        return read and not self.mapping(name)["keep_moments"]
+
     def home(self, pair: str, name: str, artifact: str) -> str:
         """Folder of an artifact of a pair's mapping: a variant's own where it makes another one."""
         return layout.home(pair, name if self.has_own(name, artifact) else "")

@@ -78,6 +78,9 @@ class Resources:
             return needs.need("spec", known) if known else UNSEEN_MODEL
         # layers that are fitted to moments run side by side, as many as fit
         fitted = name == "maps" and hasattr(inputs, "moments")
+        named = getattr(wildcards, "method", "")
+        if name == "maps" and named and self.config.sums_in_turn(named):
+            return needs.need("maps_in_turn", *dims)
         whole = name in ("activations", "moments") and self._is_whole(wildcards)
         return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
 

@@ -18,10 +18,11 @@ from inprocess import CALIBRATION, PairRun
 from loraport.artifacts import identity, sha256, write_h5
 from loraport.calibration import moments_file, resume
 from loraport.calibration.batches import PARTS, Batch
-from loraport.calibration.moments import layer_moments, site_bytes
+from loraport.calibration.moments import site_bytes
 from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
 from loraport.calibration.resume import Kept, digest
 from loraport.calibration.sites import READS, SITES, STREAM, WRITES, needed
+from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import Walk, open_walks
 from loraport.errors import LoraportError
 from loraport.methods import make_maps

@@ -9,7 +9,7 @@ import pico
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import layout, needs, preflight, resources
+from loraport.planning import contenders, layout, needs, preflight, resources
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 
@@ -180,6 +180,33 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     asked = [each.mem_mb("finetune")(APP, one, 1) for each in (look, larger)]
     assert asked[0] < asked[1]
     assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
+
+
+def test_maps_are_fitted_while_moments_are_summed_where_these_are_not_to_be_kept(made, specs):
+    pair = SimpleNamespace(**specs)
+    aligned, variant, sequential, lorasuite = (
+        Wildcards(pair="p", method=name)
+        for name in ("aligned", "v", "aligned_sequential", "lorasuite")
+    )
+    for keep in (True, False):
+        look = made(
+            calibration={"texts": "texts.txt"},
+            mapping={"keep_moments": keep},
+            variants={"v": {"method": "aligned", "mapping": {"keep_moments": not keep}}},
+        )
+        for wildcards, stays in ((aligned, keep), (variant, not keep)):
+            inputs, summed = look.maps_inputs(wildcards), look.summed_in_turn(wildcards)
+            assert ("moments" in inputs) == stays == (summed == {})
+            assert "layers" in inputs and "old_spec" in inputs
+            if not stays:
+                assert set(summed) == {"reading", "modules"} and summed["modules"]
+                asked = needs.need("maps_in_turn", *needs.read(pair))
+                assert look.mem_mb("maps")(wildcards, pair, 1) == asked.mib
+        logs = contenders.shared_logs(look.config, "p", "aligned")
+        assert ("artifacts/p/logs/moments.log" in logs) == keep
+        assert look.summed_in_turn(lorasuite) == look.summed_in_turn(sequential) == {}
+        assert "moments" not in look.maps_inputs(lorasuite)
+        assert "moments" in look.output_maps_inputs(sequential)
 
 
 def test_models_that_are_not_streamed_are_planned_whole(made, specs):

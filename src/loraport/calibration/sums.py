@@ -1,0 +1,125 @@
+"""Sums over two models that are walked side by side, of one layer pair at a time."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from ..models.families import ROLES
+from ..models.spec import Model
+from .batches import PARTS, Batch
+from .moments import LayerMoments, Moments
+from .sites import SITES, STREAM, needed, rms, width
+from .walk import Walk
+
+
+class Keeper(Protocol):
+    """Keeps what two walks have come to while they last (`resume.Kept`)."""
+
+    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]: ...
+
+    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None: ...
+
+
+def layer_moments(
+    models: tuple[Model, Model],
+    walks: tuple[Walk, Walk],
+    batches: Sequence[Batch],
+    pairs: Sequence[tuple[int, int]],
+    device: str,
+    progress: Callable[[int], Any] = lambda count: None,
+    roles: Collection[str] = ROLES,
+    kept: Keeper | None = None,
+) -> Iterator[LayerMoments]:
+    """Moments at the sites of one layer pair after the other, in one pass over the texts.
+
+    Parameters
+    ----------
+    models, walks : old and new
+    batches : that both walk over
+    pairs : (old, new) layers, new ones rising, old ones not falling
+    device : where the sums are
+    progress : is told how many texts have passed a layer pair
+    roles : whose maps are to be fitted
+    kept : where walks that were cut off left what they had come to, and these leave it. Batches are
+        added in the same order, in float64: with the same threads the sums end with the same bytes
+
+    Yields
+    ------
+    for each layer pair, site -> moments of the texts to fit on, and of those held out. They are let
+    go here before the next ones begin: so should the caller
+
+    Notes
+    -----
+    O(tokens · Σ width²) beside the two forward passes; memory: the sums of a layer pair, a batch in
+    two blocks, and the streams of all texts.
+    """
+    done = kept.load(walks) if kept else []
+    for sums in done:
+        progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches))
+        yield sums
+    for place, pair in enumerate(pairs[len(done) :], len(done)):
+        following = pairs[place + 1] if place + 1 < len(pairs) else pair
+        passing = []
+        for walk, layer, after in zip(walks, pair, following, strict=True):
+            walk.step(layer)
+            passing.append(walk.through(move=after != layer))  # an old block may be run again
+        sums = _empty_layer(models, device, roles)
+        for batch, old, new in zip(batches, *passing, strict=True):
+            part = PARTS.index(batch.part)
+            for site, parts in sums.items():
+                sizes = (side.get(rms(site)) for side in (old, new))
+                parts[part].add(old[site], new[site], *sizes)
+            progress(len(batch.inputs[0]["input_ids"]))
+        yield sums
+        del sums, parts
+        if kept and pair is not pairs[-1]:
+            kept.save_if_due(walks, place + 1)
+
+
+def _empty_layer(
+    models: tuple[Model, Model], device: str, roles: Collection[str]
+) -> dict[str, tuple[Moments, Moments]]:
+    """Sums of no token yet, at the sites that both families have."""
+    sums = {}
+    for site in needed(roles):
+        if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
+            old, new = (width(model, site) for model in models)
+            fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
+            sums[site] = (fit, held)
+    return sums
+
+
+class InTurn:
+    """Function of a new layer: its moments, asked for once each, in the order of the layer path.
+
+    Parameters
+    ----------
+    found : of `layer_moments`; it goes on in the thread that asks, with as many threads of torch's
+        as there are now: one who fits maps may have set fewer
+    """
+
+    def __init__(self, found: Iterator[LayerMoments]):
+        self._found, self._threads = found, torch.get_num_threads()
+
+    def __call__(self, layer: int) -> LayerMoments:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            sums = next(self._found)
+        finally:
+            torch.set_num_threads(before)
+        for parts in sums.values():
+            for moments in parts:
+                _mirror(moments)
+        return sums
+
+
+def _mirror(moments: Moments) -> None:
+    """Make Σ x xᵀ and Σ y yᵀ what they are once they were stored: symmetric to the last bit, by
+    their lower triangles.
+    """
+    for gram in (moments.gram_old, moments.gram_new):
+        if gram is not None:
+            for row in range(len(gram)):
+                gram[:row, row] = gram[row, :row]
