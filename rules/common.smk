@@ -29,10 +29,7 @@ def tell(error):
 
 
 def source(path):
-    """A file of this workflow; a copy by its own name where it comes out of a repository.
-
-    A folder can't be fetched out of one: it is then expected in the working directory.
-    """
+    """A file of this workflow, or a copy of it out of a repository; a folder has to be here."""
     place = HERE.join(f"../{path}")
     if ON_DISK:
         return Path(place.get_path_or_uri(False))
@@ -51,13 +48,10 @@ def load():
 
 
 def check_outputs():
-    """Refuse a run whose outputs this user may not write, before its first job; tell what adapters
-    will lose.
-    """
+    """Before the first job: refuse outputs that can't be written, tell what adapters will lose."""
     jobs = list(workflow.dag.needrun_jobs())
     told(preflight.check_writable, tell)(file for job in jobs for file in [*job.output, *job.log])
-    carried = (job for job in jobs if job.rule.name in ("transferred", "transferred_by_method"))
-    for note in dict.fromkeys(each for job in carried for each in look.left_behind(job.wildcards)):
+    for note in look.notes(jobs):
         logger.warning(f"[note] {note}")
 
 

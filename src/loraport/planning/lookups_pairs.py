@@ -330,12 +330,19 @@ class PairLookups(Resources):
         known_as = tuple(self._known_as(old, app))
         return preflight.told_of_transfer(self.config.given_adapter(app, old), *at, known_as)
 
-    def left_behind(self, wildcards: Wildcards) -> list[str]:
-        """What of a given adapter will not be carried, each with the app's name."""
-        if not self.config.given_adapter(wildcards.app, self.name_of(wildcards, "old")):
-            return []
-        told = self.prospect(wildcards.app, wildcards.pair)
-        return [f"{wildcards.app}: left behind: {each}" for each in told.left]
+    def notes(self, jobs: Iterable[Any]) -> list[str]:
+        """What will not be carried of the given adapters that jobs are about to carry."""
+        carried = {
+            (job.wildcards.pair, job.wildcards.app)
+            for job in jobs
+            if job.rule.name in ("transferred", "transferred_by_method")
+        }
+        return [
+            f"{app}: left behind: {each}"
+            for pair, app in sorted(carried)
+            if self.config.given_adapter(app, self.config.pair(pair)[0])
+            for each in self.prospect(app, pair).left
+        ]
 
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""

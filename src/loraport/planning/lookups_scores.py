@@ -26,12 +26,14 @@ class ScoreLookups(PairLookups):
 
     # tasks and training
 
-    def task(self, wildcards: Wildcards) -> Inputs:
-        """The task of an app: of a model's own, or of a pair's new and then old model."""
+    def task(self, wildcards: Wildcards, examples: int = 0) -> Inputs:
+        """The task of an app: of a model's own, or of a pair's new and then old model; it must have
+        so many training examples.
+        """
         one = hasattr(wildcards, "model")
         models = [wildcards.model] if one else reversed(self.pair_models(wildcards))
         task = stages.task_of(self.config, wildcards.app, *models)
-        tasks.check(self.config, task, self.tasks_dir())
+        tasks.check(self.config, task, self.tasks_dir(), examples)
         return task
 
     def task_file(self, wildcards: Wildcards) -> list[Any]:
@@ -40,10 +42,8 @@ class ScoreLookups(PairLookups):
 
     def full_files(self, wildcards: Wildcards) -> list[Any]:
         """The training file of an adapter that is trained from scratch on a task's data."""
-        stages.check_examples(
-            tasks.train_files(self.task(wildcards)), self.training("full")(wildcards)["examples"]
-        )
-        return self.task_file(wildcards)
+        asked = self.training("full")(wildcards)["examples"]
+        return self.given_files(tasks.train_files(self.task(wildcards, asked)))
 
     def task_data(self, wildcards: Wildcards) -> Inputs:
         """Where the task's training examples come from, and their template."""
@@ -84,8 +84,11 @@ class ScoreLookups(PairLookups):
 
     def _small(self, part: str, settings: Callable[[Wildcards], Inputs]) -> Lookup:
         def look_up(wildcards: Wildcards) -> Any:
-            pair, app, task = wildcards.pair, wildcards.app, self.task(wildcards)
-            return stages.small_set(self.config, pair, app, task, settings(wildcards))[part]
+            training = settings(wildcards)
+            task = self.task(wildcards, training["examples"])
+            return stages.small_set(self.config, wildcards.pair, wildcards.app, task, training)[
+                part
+            ]
 
         return look_up
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
@@ -131,24 +130,6 @@ def train_data(task: Mapping[str, Any]) -> dict[str, Any]:
     return {key: task[name] for key, name in keys.items()}
 
 
-def count_examples(files: Sequence[str]) -> int:
-    """Records of .jsonl files; 0 where they can't be known without loading a data set."""
-    lines = [path for path in files if path.endswith(".jsonl")]
-    return sum(bool(line.strip()) for path in lines for line in Path(path).open("rb"))
-
-
-def check_examples(files: Sequence[str], asked: int) -> None:
-    """Refuse a training on more examples than there are, where they can be counted."""
-    held = count_examples(files)
-    if held and asked > held:
-        raise LoraportError(
-            "a training asks for more examples than there are",
-            got=f"{asked} asked, {held} in {', '.join(files)}",
-            expected=f"1 to {held}, or 0 for all",
-            todo="lower `examples` under `finetune`, or name more data in the task's `train`",
-        )
-
-
 def training(config: Config, kind: str = "lft", **overrides: Any) -> dict[str, Any]:
     """Settings of a training.
 
@@ -176,7 +157,6 @@ def small_set(
     file of their own, which is the draw already.
     """
     files = tasks.train_files(task)
-    check_examples(files, settings["examples"])
     if config.content["finetune"]["answers"] == "given":
         return {"files": files, "data": train_data(task), "settings": dict(settings)}
     file = layout.path(layout.OWN_ANSWERS, pair=pair, app=app, examples=settings["examples"])

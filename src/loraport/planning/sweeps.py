@@ -65,7 +65,7 @@ def skipped(config: Config, pair: str, app: str, name: str) -> dict[str, str]:
     old, new = config.pair(pair)
     if name == "examples":
         task = stages.task_of(config, app, new, old)
-        held = stages.count_examples(tasks.train_files(task))
+        held = tasks.count_examples(tasks.train_files(task))
         return {
             value: f"the task has {held} training examples"
             for value in values(config, name)

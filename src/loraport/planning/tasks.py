@@ -2,7 +2,7 @@
 depend on, and what is wrong with any of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,30 @@ def files(task: Mapping[str, Any], tasks_dir: str | Path, data_dir: str) -> list
     return list(dict.fromkeys(every))
 
 
-def check(config: Config, task: Mapping[str, Any], tasks_dir: str | Path) -> None:
+def check(
+    config: Config, task: Mapping[str, Any], tasks_dir: str | Path, examples: int = 0
+) -> None:
     """Refuse a task that can't be trained or scored, with what is wrong with any other.
+
+    Parameters
+    ----------
+    examples : that a training asks for
 
     Raises
     ------
     LoraportError
         With everything that is wrong with the tasks of the apps, where this one is at fault.
     """
-    if not any(problems(config, task, tasks_dir)):
+    if not any(problems(config, task, tasks_dir, examples)):
         return
     used = {row["task"] for row in config.adapters.values() if row["task"]}
+    examples = examples or config.content["finetune"]["examples"]
     told = [
         each
         for name in sorted(used)
-        for each in problems(config, completed(name, config.content["tasks"][name]), tasks_dir)
+        for each in problems(
+            config, completed(name, config.content["tasks"][name]), tasks_dir, examples
+        )
     ]
     if len(told) == 1:
         raise told[0]
@@ -77,9 +86,11 @@ def check(config: Config, task: Mapping[str, Any], tasks_dir: str | Path) -> Non
 
 
 def problems(
-    config: Config, task: Mapping[str, Any], tasks_dir: str | Path
+    config: Config, task: Mapping[str, Any], tasks_dir: str | Path, examples: int = 0
 ) -> Iterator[LoraportError]:
-    """What is wrong with a task's files: told before anything runs."""
+    """What is wrong with a task's files, or with a training on so many of its examples: told before
+    anything runs.
+    """
     data_dir = config.content["evaluation"]["data_dir"]
     for test in (each for each in task["eval"] if not isinstance(each, str)):
         yield from _errors_of(lambda test=test: _check_test(test))
@@ -88,6 +99,26 @@ def problems(
     path = Path(task["train"])
     if path.suffix in FILES:
         yield from _errors_of(lambda: _check_train(task))
+        if path.is_file():
+            yield from _errors_of(lambda: _check_examples([str(path)], examples))
+
+
+def count_examples(files: Sequence[str]) -> int:
+    """Records of .jsonl files; 0 where they can't be known without loading a data set."""
+    lines = [path for path in files if path.endswith(".jsonl")]
+    return sum(bool(line.strip()) for path in lines for line in Path(path).open("rb"))
+
+
+def _check_examples(files: Sequence[str], asked: int) -> None:
+    """Refuse a training on more examples than there are, where they can be counted."""
+    held = count_examples(files)
+    if held and asked > held:
+        raise LoraportError(
+            "a training asks for more examples than there are",
+            got=f"{asked} asked, {held} in {', '.join(files)}",
+            expected=f"1 to {held}, or 0 for all",
+            todo="lower `examples` under `finetune`, or name more data in the task's `train`",
+        )
 
 
 def _errors_of(work: Any) -> Iterator[LoraportError]:

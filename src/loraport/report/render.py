@@ -222,7 +222,8 @@ def _retention(row: Row) -> str:
         return value or NONE
     if row.get("stage") in ("new", "lora_full"):
         return f"{value:.2f}"
-    return f"{value:.2f} ({row['retention_low']:.2f}–{row['retention_high']:.2f})"
+    told = f"{value:.2f} ({row['retention_low']:.2f}–{row['retention_high']:.2f})"
+    return told.replace("-", "−")
 
 
 def _p(value: float | None) -> str:

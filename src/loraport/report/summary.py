@@ -53,9 +53,10 @@ def gain_lines(gain: Mapping[str, Any]) -> list[str]:
         return []
     line = f"the update is multiplied by {gain['gain']:g}, chosen on {gain['chosen_on']}"
     if "improvement" in gain:
+        better = "better" if gain["improvement"] >= 0 else "worse"
         line += (
-            f": on those left out, {gain['improvement']:.2f} nats an answer better than no update "
-            f"(standard error {gain['standard_error']:.2f}, {gain['examples']} answers)"
+            f": on those left out, {abs(gain['improvement']):.2f} nats an answer {better} than no "
+            f"update (standard error {gain['standard_error']:.2f}, {gain['examples']} answers)"
         )
     if not gain["gain"]:
         return [
@@ -77,11 +78,13 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
     root = pair.parent
     names = report["of"]["old"], report["of"]["new"]
     models = [root / "models" / name / "logs" for name in names]
+    own = pair / "logs" / directory.parent.relative_to(pair)
     logs = [
         *(path for folder in models for path in folder.glob("*.log")),
         *(pair / "logs").glob("*.log"),
         pair / "logs" / "maps" / f"{report['of']['method']}.log",
-        pair / "logs" / directory.parent.relative_to(pair) / "transferred.log",
+        own / "gain.log",
+        own / "transferred.log",
     ]
     left = len(report["left_behind"])
     without = f"{left} modules of the old adapter have no place in the new model"

@@ -24,6 +24,7 @@ from .memory import gpu_peak_mib, peak_mib
 
 log = logging.getLogger("loraport")
 Item = TypeVar("Item")
+LINE_UP = "\033[A"  # how the bar of a part goes back to that of the whole
 
 
 @contextmanager
@@ -133,7 +134,7 @@ class _Lines:
     """A file that is no terminal: each state of a bar is a line of its own, and no bar is wiped."""
 
     def write(self, text: str) -> None:
-        if line := text.strip("\r\n "):
+        if line := text.replace(LINE_UP, "").strip("\r\n "):
             sys.stderr.write(f"{line}\n")
 
     def flush(self) -> None:

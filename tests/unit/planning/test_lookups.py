@@ -12,6 +12,7 @@ from loraport.errors import LoraportError
 from loraport.planning import contenders, layout, needs, preflight, resources
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
+from loraport.planning.prospect import Prospect
 
 PROJECT = Path(__file__).parents[3]
 SIZES = {"vocabulary": 100, "hidden": 64, "intermediate": 128, "layers": 2, "heads": 4}
@@ -363,3 +364,18 @@ def test_a_told_function_keeps_its_parameters(made):
         *("wildcards", "input", "attempt"),
     ]
     assert told(3, print) == 3
+
+
+def test_what_adapters_lose_is_told_before_the_first_job(made, pico_pair, tmp_path, monkeypatch):
+    sources = {"old": {"source": str(pico_pair.old)}, "new": {"source": str(pico_pair.new)}}
+    rows = ["app\tmodel\tsource\ttask", f"a\told\t{pico_pair.adapter}\t", "b\told\t\tsums"]
+    Path("adapters.tsv").write_text("\n".join(rows) + "\n")
+    look = made(models=sources)
+
+    def job(rule, **wildcards):
+        return SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=Wildcards(**wildcards))
+
+    jobs = [job("spec", model="old"), *(job("transferred", pair="p", app=a) for a in "aab")]
+    assert look.notes(jobs) == []
+    monkeypatch.setattr(preflight, "told_of_transfer", lambda *of: Prospect("by maps", [], ["x"]))
+    assert look.notes(jobs) == ["a: left behind: x"]

@@ -19,7 +19,7 @@ def made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("good.jsonl").write_text(json.dumps(GOOD) + "\n")
 
-    def build(**entries):
+    def build(examples=1, **entries):
         lines = [f"{name}\told\tadapter\t{name}" for name in entries]
         Path("adapters.tsv").write_text("\n".join(["app\tmodel\tsource\ttask", *lines]) + "\n")
         content = {
@@ -28,6 +28,7 @@ def made(tmp_path, monkeypatch):
             "adapters": "adapters.tsv",
             "calibration": {"texts": "texts.txt"},
             "tasks": entries,
+            "finetune": {"examples": examples},
         }
         return load(content, PROJECT / "workflow" / "schemas")
 
@@ -71,6 +72,23 @@ def test_everything_is_told_at_once(made):
     assert "bad.jsonl, record 0 has no field 'completion' (and 2 more of its records)" in words
     assert "training data 'gone.jsonl' of task 'b' is not there" in words
     tasks.check(config, stages.task_of(config, "c", "old"), TASKS)
+
+
+def test_settings_that_fit_no_data_are_told_with_the_rest(made):
+    Path("bad.jsonl").write_text('{"prompt": "x"}\n' * 3)
+    Path("few.jsonl").write_text((json.dumps(GOOD) + "\n") * 7)
+    config = made(
+        examples=9,
+        a={"train": "bad.jsonl", "template": "plain", "test": "good.jsonl"},
+        b={"train": "few.jsonl", "test": "good.jsonl"},
+    )
+    for app, examples in (("b", 8), ("a", 0)):
+        with pytest.raises(LoraportError) as told:
+            tasks.check(config, stages.task_of(config, app, "old"), TASKS, examples)
+        words = str(told.value)
+        assert "record 0 has no field 'completion'" in words
+        assert f"{examples or 9} asked, 7 in few.jsonl" in words
+    tasks.check(config, stages.task_of(config, "b", "old"), TASKS, 7)
 
 
 def test_an_unknown_score_is_told_with_the_configuration(made):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from loraport.errors import LoraportError
 from loraport.provenance import PACKAGE, code_hash
+from loraport.runtime import job as job_module
 from loraport.runtime.job import counted, job, last_record, progress
 
 
@@ -136,3 +137,19 @@ def test_items_are_counted_and_pass_unchanged(monkeypatch):
     monkeypatch.setattr("loraport.runtime.job.progress", lambda total, what: drawn)
     assert list(counted(iter("abc"), 3, "letters")) == ["a", "b", "c"]
     assert drawn.n == 3
+
+
+def test_bars_within_bars_are_lines_in_a_file(capsys, monkeypatch):
+    kept = job_module.tqdm
+    monkeypatch.setattr(
+        job_module, "tqdm", lambda **how: kept(**{**how, "mininterval": 0, "delay": 0})
+    )
+    with progress(2, "trials") as whole:
+        for _ in range(2):
+            with progress(2, "steps") as part:
+                part.update(2)
+            whole.update(1)
+    told = capsys.readouterr().err
+    assert "\r" not in told and "\033" not in told
+    assert "trials" in told and "steps: 100%" in told
+    assert all(line.strip() for line in told.splitlines())
