@@ -142,7 +142,7 @@ def main() -> None:
     ratios = {
         f"{rule} {key}": round(rows[f"{rule} always"][key] / rows[f"{rule} never"][key], 3)
         for rule in ("activations", "moments")
-        for key in ("seconds", "own_mib")
+        for key in ("seconds", "cpu", "own_mib")
     }
     content = {
         "settings": {key: value for key, value in vars(options).items() if key != "out"},

@@ -82,6 +82,12 @@ class Moments:
         self.rms_new += 0.0 if rms_new is None else float(rms_new.sum())
         self.count += len(x)
 
+    def move(self, device: str) -> None:
+        """Put the sums on a device."""
+        for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values.to(device))
+
     def __add__(self, other: "Moments") -> "Moments":
         def both(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
             return None if a is None or b is None else a + b

@@ -1,6 +1,7 @@
 """Sums over two models that are walked side by side, of one layer pair at a time."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -46,13 +47,13 @@ def layer_moments(
 
     Yields
     ------
-    for each layer pair, site -> moments of the texts to fit on, and of those held out. They are let
-    go here before the next ones begin: so should the caller
+    for each layer pair, site -> moments of the texts to fit on, and of those held out, on the CPU.
+    They are let go here before the next ones begin: so should the caller
 
     Notes
     -----
-    O(tokens · Σ width²) beside the two forward passes; memory: the sums of a layer pair, a batch in
-    two blocks, and the streams of all texts.
+    O(tokens · Σ width²) beside the two forward passes. Memory: the sums of a layer pair, on
+    `device` those of one part of the texts; a batch in two blocks; the streams of all texts.
     """
     done = kept.load(walks) if kept else []
     for sums in done:
@@ -64,13 +65,17 @@ def layer_moments(
         for walk, layer, after in zip(walks, pair, following, strict=True):
             walk.step(layer)
             passing.append(walk.through(move=after != layer))  # an old block may be run again
-        sums = _empty_layer(models, device, roles)
+        sums = _empty_layer(models, roles)
+        part = -1
         for batch, old, new in zip(batches, *passing, strict=True):
-            part = PARTS.index(batch.part)
+            if part != PARTS.index(batch.part):
+                part = PARTS.index(batch.part)
+                _keep_on(device, sums, part)
             for site, parts in sums.items():
                 sizes = (side.get(rms(site)) for side in (old, new))
                 parts[part].add(old[site], new[site], *sizes)
             progress(len(batch.inputs[0]["input_ids"]))
+        _keep_on("cpu", sums, part)
         yield sums
         del sums, parts
         if kept and pair is not pairs[-1]:
@@ -78,16 +83,42 @@ def layer_moments(
 
 
 def _empty_layer(
-    models: tuple[Model, Model], device: str, roles: Collection[str]
+    models: tuple[Model, Model], roles: Collection[str]
 ) -> dict[str, tuple[Moments, Moments]]:
     """Sums of no token yet, at the sites that both families have."""
     sums = {}
     for site in needed(roles):
         if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
             old, new = (width(model, site) for model in models)
-            fit, held = (Moments.empty(site, old, new, device, roles) for _ in PARTS)
+            fit, held = (Moments.empty(site, old, new, "cpu", roles) for _ in PARTS)
             sums[site] = (fit, held)
     return sums
+
+
+def _keep_on(device: str, sums: LayerMoments, part: int) -> None:
+    """Have the sums of one part of the texts on a device, and those of the others on the CPU."""
+    for parts in sums.values():
+        for number, moments in enumerate(parts):
+            moments.move("cpu" if number != part else device)
+
+
+class OnDevice(Mapping[str, tuple[Moments, Moments]]):
+    """Moments of a layer pair on the CPU; those of a site are given as copies on a device."""
+
+    def __init__(self, sums: LayerMoments, device: str):
+        self._sums, self._device = sums, device
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def __getitem__(self, site: str) -> tuple[Moments, Moments]:
+        fit, held = (replace(moments) for moments in self._sums[site])
+        fit.move(self._device)
+        held.move(self._device)
+        return fit, held
 
 
 class InTurn:
@@ -97,10 +128,12 @@ class InTurn:
     ----------
     found : of `layer_moments`; it goes on in the thread that asks, with as many threads of torch's
         as there are now: one who fits maps may have set fewer
+    device : where the moments are asked for
     """
 
-    def __init__(self, found: Iterator[LayerMoments]):
+    def __init__(self, found: Iterator[LayerMoments], device: str):
         self._found, self._threads = found, torch.get_num_threads()
+        self._device = device
 
     def __call__(self, layer: int) -> LayerMoments:
         before = torch.get_num_threads()
@@ -112,7 +145,7 @@ class InTurn:
         for parts in sums.values():
             for moments in parts:
                 _mirror(moments)
-        return sums
+        return OnDevice(sums, self._device)
 
 
 def _mirror(moments: Moments) -> None:

@@ -1,9 +1,9 @@
 """A model's decoder blocks, all in memory or one at a time, for passes over fixed texts.
 
 Where they are streamed, the model is built without weights. What stands around its blocks is read
-once, and stays: the input embedding, norms, and the head where it is asked for. A block is filled
-when its turn comes and let go behind it; a thread reads the next one while it runs, so that two
-blocks are in memory, one of them beside the GPU where one computes.
+once, and stays: the input embedding, and norms; the head is left out. A block is filled when its
+turn comes and let go behind it; a thread reads the next one while it runs, so that two blocks are
+in memory, one of them beside the GPU where one computes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -57,7 +57,6 @@ class Streamed:
     Parameters
     ----------
     dtype : of its weights, as for `loading.load_base`
-    head : whether scores of tokens are wanted
 
     Attributes
     ----------
@@ -71,7 +70,6 @@ class Streamed:
         dtype: str = "auto",
         device: str = "auto",
         trust_remote_code: bool = False,
-        head: bool = False,
     ):
         self.device = torch.device(pick_device(device))
         kind = choose_dtype(dtype, self.device.type)
@@ -85,7 +83,7 @@ class Streamed:
         for module in self.base.modules():
             for name, values in module._buffers.items():
                 module._buffers[name] = None if values is None else values.to(self.device)
-        self._fill_around(head)
+        self._fill_around()
 
     def take(self, layer: int) -> None:
         """Put a block's weights in place, and begin to read the next one's."""
@@ -124,12 +122,11 @@ class Streamed:
             elif name in weights or f"{prefix}{name}" in self._checkpoint:
                 yield name, read_tensor(self._checkpoint, f"{prefix}{name}", like.dtype)
 
-    def _fill_around(self, head: bool) -> None:
+    def _fill_around(self) -> None:
         """Read what stands around the blocks, and is not another part of the model."""
         family = self._model.architecture
         outside = [f"{family.block.partition('{')[0]}", *(f"{part}." for part in family.beside)]
-        outside += [f"{family.head}."] * (not head)
-        outside += [f"{family.head}.weight"] * self._model.tied
+        outside.append(f"{family.head}.")
 
         def around(held: Mapping[str, torch.Tensor]) -> Tensors:
             return {k: v for k, v in held.items() if not k.startswith(tuple(outside))}
@@ -138,9 +135,6 @@ class Streamed:
         tensors = self._read("", weights, around(self.base.state_dict()))
         on_device = {name: values.to(self.device) for name, values in tensors}
         self.base.load_state_dict(on_device, strict=False, assign=True)
-        if head and self._model.tied:
-            shared = self.base.get_submodule(family.embedding).weight
-            self.base.get_submodule(family.head).weight = shared
 
 
 def open_blocks(

@@ -164,9 +164,11 @@ def _maps_in_turn(
 ) -> Walked:
     """Moments, and a fit to those of a layer pair while the next ones are summed."""
     walked, (size, seconds) = _moments(old, new, number), _fitted_maps(old, new)
-    side_by_side = size / fit_bytes(old, new) * _site_sums(old, new)
-    size += side_by_side if number == SINGLE_BYTES else 0  # on a GPU the same sums are fitted
-    return Walked(walked.computing + size, walked.beside, walked.seconds + seconds)
+    if number == HALF_BYTES:  # on a GPU one layer is fitted, and none is summed meanwhile
+        size = fit_bytes(old, new) - _site_sums(old, new) / 2
+    else:
+        size += size / fit_bytes(old, new) * _site_sums(old, new)
+    return Walked(walked.computing + max(0, size), walked.beside, walked.seconds + seconds)
 
 
 def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
@@ -192,18 +194,21 @@ def _moments(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
     """Both models, the sums of one layer pair, and what a batch passes through its sites: as it is,
-    and the widest ones in float64. A matrix is written as its triangle.
+    and the widest ones in float64. A matrix is written as its triangle. On a GPU are the sums of
+    one part of the texts.
     """
     held = [_walk(d, number, whole) for d in (old, new)]
     sums = _site_sums(old, new)
+    there, kept = (sums / 2, sums) if number == HALF_BYTES else (sums, 0.0)
     widths = sum(sum(_read_widths(d)) + 4 * d.hidden for d in (old, new))
     wide = [max(_read_widths(d)) for d in (old, new)]
     caught = BATCH_TOKENS * (widths * number + sum(wide) * DOUBLE_BYTES)
-    written = 1.5 * max(wide) ** 2 * DOUBLE_BYTES
+    written = 0.5 * max(wide) ** 2 * DOUBLE_BYTES
     layers = min(old.layers, new.layers)
-    seconds = 600 + 2 * PAIRED_TOKENS * sums * layers / DOUBLE_BYTES / 2 / FIT_FLOPS
     return Walked(
-        sum(c for c, _ in held) + sums + caught, sum(b for _, b in held) + written, seconds
+        sum(computing for computing, _ in held) + there + caught,
+        sum(beside for _, beside in held) + kept + written,
+        600 + 2 * PAIRED_TOKENS * sums * layers / DOUBLE_BYTES / 2 / FIT_FLOPS,
     )
 
 

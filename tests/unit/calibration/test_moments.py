@@ -18,7 +18,7 @@ from inprocess import CALIBRATION, PairRun
 from loraport.artifacts import identity, sha256, write_h5
 from loraport.calibration import moments_file, resume
 from loraport.calibration.batches import PARTS, Batch
-from loraport.calibration.moments import site_bytes
+from loraport.calibration.moments import Moments, site_bytes
 from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
 from loraport.calibration.resume import Kept, digest
 from loraport.calibration.sites import READS, SITES, STREAM, WRITES, needed
@@ -117,6 +117,25 @@ def test_sums_that_are_not_there_are_told(pico_pair, tmp_path):
     assert "inner" not in stored and set(stored) == {"q", "attention"}
     with pytest.raises(LoraportError, match=r"no sums at inner of layer 0.*"):
         stored["inner"]
+
+
+def test_the_sums_of_one_part_of_the_texts_are_on_the_device_at_a_time(pico_pair, monkeypatch):
+    there, most = {}, []
+    move = Moments.move
+
+    def told(self, device):
+        there[id(self)] = device
+        most.append(sum(each != "cpu" for each in there.values()))
+        move(self, "cpu")
+
+    monkeypatch.setattr(Moments, "move", told)
+    models = open_model(pico_pair.old), open_model(pico_pair.new)
+    settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 4}
+    walks, batches = open_walks(models, pico.texts(20), settings, [False, False])
+    assert [batch.part for batch in batches] == ["fit"] * 4 + ["held"]
+    (sums,) = layer_moments(models, walks, batches, [(0, 0)], "cuda:7")
+    assert max(most) == len(sums) == len(SITES)
+    assert {there[id(each)] for parts in sums.values() for each in parts} == {"cpu"}
 
 
 @pytest.mark.parametrize(

@@ -78,14 +78,17 @@ LLAMA2_13B = Dimensions(32_000, 5120, 13_824, 40, 40, 40, 128)
 
 
 def test_a_pair_of_70b_is_read_within_one_gpu():
-    """By arithmetic from the two configs: the sums of the widest layers, 34 GiB, are most of it."""
+    """By arithmetic from the two configs: the sums of the widest layers, 34 GiB, are most of it, of
+    which those of one part of the texts are on the GPU.
+    """
     sums = needs._site_sums(LLAMA2_13B, LARGE) / 2**30
     assert sums == pytest.approx(33.9, abs=0.1)
     for model in (LLAMA2_13B, LARGE):
         asked = needs.need("activations", model)
         assert asked.gpu_mib < 8 * 1024 and asked.host_mib < 10 * 1024
     asked = needs.need("moments", LLAMA2_13B, LARGE)
-    assert sums < asked.gpu_mib / 1024 < 60 and asked.host_mib < 24 * 1024
+    assert sums / 2 < asked.gpu_mib / 1024 < 40
+    assert sums < asked.host_mib / 1024 < 64
     assert asked.mib < 100 * 1024
 
 
