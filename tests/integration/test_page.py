@@ -3,6 +3,7 @@
 import json
 import re
 
+from browser import CHROMIUM, dom_of
 from workdir import Workdir
 
 from loraport.report.render import read_csv
@@ -24,5 +25,9 @@ def test_the_page_shows_the_tables_numbers(tmp_path):
     table = {row["stage"]: row for row in read_csv(work.root / "artifacts/p/tables/a.csv")}
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page.partition("<tbody>")[2].partition("</tr>")[0])
     assert cells[2:5] == [f"{100 * table[stage]['average']:.1f}" for stage in STAGES[1:]]
+    if CHROMIUM:
+        opened = dom_of(work.root / "artifacts/p/report.html")
+        body = opened.partition("<tbody>")[2].partition("</tr>")[0]
+        assert re.findall(r"<td[^>]*>(.*?)</td>", body) == cells
     assert page.count("data:image/svg+xml;base64,") == 2
     assert "old → new" in page and str(work.root) not in page

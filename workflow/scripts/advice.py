@@ -2,7 +2,7 @@
 
 from loraport.artifacts import identities, read_json, write_json
 from loraport.models.spec import load_spec
-from loraport.report.advice import advise, facts, read_cases
+from loraport.report.advice import advise, facts, in_short, read_cases
 from loraport.runtime.job import job
 
 with job(snakemake) as log:
@@ -16,5 +16,5 @@ with job(snakemake) as log:
     )
     content = advise(wildcards.pair, wildcards.app, known, read_cases())
     write_json(snakemake.output[0], "advice", identities(paths), content)
-    for line in (*content["reasons"], *content["limits"]):
+    for line in in_short(content, snakemake.output[0]):
         log.info("%s", line)

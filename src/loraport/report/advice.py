@@ -1,7 +1,11 @@
 """What to expect of a transfer before it is run: which method, whether to fine-tune, on how much.
 
 The advice rests on cases that were measured, one file each in `measured/`, and says how few they
-are. A case is added by
+are. It is told in four sentences by
+
+    python -m loraport.advice artifacts/{pair}/{app}/advice.json
+
+and a case is added by
 
     python -m loraport.advice artifacts/{pair}/{app}/advice.json \\
         artifacts/{pair}/tables/{app}.methods.csv --by "the command that made the table"
@@ -155,6 +159,37 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
         "evidence": [row for case in used for row in _evidence(case)],
         "limits": limits(pair, app, known, cases, alike, own),
     }
+
+
+def in_short(advised: Mapping[str, Any], where: str | Path) -> list[str]:
+    """An advice in four sentences at most.
+
+    Parameters
+    ----------
+    where : the file that has the evidence
+    """
+    pair, app, method = advised["pair"], advised["app"], advised["method"]
+    measured = {(row["pair"], row["app"]) for row in advised["evidence"]}
+    if not measured:
+        return [f"Nothing like {pair} was measured, so that there is no advice for {app}."]
+    told = [
+        f"For {app} on {pair}, {method} is the method that kept most."
+        if method
+        else f"For {app} on {pair}, no method is known to help: train a new LoRA."
+    ]
+    size = advised["examples"]
+    if method and not advised["finetuning_needed"]:
+        told.append("What it carries was good enough without fine-tuning.")
+    elif method and size:
+        told.append(f"Fine-tune what it carries: {size} examples were enough.")
+    elif method:
+        told.append("Fine-tune what it carries, on more examples than were measured.")
+    pairs = {pair for pair, _ in measured}
+    kind = "equal" if advised["facts"]["same_shapes"] else "unequal"
+    told.append(
+        f"This rests on {len(measured)} measured app(s) of {len(pairs)} pair(s) of {kind} shapes."
+    )
+    return [*told, f"The evidence is in {where}."]
 
 
 def _helps(cases: Sequence[Case], method: str) -> bool:
@@ -387,17 +422,25 @@ def _evidence_grid(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Add a measured case; status 2 where it can't be read."""
-    parser = argparse.ArgumentParser(prog="python -m loraport.advice", description=__doc__)
+    """Tell an advice in short, or add a measured case; status 2 where it can't be read."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m loraport.advice", description=__doc__, formatter_class=form
+    )
     parser.add_argument("advice", help="advice.json of the app")
-    parser.add_argument("table", help="its comparison of methods, {app}.methods.csv")
-    parser.add_argument("--by", required=True, help="the command that made the table")
+    parser.add_argument("table", nargs="?", help="its comparison of methods, {app}.methods.csv")
+    parser.add_argument("--by", default="", help="the command that made the table")
     parser.add_argument("--examples", type=int, default=100, help="that were fine-tuned on")
     parser.add_argument("--folder", type=Path, default=MEASURED, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    if asked.table and not asked.by:
+        parser.error("a case needs the command that made its table: --by")
     try:
-        advised, table = read_json(asked.advice, "advice"), render.read_csv(asked.table)
-        case = make_case(advised, table, asked.by, asked.examples)
+        advised = read_json(asked.advice, "advice")
+        if not asked.table:
+            print("\n".join(in_short(advised, asked.advice)))
+            return 0
+        case = make_case(advised, render.read_csv(asked.table), asked.by, asked.examples)
     except LoraportError as error:
         print(error, file=sys.stderr)
         return 2

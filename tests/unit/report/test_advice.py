@@ -193,8 +193,29 @@ def test_a_case_is_added_by_one_command(tmp_path, capsys):
     assert added["methods"]["x"]["transferred"]["nll_retention"] == 0.3
     assert added["methods"]["x"]["finetuned"]["average"] == 0.4
     assert added["methods"]["y"] == {"note": "not served: shapes"}
-    assert advice.main(["nowhere.json", "nowhere.csv", "--by", ""]) == 2
+    assert advice.main(["nowhere.json", "nowhere.csv", "--by", "x"]) == 2
+    with pytest.raises(SystemExit):
+        advice.main(["nowhere.json", "nowhere.csv"])
     capsys.readouterr()
+
+
+def test_on_the_terminal_it_is_four_sentences_that_name_the_file(tmp_path, capsys):
+    path = tmp_path / "advice.json"
+    cases = {
+        "y is the method": [case("p", "a", {"x": 0.1, "y": 0.2}), case("q", "a", {"y": 0.2})],
+        "good enough without": [case("p", "a", {"x": 0.95})],
+        "no method is known": [case("p", "a", {"x": -0.1})],
+        "Nothing like new": [],
+    }
+    for stages in cases["no method is known"][0]["methods"].values():
+        stages["finetuned"] |= {"difference_low": -0.02, "nll_difference_high": 0.1}
+    for words, measured in cases.items():
+        write_json(path, "advice", {}, advice.advise("new", "a", KNOWN, measured))
+        assert advice.main([str(path)]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert words in " ".join(told) and len(told) <= 4
+        assert all(line.endswith(".") and len(line) <= 100 for line in told[:3])
+        assert not measured or told[-1] == f"The evidence is in {path}."
 
 
 def test_shipped_cases_name_their_command_and_can_be_advised_from():

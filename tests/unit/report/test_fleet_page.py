@@ -1,18 +1,14 @@
 """The page of a pair: its numbers are the table's, in a real browser where there is one."""
 
 import re
-import shutil
-import subprocess
 
 import pytest
+from browser import CHROMIUM, dom_of
 
 from loraport.artifacts import write_json
 from loraport.cli import main
 from loraport.report import fleet, fleet_page
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 STAGES = {"old": 0.1, "old_lora": 0.9, "new": 0.2, "transferred": 0.4, "finetuned": 0.85}
 
 
@@ -169,9 +165,7 @@ def opened(tmp_path_factory):
         pytest.skip("Chromium is not installed")
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(fleet_page.page("p", apps(40)))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return done.stdout
+    return dom_of(path)
 
 
 def test_in_a_browser_its_numbers_are_those_of_the_table(opened):
@@ -205,10 +199,7 @@ def test_at_no_width_the_page_is_wider_than_the_screen(tmp_path):
         " each.contentDocument.documentElement.scrollWidth).join(' ') }"
     )
     (tmp_path / "frames.html").write_text(f"<title></title>{frames}<script>{script}</script>")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--allow-file-access-from-files", str(tmp_path / "frames.html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r"<title>([\d ]+)</title>", done.stdout)[1].split()
+    found = re.search(r"<title>([\d ]+)</title>", dom_of(tmp_path / "frames.html"))[1].split()
     assert [int(each) <= width for each, width in zip(found, widths, strict=True)] == [True] * 3
 
 
