@@ -3,8 +3,10 @@
 from loraport.artifacts import identities
 from loraport.calibration.activations import load_texts, pooled_features
 from loraport.calibration.features import write_features
+from loraport.calibration.resume import KeptFeatures, digest
 from loraport.models.spec import load_spec
 from loraport.models.streaming import is_streamed
+from loraport.planning import layout
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import job, progress
 
@@ -15,12 +17,14 @@ with job(snakemake) as log:
     streamed = is_streamed(settings, params.remote_code)
     model = load_spec(snakemake.input.spec, params.sources["model"], streamed=streamed)
     settings["device"] = pick_device(settings["device"])
+    inputs, output = identities({"spec": snakemake.input.spec}), snakemake.output[0]
+    how = digest([], texts, settings, params.remote_code, params.get("code"))
+    so_far = KeptFeatures(layout.ACTIVATIONS_KEPT, output, {**inputs, "how": how})
     passed = len(texts) * model.dims.layers
     with progress(passed, f"{snakemake.wildcards.model} reads, block by block") as bar:
-        features, kept = pooled_features(
-            model, texts, remote_code=params.remote_code, progress=bar.update, **settings
-        )
-    inputs = identities({"spec": snakemake.input.spec})
+        more = {"remote_code": params.remote_code, "progress": bar.update, "so_far": so_far}
+        features, kept = pooled_features(model, texts, **settings, **more)
     about = {"pooling": settings["pooling"], "texts": params.texts_version}
-    write_features(snakemake.output[0], inputs, features, kept, **about)
+    write_features(output, inputs, features, kept, **about)
+    so_far.remove()
     log.info("%d texts, %d layers of width %d", int(kept.sum()), *features.shape[::2])

@@ -3,7 +3,7 @@
 from loraport.artifacts import identities, write_h5
 from loraport.calibration.activations import load_texts
 from loraport.calibration.moments_file import write_layer
-from loraport.calibration.resume import Kept, digest
+from loraport.calibration.resume import KeptMoments, digest
 from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import open_walks
 from loraport.mapping.layers import read_path
@@ -27,7 +27,7 @@ with job(snakemake) as log:
     how = digest(batches, reading, params.settings, params.get("code"), device)
     with write_h5(output, "moments", made_from) as file:
         file.attributes(texts=reading["texts_version"], count=len(texts))
-        kept = Kept(layout.MOMENTS_KEPT, output, {**made_from, "how": how}, pairs, file)
+        kept = KeptMoments(layout.MOMENTS_KEPT, output, {**made_from, "how": how}, pairs, file)
         with progress(len(texts) * len(pairs), "texts through the layers of both models") as bar:
             more = {"progress": bar.update, "roles": params.settings["modules"], "kept": kept}
             found = layer_moments((old, new), walks, batches, pairs, device, **more)

@@ -6,7 +6,7 @@ massive that they swamp a mean: it is left out.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ def pool_last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The last token that counts: (b, t, d) and (b, t) -> (b, d) float64."""
     last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
     return states[torch.arange(len(states), device=states.device), last].double()
+
+
+class Keeper(Protocol):
+    """Keeps a walk and its features while it lasts (`resume.KeptFeatures`)."""
+
+    def load(self, walk: Walk, features: np.ndarray) -> None: ...
+
+    def save_if_due(self, walk: Walk, features: np.ndarray) -> None: ...
 
 
 POOLS: dict[str, Pool] = {"mean": pool_mean, "last": pool_last}
@@ -80,8 +88,9 @@ def pooled_features(
     stream: str = "auto",
     remote_code: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
+    so_far: Keeper | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of every text at every block.
+    """Features of every text at every block; `so_far` is where a run that was cut off left them.
 
     Returns
     -------
@@ -110,10 +119,16 @@ def pooled_features(
         mask[:, 0] = 0
     features = np.zeros((model.dims.layers, len(texts), model.dims.hidden), np.float32)
     walk = Walk(model, blocks, [Batch("", [batch]) for batch in batches], 0)
-    for layer in features:
+    if so_far:
+        so_far.load(walk, features)
+        progress(walk.layer * len(order))
+    for layer in range(walk.layer, model.dims.layers):
         for mine, mask, states in zip(places, masks, walk.outputs(), strict=True):
-            layer[mine] = POOLS[pooling](states, mask.to(states.device)).cpu().numpy()
+            pooled = POOLS[pooling](states, mask.to(states.device))
+            features[layer, mine] = pooled.cpu().numpy()
             progress(len(mine))
+        if so_far and walk.layer < model.dims.layers:
+            so_far.save_if_due(walk, features)
     if not np.isfinite(features).all():
         raise LoraportError(
             f"the activations of {model.directory} hold NaN or Inf",

@@ -9,10 +9,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..artifacts import H5Writer, identity, read_h5, write_h5
@@ -28,12 +30,49 @@ SUMS, STREAMS = "moments_so_far", "streams_so_far"
 
 
 class Kept:
-    """What is kept for one moments artifact.
+    """What is kept for one artifact.
 
     Parameters
     ----------
     root, output : it lies in a folder of `root` that is named by the artifact's path
-    made_from : name -> digest of all that the sums depend on
+    made_from : name -> digest of all that the artifact depends on
+    """
+
+    def __init__(self, root: str | Path, output: str | Path, made_from: Mapping[str, str]):
+        self.folder = Path(root) / hashlib.sha256(str(output).encode()).hexdigest()[:24]
+        self._made_from = dict(made_from)
+        self._streams = self.folder / "streams.h5"
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Everything that is kept, when the artifact is in place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_due(self) -> bool:
+        """Whether enough time has passed since something was kept, or begun."""
+        return time.monotonic() - self._saved >= SAVE_EVERY_S
+
+    def _checked(self, path: Path) -> Path:
+        """A file that is there and was made from the same."""
+        if identity(path)[1] != self._made_from:
+            raise LoraportError(f"{path} was made from something else")
+        return path
+
+    @contextmanager
+    def _written(self, walks: Sequence[Walk]) -> Iterator[H5Writer]:
+        """The file of the walks' streams, to which more may be written."""
+        with write_h5(self._streams, STREAMS, self._made_from) as file:
+            yield file
+            for side, walk in enumerate(walks):
+                _write_reached(file, str(side), walk)
+        self._saved = time.monotonic()
+
+
+class KeptMoments(Kept):
+    """What is kept for moments.
+
+    Parameters
+    ----------
     pairs : (old, new) layers of the artifact
     artifact : as it is being written: sums are kept once some time has passed, from there
     """
@@ -46,17 +85,15 @@ class Kept:
         pairs: Sequence[tuple[int, int]],
         artifact: H5Writer,
     ):
-        self.folder = Path(root) / hashlib.sha256(str(output).encode()).hexdigest()[:24]
-        self._made_from = {**made_from, "pairs": json.dumps([list(pair) for pair in pairs])}
+        layers = json.dumps([list(pair) for pair in pairs])
+        super().__init__(root, output, {**made_from, "pairs": layers})
         self._pairs, self._artifact = pairs, artifact
-        self._saved = time.monotonic()
         self._done = 0  # layer pairs whose sums are kept
 
     def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]:
         """Move the walks on to where they had come, with the sums of the layer pairs behind them;
         none where nothing is kept that can be used.
         """
-        self._saved = time.monotonic()
         try:
             with read_h5(self._checked(self._streams), STREAMS) as file:
                 done = int(file.attrs["done"])
@@ -77,34 +114,40 @@ class Kept:
 
     def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None:
         """Keep the streams of both walks and the sums of `done` layer pairs, if it is time to."""
-        if time.monotonic() - self._saved < SAVE_EVERY_S:
+        if not self._is_due():
             return
         for old_layer, layer in self._pairs[self._done : done]:
             with write_h5(self._sums(layer), SUMS, self._made_from) as file:
                 sums = layer_sums(self._artifact.written(f"layer_{layer}"))
                 write_layer(file, layer, old_layer, sums)
-        with write_h5(self._streams, STREAMS, self._made_from) as file:
+        with self._written(walks) as file:
             file.attributes(done=done)
-            for side, walk in enumerate(walks):
-                _write_reached(file, str(side), walk)
-        self._saved, self._done = time.monotonic(), done
-
-    def remove(self) -> None:
-        """Everything that is kept, when the artifact is in place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def _streams(self) -> Path:
-        return self.folder / "streams.h5"
+        self._done = done
 
     def _sums(self, layer: int) -> Path:
         return self.folder / f"layer_{layer}.h5"
 
-    def _checked(self, path: Path) -> Path:
-        """A file that is there and was made from the same."""
-        if identity(path)[1] != self._made_from:
-            raise LoraportError(f"{path} was made from something else")
-        return path
+
+class KeptFeatures(Kept):
+    """What is kept for a model's pooled features."""
+
+    def load(self, walk: Walk, features: np.ndarray) -> None:
+        """Move the walk on to where it had come, if that is kept, and fill in the features (layers,
+        n, d) of the layers behind it.
+        """
+        try:
+            with read_h5(self._checked(self._streams), STREAMS) as file:
+                done, reached = file["features"][...], _reached(file["0"])
+        except LoraportError:  # not there, or damaged
+            return
+        features[: len(done)] = done
+        walk.resume(*reached)
+
+    def save_if_due(self, walk: Walk, features: np.ndarray) -> None:
+        """Keep the stream and the features of the layers behind it, if it is time to."""
+        if self._is_due():
+            with self._written([walk]) as file:
+                file.dataset("features", features[: walk.layer])
 
 
 def _write_reached(file: H5Writer, group: str, walk: Walk) -> None:

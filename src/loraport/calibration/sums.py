@@ -15,7 +15,7 @@ from .walk import Walk
 
 
 class Keeper(Protocol):
-    """Keeps what two walks have come to while they last (`resume.Kept`)."""
+    """Keeps what two walks have come to while they last (`resume.KeptMoments`)."""
 
     def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]: ...
 

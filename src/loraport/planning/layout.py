@@ -29,6 +29,7 @@ POINT = f"{SWEEP}/{{value}}"
 SCORES_KEPT = f"{ROOT}/.resume/scores"
 TRAINING_KEPT = f"{ROOT}/.resume/training"
 MOMENTS_KEPT = f"{ROOT}/.resume/moments"
+ACTIVATIONS_KEPT = f"{ROOT}/.resume/activations"
 
 # of one model
 SPEC = f"{MODEL}/spec.json"

@@ -20,7 +20,7 @@ from loraport.calibration import moments_file, resume
 from loraport.calibration.batches import PARTS, Batch
 from loraport.calibration.moments import Moments, site_bytes
 from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
-from loraport.calibration.resume import Kept, digest
+from loraport.calibration.resume import KeptMoments, digest
 from loraport.calibration.sites import READS, SITES, STREAM, WRITES, needed
 from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import Walk, open_walks
@@ -255,7 +255,7 @@ class Cut:
         """Sums of the first layer pairs, and how many were already there."""
         walks, batches = self.walks()
         with write_h5(self.folder / "moments.h5", "moments", {}) as file:
-            kept = Kept(self.folder / "kept", kept_at, made_from, pairs, file)
+            kept = KeptMoments(self.folder / "kept", kept_at, made_from, pairs, file)
             there = []
             load = kept.load
             kept.load = lambda walks: there.extend(load(walks)) or there
@@ -309,7 +309,7 @@ def test_streams_are_kept_once_the_time_has_passed_and_no_more_often(
     with write_h5(tmp_path / "moments.h5", "moments", {}) as file:
         for layer in range(3):
             file.attributes(f"layer_{layer}", old_layer=layer)
-        kept = Kept(tmp_path, "moments.h5", {}, [(0, 0), (1, 1), (2, 2)], file)
+        kept = KeptMoments(tmp_path, "moments.h5", {}, [(0, 0), (1, 1), (2, 2)], file)
         for seconds, done, expected in (
             (resume.SAVE_EVERY_S - 1, 1, []),
             (1, 2, [0, 1]),

@@ -10,8 +10,10 @@ import pico
 import pytest
 import torch
 
+from loraport.calibration import resume
 from loraport.calibration.activations import POOLS, pooled_features
 from loraport.calibration.batches import make_batches
+from loraport.calibration.resume import KeptFeatures
 from loraport.calibration.sites import STREAM, caught_sites
 from loraport.calibration.streams import Streams
 from loraport.calibration.walk import Walk
@@ -122,6 +124,46 @@ def test_streams_beyond_the_limit_lie_on_disk_and_come_back_as_they_were():
     del streams
     gc.collect()
     assert not folder.exists()
+
+
+class Cut(Exception):
+    """A run that is cut off."""
+
+
+def test_features_go_on_at_the_block_that_was_reached(pico_pair, tmp_path, monkeypatch):
+    model, run = open_model(pico_pair.new), []
+    run_block = Walk._run
+    monkeypatch.setattr(Walk, "_run", lambda w, n: run.append(w.layer) or run_block(w, n))
+    whole, _ = pooled_features(model, TEXTS, batch_size=4)
+    assert run == [layer for layer in range(4) for _ in range(3)]
+
+    def kept(made_from="a"):
+        return KeptFeatures(tmp_path, "activations.h5", {"spec": made_from})
+
+    files, written = iter(range(9)), resume.write_h5
+
+    def write(*given):
+        if next(files) == 2:
+            raise Cut
+        return written(*given)
+
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "write_h5", write)
+    with pytest.raises(Cut):  # behind the third block: two are kept
+        pooled_features(model, TEXTS, batch_size=4, so_far=kept())
+    told = []
+    for made_from, first in (("another", 0), ("a", 2)):
+        monkeypatch.setattr(resume, "SAVE_EVERY_S", 1e9)
+        run.clear()
+        told.clear()
+        found, _ = pooled_features(
+            model, TEXTS, batch_size=4, so_far=kept(made_from), progress=told.append
+        )
+        assert np.array_equal(found, whole)
+        assert run == [layer for layer in range(first, 4) for _ in range(3)]
+        assert sum(told) == 4 * len(TEXTS)
+    kept().remove()
+    assert not list(tmp_path.iterdir())
 
 
 # ---- memory, and what is read
