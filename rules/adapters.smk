@@ -4,7 +4,7 @@
 rule transferred:
     input:
         unpack(look.transfer_inputs),
-        unpack(look.vocabulary_inputs),
+        unpack(look.other_inputs),
         unpack(look.gain_file),
     output:
         directory(f"{layout.APP}/{layout.TRANSFERRED}"),
@@ -60,7 +60,7 @@ use rule transferred as transferred_by_method with:
 rule gain:  # what a carried update is multiplied by, chosen on answers: runs the new model
     input:
         unpack(look.transfer_inputs),
-        unpack(look.vocabulary_inputs),
+        unpack(look.other_inputs),
         spec=look.spec_of("new"),
         data=look.small_files("lft"),
     output:

@@ -4,7 +4,7 @@
 rule lora_start:  # nothing or the carried update, whichever ends better on answers left out
     input:
         unpack(look.transfer_inputs),
-        unpack(look.vocabulary_inputs),
+        unpack(look.other_inputs),
         spec=look.spec_of("new"),
         data=look.small_files("lft"),
         transferred=f"{layout.APP}/{layout.TRANSFERRED}",

@@ -51,3 +51,28 @@ rule gradients:  # for methods that fit their output maps to gradients: a backwa
         code=look.code("gradients"),
     script:
         "../workflow/scripts/gradients.py"
+
+
+rule experts:  # for adapters of experts: which experts of both models do the same
+    input:
+        unpack(look.pair_specs),
+        layers=look.pair_artifact("layers"),
+    output:
+        layout.EXPERTS,
+    log:
+        layout.LOGS["experts"],
+    cache: SHARED
+    conda:
+        "../environment.yml"
+    threads: 8
+    resources:
+        mem_mb=look.mem_mb("experts"),
+        runtime=look.runtime("experts"),
+        gpu=look.gpus("calibration"),
+        gpu_mb=look.gpu_mb("experts"),
+    params:
+        sources=look.sources,
+        reading=look.reading,
+        code=look.code("experts"),
+    script:
+        "../workflow/scripts/experts.py"

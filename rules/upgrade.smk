@@ -8,7 +8,7 @@ localrules:
 rule lora_upgraded:
     input:
         unpack(look.transfer_inputs),
-        unpack(look.vocabulary_inputs),
+        unpack(look.other_inputs),
         data=look.task_file,
     output:
         directory(layout.LORA_UPGRADED),

@@ -255,7 +255,7 @@ def _stamp_file(request: _one_run.Request) -> Path:
 def _files(request: _one_run.Request, look: Lookups, names: Any) -> dict[str, Path]:
     """Specs, maps and what else a transfer reads, in the cache folder."""
     work = request.work.resolve()
-    inputs = {**look.transfer_inputs(names), **look.vocabulary_inputs(names)}
+    inputs = {**look.transfer_inputs(names), **look.other_inputs(names)}
     return {key: work / str(path) for key, path in inputs.items() if key != "adapter"}
 
 

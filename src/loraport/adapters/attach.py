@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights
 from ..errors import LoraportError
 from ..models.weights import TensorFile
+from .files import COPIES
 from .written_out import written_out
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def attach(model: Any, directory: str | Path, *, trainable: bool = False) -> "Pe
             todo="transfer it first, or check that it was trained on this model",
         ) from error
     # peft adds the base's own weight to an adapted embedding
-    stored = {name for name in names if ".base_layer." not in name}
+    stored = {name for name in names if not name.endswith(COPIES)}
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:
         _strip(model)
@@ -73,6 +74,8 @@ def _strip(model: Any) -> None:
 
     for name, module in list(model.named_modules()):
         parent, _, own = name.rpartition(".")
+        if own == "base_layer":  # a wrapper inside another one, which has gone with that
+            continue
         if isinstance(module, BaseTunerLayer):
             setattr(model.get_submodule(parent), own, module.get_base_layer())
         elif isinstance(module, AuxiliaryTrainingWrapper):
@@ -105,7 +108,7 @@ def save_adapter(model: "PeftModel", directory: Path, base_name: str | None = No
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / ADAPTER_CONFIG
     config = json.loads(path.read_text())
-    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+    for key in ("target_modules", "target_parameters", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     if base_name is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import LoraportError
 from ..models.families import Architecture, Dimensions
 from .base_names import how_known, recorded_commit
+from .experts import check_shape, place_of
 from .files import Adapter
 from .lora_weights import LoraWeights
 from .names import is_beside
@@ -28,6 +29,7 @@ def audit(
     revision: str = "",
     *,
     vocabulary: bool = False,
+    experts: bool = False,
 ) -> dict[tuple[int, str], LoraWeights]:
     """Check an adapter against the model it should be for, before any work.
 
@@ -36,6 +38,7 @@ def audit(
     known_as : names under which the old model may be recorded in the adapter
     revision : of the old model on the hub, where it has one
     vocabulary : whether the caller carries an adapted embedding or head as well
+    experts : the same of experts' own updates (`experts.gathered`)
 
     Returns
     -------
@@ -45,6 +48,9 @@ def audit(
     use_own_names(adapter, family)
     located: dict[tuple[int, str], LoraWeights] = {}
     for path, weights in adapter.modules.items():
+        if experts and place_of(path, family) is not None:
+            _check_expert(adapter, family, dims, path, weights)
+            continue
         place = family.locate(path)
         if vocabulary and path in (family.head, family.embedding):
             _check_vocabulary(adapter, dims, path, weights)
@@ -85,11 +91,11 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
         )
     if family.is_of_experts(path):
         return LoraportError(
-            f"adapter {adapter.directory} adapts experts of its model, their router, or a "
-            "feed-forward network beside them",
+            f"adapter {adapter.directory} adapts a router or a feed-forward network of a mixture "
+            "of experts, or its experts where they are not carried",
             got=path,
-            expected=f"modules of attention alone ({', '.join(family.modules)}): which expert of "
-            "another model does what this one does is not known",
+            expected=f"modules of attention ({', '.join(family.modules)})"
+            + (", and experts where adapters are transferred" if family.routed else ""),
             todo="train it on the modules of attention, or train this one anew on the new model",
         )
     if is_beside(path, family):
@@ -105,6 +111,28 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
         expected=f"{family.block}.<one of {', '.join(family.modules)}> of {family.name}",
         todo="check that the adapter belongs to the pair's old model",
     )
+
+
+def _check_expert(
+    adapter: Adapter, family: Architecture, dims: Dimensions, path: str, weights: LoraWeights
+) -> None:
+    """An expert's module is of a family whose experts are carried, fits, and is plain LoRA."""
+    if not family.routed:
+        raise _foreign_module(adapter, family, path)
+    if (wrong := check_shape(path, weights, family, dims)) is not None:
+        raise LoraportError(
+            f"adapter {adapter.directory} is for another base model",
+            got=f"{path}: {wrong[0]}",
+            expected=f"{wrong[1]} in one of {dims.layers} layers, of {dims.experts} experts",
+            todo="name the pair whose old model the adapter was trained on",
+        )
+    if weights.magnitude is not None or weights.bias is not None or weights.init_rank:
+        raise LoraportError(
+            f"adapter {adapter.directory} adapts experts by another kind than LoRA",
+            got=path,
+            expected="LoRA or rsLoRA without biases there",
+            todo="train experts by plain LoRA",
+        )
 
 
 def _check_vocabulary(adapter: Adapter, dims: Dimensions, path: str, weights: LoraWeights) -> None:

@@ -1,6 +1,7 @@
 """Adapters in PEFT's format: read and written with numpy alone."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..errors import LoraportError
 from ..models.families import Architecture
 from ..models.folder import refuse_pointer
 from ..models.weights import TensorFile, is_finite, save_tensors
+from .experts import FIELD as TARGETS
+from .experts import WRAPPED, Experts, split_parameters, wrapped
 from .kinds import kind_of, lora
 from .lora_weights import LoraWeights
 from .names import PREFIX, plain_name
@@ -25,6 +28,7 @@ COPIES = (".base_layer.weight", ".base_layer.bias")
 # what transformers calls embeddings and heads
 TABLES = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings", "wte")
 VOCABULARY = ("embedding_a", "embedding_b")  # parts of an adapted embedding
+Parts = dict[str, dict[str, np.ndarray]]  # module -> part -> array
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -90,7 +94,9 @@ def read_adapter(directory: str | Path, *, zero: bool = False) -> Adapter:
         )
     parts, saved, copies = _sort_tensors(directory, config, kind)
     check_weights(directory)
+    of_experts = {path: parts.pop(path) for path in _wrappers(config, parts)}
     modules = {path: _module(directory, config, kind, path, held) for path, held in parts.items()}
+    modules |= split_parameters(directory, config, of_experts) if of_experts else {}
     if not zero and not any(weights.rank and weights.norm() > 0 for weights in modules.values()):
         raise LoraportError(
             f"adapter {directory} changes nothing: every update is zero",
@@ -101,6 +107,11 @@ def read_adapter(directory: str | Path, *, zero: bool = False) -> Adapter:
     tokens = trained_ids(directory, config, saved)
     tables = {name.removesuffix(".weight"): saved.pop(name) for name in _resized(config, saved)}
     return Adapter(directory, config, modules, saved, [], sorted(set(copies)), tokens, tables)
+
+
+def _wrappers(config: Mapping[str, Any], parts: Parts) -> list[str]:
+    """Paths that are parameters of experts to peft, and no modules."""
+    return [path for path in parts if path.endswith(WRAPPED)] if config.get(TARGETS) else []
 
 
 def _resized(config: Mapping[str, Any], saved: Mapping[str, np.ndarray]) -> list[str]:
@@ -146,9 +157,6 @@ def _dora_on_embedding(directory: Path, path: str) -> LoraportError:
         expected="plain LoRA there: magnitudes need the lengths of the base's own rows",
         todo="train it without it among its target modules, or as plain LoRA",
     )
-
-
-Parts = dict[str, dict[str, np.ndarray]]
 
 
 def _sort_tensors(
@@ -265,6 +273,7 @@ def write_adapter(
     saved: Mapping[str, np.ndarray] | None = None,
     vocabulary: Mapping[str, LoraWeights] | None = None,
     tokens: Mapping[str, list[int]] | None = None,
+    experts: Mapping[int, Experts] | None = None,
 ) -> None:
     """Write factors for a new base as a PEFT directory; the same input gives the same bytes.
 
@@ -278,13 +287,17 @@ def write_adapter(
     saved : whole tensors of the new model's own names that stand in for the base's
     vocabulary : path -> factors of the input embedding and of the output head
     tokens : path of which `saved` holds rows of some tokens alone -> their ids
+    experts : layer -> updates of its experts
     """
     kind, saved, vocabulary = kind_of(source, directory), saved or {}, vocabulary or {}
     places = {family.path(*place): each for place, each in sorted(weights.items())}
     places |= vocabulary
     modules = {module for _, module in weights}
     full = len(weights) == layers * len(modules) and not family.beside
-    of_the_kind = kind.fields(places)
+    of_the_kind = kind.fields(places) if places else {}
+    beside, named, rank = wrapped(experts, family) if experts else ({}, [], 0)
+    if experts:
+        of_the_kind |= _at_rank(places, rank, bool(source.get("use_rslora")))
     written = kind_of({**source, **of_the_kind}, directory)  # a kind may be written as another
     config = {
         **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(written.FIELDS)},
@@ -295,6 +308,7 @@ def write_adapter(
             {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
         ),
         **({FIELD: dict(tokens)} if tokens else {}),
+        **({TARGETS: named, "lora_dropout": 0.0} if named else {}),
         "modules_to_save": sorted({n.rpartition(".")[0] for n in saved if not n.endswith(END)})
         or None,
         "bias": "none",
@@ -305,6 +319,8 @@ def write_adapter(
         "inference_mode": True,
     }
     tensors = {f"{PREFIX}{name}": values for name, values in saved.items()}
+    for name, values in beside.items():
+        tensors[f"{PREFIX}{name}"] = values.astype(DTYPES[dtype])
     for path, each in places.items():
         embedding = path == family.embedding
         for end, values in (lora.embedding if embedding else kind.tensors)(each).items():
@@ -314,3 +330,16 @@ def write_adapter(
             raise LoraportError(f"the carried adapter would hold NaN or Inf in {name}")
     save_tensors(directory / ADAPTER_WEIGHTS, tensors)
     (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _at_rank(places: Mapping[str, LoraWeights], rank: int, rslora: bool) -> dict[str, Any]:
+    """Fields that say the rank of experts, at a scale of 1, for all, and of the modules by name."""
+    alpha = math.sqrt(rank) if rslora else rank
+    return {
+        "r": rank,
+        "lora_alpha": lora.whole(alpha),
+        "rank_pattern": {path: each.rank for path, each in places.items() if each.rank != rank},
+        "alpha_pattern": {
+            path: lora.whole(each.alpha) for path, each in places.items() if each.alpha != alpha
+        },
+    }

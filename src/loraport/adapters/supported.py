@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import LoraportError
+from .experts import FIELD as PARAMETERS
+from .experts import are_experts
 from .trained_tokens import FIELD
 
 # starts after which B A alone is the update: they leave the base weights as they are
@@ -52,6 +54,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "revision": (str,),
     "target_modules": NAMES,
     FIELD: (dict, list),
+    PARAMETERS: (list,),
     "use_dora": (bool,),
     "use_rslora": (bool,),
 }
@@ -64,8 +67,8 @@ WAYS_OUT = {
     "alora_invocation_tokens": "it acts only after its invocation tokens, which no map can say; "
     "train it on the new model",
     "layer_replication": "carry an adapter of the base without replicated layers",
-    "target_parameters": "parameters that are no module's, such as experts, are not carried: train "
-    "it on modules, such as those of attention",
+    PARAMETERS: "of parameters that are no module's, those of experts alone are carried: train it "
+    "on modules",
     "use_qalora": "it is tied to its base's quantisation: train it on an unquantised base",
     "loftq_config": "it is tied to its base's quantisation: train it on an unquantised base",
 }
@@ -95,7 +98,9 @@ def refuse_what_is_not_carried(
     asked = {
         key: value
         for key, value in sorted(config.items())
-        if key not in known and value not in NEUTRAL
+        if key not in known
+        and value not in NEUTRAL
+        and not (key == PARAMETERS and are_experts(value))
     }
     if asked:
         raise LoraportError(

@@ -16,6 +16,7 @@ READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "ga
 WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
 # o and down write into the residual stream: role -> site where the stream has taken their output in
 STREAM = {"o": "middle", "down": "stream"}
+EXPERTS = "experts"  # site of what a mixture of experts reads, and its router; no role's
 # site -> role of the module, and whether its input or its output is meant
 SITES = {
     "middle": ("block", "input"),
@@ -75,6 +76,9 @@ def caught_sites(
             module = modules[family.path(layer, family.module_of(role))]
             hook = catch(site, where, family.rows(role, model.dims))
             handles.append(module.register_forward_hook(hook))
+    if family.experts:
+        module = modules[family.path(layer, family.experts[0])]
+        handles.append(module.register_forward_hook(catch(EXPERTS, "input", None)))
     factor = model.residual
 
     def scaled(site: str, role: str) -> Callable:

@@ -20,6 +20,7 @@ WORDS = {  # rule -> what it does, as who calls a command sees it
     "heads": "pairs attention heads",
     "moments": "runs both models on the texts",
     "gradients": "runs both models backwards",
+    "experts": "pairs experts",
     "output_maps": "fits what adapters share",
     "maps": "makes the maps",
     "fitted_maps": "fits the maps to the texts",

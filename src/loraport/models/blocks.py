@@ -118,7 +118,7 @@ class Streamed:
         for name, like in stored.items():
             if f"{prefix}{name}" not in self._checkpoint and name in family.stored:
                 parts = [f"{prefix}{part}" for part in family.stored[name]]
-                yield name, read_parts(self._checkpoint, parts, experts, like)
+                yield name, read_parts(self._checkpoint, parts, experts, like.dtype)
             elif name in weights or f"{prefix}{name}" in self._checkpoint:
                 yield name, read_tensor(self._checkpoint, f"{prefix}{name}", like.dtype)
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from .spec import Model
 from .weights import Checkpoint
 
 # MXFP4: sign, two bits of exponent and one of mantissa; 32 numbers share a power of two
@@ -27,24 +28,41 @@ def read_tensor(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.
 
 
 def read_parts(
-    checkpoint: Checkpoint, parts: Sequence[str], experts: int, like: torch.Tensor
+    checkpoint: Checkpoint, parts: Sequence[str], experts: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """A parameter from the tensors that a family's `stored` names; dtype and shape as `like`.
+    """A parameter from the tensors that a family's `stored` names.
 
     Memory: the parameter, and one of the tensors.
     """
     if parts[0].endswith(BLOCKS):
         blocks, scales = (checkpoint.read_raw(name) for name in parts)
-        return unpack_mxfp4(blocks, scales, like.dtype)
+        return unpack_mxfp4(blocks, scales, dtype)
     if "{expert}" not in parts[0]:
-        return read_tensor(checkpoint, parts[0], like.dtype)
-    whole = torch.empty(like.shape, dtype=like.dtype)
-    rows = whole.shape[1] // len(parts)
+        return read_tensor(checkpoint, parts[0], dtype)
+    rows, columns = checkpoint.shape(parts[0].format(expert=0))
+    whole = torch.empty(experts, rows * len(parts), columns, dtype=dtype)
     for expert in range(experts):
         for place, part in enumerate(parts):
-            values = read_tensor(checkpoint, part.format(expert=expert), like.dtype)
+            values = read_tensor(checkpoint, part.format(expert=expert), dtype)
             whole[expert, place * rows : (place + 1) * rows] = values
     return whole
+
+
+def read_parameter(model: Model, layer: int, name: str) -> torch.Tensor:
+    """A parameter, float32, in whatever form the checkpoint has it; `name` is below the block."""
+    checkpoint, family = model.checkpoint(), model.architecture
+    path = family.path(layer, name)
+    if path not in checkpoint and name in family.stored:
+        parts = [family.path(layer, part) for part in family.stored[name]]
+        return read_parts(checkpoint, parts, model.dims.experts, torch.float32)
+    return read_tensor(checkpoint, path, torch.float32)
+
+
+def has_parameter(model: Model, layer: int, name: str) -> bool:
+    """Whether a checkpoint has a parameter of a block, in whatever form."""
+    checkpoint, family = model.checkpoint(), model.architecture
+    names = (name, *(part.format(expert=0) for part in family.stored.get(name, ())[:1]))
+    return any(family.path(layer, each) in checkpoint for each in names)
 
 
 def unpack_mxfp4(blocks: np.ndarray, scales: np.ndarray, dtype: torch.dtype) -> torch.Tensor:

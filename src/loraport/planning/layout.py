@@ -49,6 +49,7 @@ MAPPING = {
     "gradients": "gradients.h5",
 }
 DISTANCE = f"{PAIR}/distance.json"
+EXPERTS = f"{PAIR}/experts.h5"
 MAPS = f"{PAIR}/maps/{{method}}.h5"
 OUTPUT_MAPS = f"{PAIR}/output_maps/{{method}}.h5"
 ADAPTER_MAPS = f"{APP}/maps/{{method}}.h5"
@@ -60,6 +61,7 @@ SHARED = {
     **{f"{PAIR}/{file}": name for name, file in MAPPING.items()},
     **{f"{VARIANT}/{file}": f"variant_{name}" for name, file in MAPPING.items()},
     DISTANCE: "distance",
+    EXPERTS: "experts",
     MAPS: "maps",
     OUTPUT_MAPS: "output_maps",
 }
@@ -112,6 +114,7 @@ LOGS = {  # rule -> its log
     **{name: f"{_PAIR_LOGS}/{name}.log" for name in MAPPING},
     **{f"variant_{name}": f"{VARIANT}/logs/{name}.log" for name in MAPPING},
     "distance": f"{_PAIR_LOGS}/distance.log",
+    "experts": f"{_PAIR_LOGS}/experts.log",
     "maps": f"{_PAIR_LOGS}/maps/{{method}}.log",
     "output_maps": f"{_PAIR_LOGS}/output_maps/{{method}}.log",
     "adapter_maps": f"{_APP_LOGS}/maps/{{method}}.log",

@@ -390,13 +390,19 @@ class PairLookups(Resources):
         source = self.config.adapter(app, model)["source"]
         return Path(source).name if is_local(source) else source
 
-    def vocabulary_inputs(self, wildcards: Wildcards) -> Inputs:
-        """W_h and the shared tokens, for an adapter of its model's embedding or head."""
+    def other_inputs(self, wildcards: Wildcards) -> Inputs:
+        """What is needed beside maps: W_h and the shared tokens, for an adapter of its model's
+        embedding or head; the match of experts, for one of experts.
+        """
         folder = self.config.given_adapter(wildcards.app, self.name_of(wildcards, "old"))
-        if not folder or not preflight.adapts_vocabulary(folder):
-            return {}
-        home = self.config.home(wildcards.pair, self.method_of(wildcards), "embedding")
-        return {"embedding": f"{home}/{layout.MAPPING['embedding']}"}
+        made: Inputs = {}
+        if folder and preflight.adapts_vocabulary(folder):
+            home = self.config.home(wildcards.pair, self.method_of(wildcards), "embedding")
+            made["embedding"] = f"{home}/{layout.MAPPING['embedding']}"
+        if folder and preflight.adapts_experts(folder):
+            preflight.check_experts_method(self.config.method(self.method_of(wildcards)))
+            made["experts"] = layout.path(layout.EXPERTS, pair=wildcards.pair)
+        return made
 
     def merged_dtype(self) -> str:
         """Of the weights of a merged model: as configured, or each as the base has it."""

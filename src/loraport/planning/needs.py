@@ -212,6 +212,19 @@ def _moments(
     )
 
 
+def _experts(
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
+) -> Walked:
+    """What moments take, and of one layer the rows of gate and up of all experts of both models;
+    cosines of the neurons of each pair of experts.
+    """
+    walked = _moments(old, new, number, whole)
+    rows = sum(2 * d.experts * d.intermediate * d.hidden for d in (old, new)) * SINGLE_BYTES
+    layers = min(old.layers, new.layers)
+    cosines = 4 * new.experts * new.intermediate**2 * new.hidden * layers
+    return Walked(walked.computing + rows, walked.beside, walked.seconds + cosines / FIT_FLOPS)
+
+
 def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
     """By a backward pass of four texts: what it keeps, and the scores four times."""
     wide = [(d.heads + 2 * d.kv_heads) * d.head_dim + 2 * d.intermediate for d in (old, new)]
@@ -276,6 +289,7 @@ def _adapter_maps(
 WALKED: dict[str, Callable[..., Walked]] = {
     "activations": _activations,
     "moments": _moments,
+    "experts": _experts,
     "maps_in_turn": _maps_in_turn,
     "adapter_maps": _adapter_maps,
 }
@@ -293,8 +307,8 @@ RULES: dict[str, Callable[..., tuple[float, float]]] = {
     "model_merged": _model_merged,
 }
 ORDER = ("spec", "activations", "embedding", "cka", "layers", "heads", "moments", "gradients",
-         "maps", "fitted_maps", "maps_in_turn", "output_maps", "adapter_maps", "transferred",
-         "model_merged")  # fmt: skip
+         "experts", "maps", "fitted_maps", "maps_in_turn", "output_maps", "adapter_maps",
+         "transferred", "model_merged")  # fmt: skip
 SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
@@ -372,6 +386,8 @@ def table(old: Dimensions, new: Dimensions) -> list[Row]:
     rows = []
     models = {"old": old, "new": new}
     for rule in ORDER:
+        if rule == "experts" and min(old.experts, new.experts) == 1:
+            continue
         sides = SIDES_OF.get(rule)
         if sides is None:
             rows.append(Row(rule, *need(rule, old, new)))

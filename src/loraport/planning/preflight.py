@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -97,7 +98,7 @@ def _audited(directory: str, model: str, revision: str, known_as: tuple[str, ...
     adapter = read_adapter(directory)
     base = _config_at_hand(model, revision)
     if base is not None:
-        audit(adapter, base.architecture, base.dims, known_as, vocabulary=True)
+        audit(adapter, base.architecture, base.dims, known_as, vocabulary=True, experts=True)
 
 
 def check_adapter(directory: str, model: str, known_as: list[str], revision: str = "") -> None:
@@ -153,6 +154,25 @@ def adapts_vocabulary(directory: str) -> bool:
     whole = any(v.ndim == 2 for v in (*adapter.saved.values(), *adapter.tables.values()))
     blocks = (any(part.isdigit() for part in path.split(".")) for path in adapter.modules)
     return whole or not all(blocks)
+
+
+@cache
+def adapts_experts(directory: str) -> bool:
+    """Whether an adapter adapts experts of a mixture, whose modules are numbered."""
+    return any(re.search(r"\.experts\.\d+\.", path) for path in read_adapter(directory).modules)
+
+
+def check_experts_method(method: str) -> None:
+    """Refuse a method whose maps are one adapter's own for an adapter of experts: it runs the old
+    model with what it carries, and it carries no experts.
+    """
+    if methods.per_adapter(method):
+        raise LoraportError(
+            f"method {method!r} does not carry adapters of experts",
+            got="an adapter that adapts experts",
+            expected="a method whose maps serve all adapters of a pair, such as aligned",
+            todo="choose another method",
+        )
 
 
 def adapter_files(directory: str) -> list[str]:

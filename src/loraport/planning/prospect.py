@@ -15,6 +15,7 @@ from ..models.identity import folder_at_hand
 from ..models.side import Side
 from ..models.spec import Model, adapter_directory, open_model, resolve
 from ..models.tokens import Vocabulary, read_vocabulary
+from ..transfer.experts import check_experts
 from ..transfer.left import no_place
 from ..transfer.modules_to_save import check_saved
 from .token_notes import token_notes
@@ -138,16 +139,19 @@ def prospect(
     places: Mapping[tuple[int, str], LoraWeights] = {}
     if old is not None:
         try:
-            places = audit(adapter, old.architecture, old.dims, known_as, vocabulary=True)
+            places = audit(
+                adapter, old.architecture, old.dims, known_as, vocabulary=True, experts=True
+            )
         except LoraportError as error:
             refused.append(str(error))
     if old is None or new is None:
         return Prospect(NOT if refused else MAPS, refused, [], adapter.warnings)
     sides = Side(old.architecture, old.dims), Side(new.architecture, new.dims)
-    try:
-        check_saved(adapter, *sides)
-    except LoraportError as error:
-        refused.append(str(error))
+    for check in (check_saved, check_experts):
+        try:
+            check(adapter, *sides)
+        except LoraportError as error:
+            refused.append(str(error))
     left, kept = _left(places, *sides)
     if places and not kept:
         told = f"{new.architecture.name} has none of the modules that it adapts"

@@ -12,7 +12,8 @@ from .queries import Config
 BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a base model
 # memory and minutes to describe a model of the hub, whose size is not known yet
 UNSEEN_MODEL = needs.Need(8000, 120, 0, 0)
-READING = ("activations", "moments", "gradients")  # rules that the calibration section moves
+# rules that the calibration section moves
+READING = ("activations", "moments", "gradients", "experts")
 
 
 def has_gpu() -> bool:
@@ -81,7 +82,7 @@ class Resources:
         named = getattr(wildcards, "method", "")
         if name == "maps" and named and self.config.sums_in_turn(named):
             return needs.need("maps_in_turn", *dims)
-        whole = name in ("activations", "moments") and self._is_whole(wildcards)
+        whole = name in ("activations", "moments", "experts") and self._is_whole(wildcards)
         return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
 
     def _is_whole(self, wildcards: Any) -> bool:

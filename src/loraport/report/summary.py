@@ -69,6 +69,17 @@ def gain_lines(gain: Mapping[str, Any]) -> list[str]:
     return [line]
 
 
+def expert_lines(layers: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Of how many layers experts were carried, and how clear their match is."""
+    if not layers:
+        return []
+    least = min(each["correlation"] for each in layers.values())
+    return [
+        f"experts of {len(layers)} layers are carried; routers' choices correlate by {least:.2f} "
+        "or more"
+    ]
+
+
 def summarise(directory: Path, shown: Path | None = None) -> str:
     """The whole summary of a `lora_transferred` directory; `shown` is a copy of it to point to."""
     shown = shown or directory
@@ -97,6 +108,7 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         cost_table(logs),
         "",
         *([without] if left else []),
+        *expert_lines(report.get("experts", {}).get("layers", {})),
         *(in_lines(line, WIDTH) for line in gain_lines(report.get("gain", {}))),
         *(in_lines(f"warning: {each}", WIDTH) for each in report["warnings"]),
         f"The carried adapter: {shown}",

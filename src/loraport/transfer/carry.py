@@ -24,6 +24,7 @@ from ..models.spec import load_spec
 from ..numerics.lowrank import balance, truncated_sum
 from ..provenance import versions
 from .card import write_card
+from .experts import carry_experts, left_experts
 from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
 from .left import no_place
@@ -364,7 +365,8 @@ def transfer_files(
     adapter = read_adapter(source)
     specs = [read_json(artifacts[f"{side}_spec"], "spec") for side in ("old", "new")]
     revision, resolved = (spec["revision"] for spec in specs)
-    located = audit(adapter, old.family, old.dims, params["known_as"], revision, vocabulary=True)
+    everything = {"vocabulary": True, "experts": True}
+    located = audit(adapter, old.family, old.dims, params["known_as"], revision, **everything)
     embedding = artifacts.get("embedding")
     base_of = NewBase.of(artifacts["new_spec"], params)
     saved = keep_saved(adapter, old, new, embedding, base_of)
@@ -376,8 +378,11 @@ def transfer_files(
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
         method = maps.method
+    experts, of_experts = carry_experts(
+        adapter, artifacts.get("experts"), old, new, settings["gain"]
+    )
     told, oversized = check_size(report["modules"], allow_large=allow_large)
-    told = [*no_place(located, old, new), *told]
+    told = [*no_place(located, old, new), *left_experts(of_experts), *told]
     base = params["base"], resolved or params["revision"]
     write_adapter(
         out,
@@ -390,6 +395,7 @@ def transfer_files(
         {**saved, **trained.rows},
         words,
         trained.ids,
+        experts,
     )
     content = {
         "of": dict(params["of"]),
@@ -400,6 +406,7 @@ def transfer_files(
         "versions": versions("numpy", "h5py", "safetensors"),
         "kept": sorted(saved),
         "vocabulary": of_words,
+        **({"experts": of_experts} if of_experts else {}),
         **({"trained_tokens": trained.ids} if adapter.tokens else {}),
         "warnings": [*adapter.warnings, *told],
         **report,

@@ -1,4 +1,4 @@
-"""Adapters of mixtures of experts: attention passes the audit, experts and routers do not."""
+"""Adapters of mixtures of experts: what is carried, and what is refused before any work."""
 
 import json
 
@@ -15,7 +15,7 @@ from loraport.planning.prospect import NOT, prospect
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    names = ("llama", "qwen3_moe", "mixtral")
+    names = ("llama", "qwen3_moe", "mixtral", "llama4")
     return {name: families.make_model(root / name, name, seed=1) for name in names}
 
 
@@ -50,33 +50,66 @@ def test_all_seven_names_as_targets_mean_attention_where_experts_are_one_paramet
 @pytest.mark.parametrize(
     ("family", "name", "shape"),
     [
-        ("qwen3_moe", "model.layers.0.mlp.experts.3.gate_proj", (56, 32)),
-        ("qwen3_moe", "model.layers.0.mlp.experts", (56, 32)),
         ("qwen3_moe", "model.layers.0.mlp.gate", (4, 32)),
         ("qwen3_moe", "model.layers.1.mlp.down_proj", (32, 56)),  # of a layer without experts
-        ("qwen3_moe", "layers.0.mlp.experts.0.up_proj", (56, 32)),
-        ("mixtral", "model.layers.1.block_sparse_moe.experts.0.w1", (56, 32)),
         ("mixtral", "model.layers.1.block_sparse_moe.gate", (4, 32)),
+        ("llama4", "model.layers.1.feed_forward.shared_expert.up_proj", (56, 32)),
+        ("llama4", "model.layers.1.feed_forward.experts.2.up_proj", (56, 32)),
     ],
 )
-def test_experts_and_routers_are_refused_by_name(bases, tmp_path, family, name, shape):
+def test_routers_and_networks_beside_experts_are_refused_by_name(
+    bases, tmp_path, family, name, shape
+):
     base = bases[family]
-    found = told(with_module(tmp_path / "a", base, name, shape), base, bases["llama"])
+    found = told(with_module(tmp_path / "a", base, name, shape), base, base)
     assert found.how == NOT
-    assert "adapts experts" in found.refused[0] and name in found.refused[0]
+    assert "adapts a router or a feed-forward network" in found.refused[0]
+    assert name in found.refused[0]
 
 
-def test_experts_as_parameters_are_refused_by_name(bases, tmp_path):
-    adapter = pico.make_adapter(
-        tmp_path / "a",
-        bases["qwen3_moe"],
-        seed=3,
-        targets=pico.ATTENTION,
-        target_parameters=["mlp.experts.down_proj"],
+@pytest.mark.parametrize(
+    ("new", "what"),
+    [
+        ("llama", "llama has none"),
+        ("mixtral", "mixtral has 2 of 56"),
+        ("qwen3_moe", "qwen3_moe has 4 of 40"),
+        ("llama4", "llama4 has 4 of 56"),
+    ],
+)
+@pytest.mark.parametrize("form", ["parameter", "modules"])
+def test_experts_without_counterparts_are_refused_while_planning(tmp_path, bases, new, what, form):
+    sizes = {"mixtral": {"num_local_experts": 2}, "qwen3_moe": {"intermediate": 40}}
+    model = families.make_model(tmp_path / "new", new, seed=1, **sizes.get(new, {}))
+    base = bases["qwen3_moe"]
+    if form == "modules":
+        name = "layers.0.mlp.experts.3.gate_proj"  # as AutoModel has it
+        adapter = with_module(tmp_path / "a", base, name, (56, 32))
+    else:
+        adapter = pico.make_adapter(
+            tmp_path / "a",
+            base,
+            seed=3,
+            targets=pico.ATTENTION,
+            target_parameters=["mlp.experts.down_proj"],
+        )
+    assert told(adapter, base, base).refused == []
+    found = told(adapter, base, model)
+    assert found.how == NOT
+    assert (
+        f"no counterparts in the new model. Got: 4 experts of 56 neurons; {what}"
+        in (found.refused[0])
     )
+
+
+def test_other_parameters_are_refused_by_name(bases, tmp_path):
+    adapter = pico.make_adapter(tmp_path / "a", bases["qwen3_moe"], seed=3, targets=["q_proj"])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["target_parameters"] = ["mlp.gate.weight"]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     found = told(adapter, bases["qwen3_moe"], bases["llama"])
     assert found.how == NOT
-    assert "target_parameters" in found.refused[0] and "experts" in found.refused[0]
+    assert "target_parameters = ['mlp.gate.weight']" in found.refused[0]
+    assert "those of experts alone" in found.refused[0]
 
 
 def test_what_a_mixture_has_no_place_for_is_told_with_its_share(bases, tmp_path):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import families
 import pico
 import pytest
 
@@ -66,6 +67,16 @@ def test_a_variant_reads_its_own_heads_and_the_pairs_other_artifacts(made):
         "embedding": "artifacts/p/embedding.h5",
         "heads": "artifacts/p/variants/v/heads.h5",
     }
+
+
+def test_an_adapter_of_experts_needs_their_match_and_a_method_of_pairs(made, tmp_path):
+    base = families.make_model(tmp_path / "base", "mixtral", seed=1)
+    given = {"targets": ["q_proj"], "target_parameters": ["experts.down_proj"]}
+    pico.make_adapter(tmp_path / "given", base, seed=2, **given)
+    assert made().other_inputs(APP) == {"experts": "artifacts/p/experts.h5"}
+    assert made().other_inputs(Wildcards(pair="p", app="b")) == {}
+    with pytest.raises(LoraportError, match="does not carry adapters of experts"):
+        made().other_inputs(Wildcards(pair="p", app="a", method="aligned_sequential"))
 
 
 def test_maps_of_one_adapter_are_asked_for_in_its_folder(made):

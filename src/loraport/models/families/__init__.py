@@ -54,6 +54,9 @@ class Architecture:
     stored : parameter below the block -> tensors of a checkpoint that it is made from: one by
         another name; of `{expert}`, those of all experts, one behind the other; several of these
         side by side, as rows of each expert; or blocks and scales of MXFP4
+    routed : of experts that are one module whose inputs a router chooses by: `experts`, that module
+        below the block, `router`, and `rows`, whether gate's and up's are `halves` of one parameter
+        or `interleaved`. Without it experts' own updates are not carried
     vectors : parameters below the block that are no module's weight or bias, such as the sinks of
         attention
     """
@@ -77,6 +80,7 @@ class Architecture:
     beside: tuple[str, ...]
     experts: tuple[str, ...]
     stored: Mapping[str, tuple[str, ...]]
+    routed: Mapping[str, str]
     vectors: tuple[str, ...]
 
     @property
@@ -207,7 +211,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     """A family from the content of its JSON file; unknown or missing fields are errors."""
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
-    optional |= {"experts": [], "stored": {}, "vectors": []}
+    optional |= {"experts": [], "stored": {}, "routed": {}, "vectors": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))
@@ -220,6 +224,9 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     wrong |= set(content.get("layouts", {})) ^ fused
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
     wrong |= _wrong_norms(content)
+    routed = content.get("routed", {})
+    wrong |= set(routed) ^ ({"experts", "router", "rows"} if routed else set())
+    wrong |= {routed.get("rows", "halves")} - {"halves", "interleaved"}
     if wrong:
         raise LoraportError(
             f"models/families/{name}.json is not a family",
