@@ -24,6 +24,8 @@ from .names import PREFIX, plain_name
 from .supported import CARRIED_FIELDS, refuse_what_is_not_carried
 from .trained_tokens import END, FIELD, trained_ids
 
+# the base's own part behind one that was trained whole, which peft writes with a resized embedding
+ORIGINAL = ".original_module."
 COPIES = (".base_layer.weight", ".base_layer.bias")
 # what transformers calls embeddings and heads
 TABLES = ("embed_tokens", "lm_head", "embed_in", "embed_out", "word_embeddings", "wte")
@@ -173,6 +175,8 @@ def _sort_tensors(
     trained = config.get("bias", "none") != "none"  # then a bias of the base is no mere copy
     ends = COPIES[:1] if trained else COPIES
     for name in sorted(file.tensors):
+        if ORIGINAL in name:
+            continue
         plain = plain_name(name)
         end = next((each for each in kind.PARTS if plain.endswith(f".{each}")), None)
         values = file.read(name)
@@ -191,7 +195,8 @@ def _sort_tensors(
                 raise held_twice(directory, name)
             held[kind.PARTS[end]] = values.astype(np.float32)
         elif plain.endswith(END) or _is_table(plain) or _is_kept(plain, kept):
-            saved[plain] = values
+            if not np.array_equal(saved.setdefault(plain, values), values):
+                raise held_twice(directory, name)
         else:
             raise _unknown_tensor(directory, config, kind, name, values.shape)
     for path, held in parts.items():

@@ -16,7 +16,7 @@ from ..artifacts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..errors import LoraportError
 from ..models.families import Architecture, family_of
 from ..models.weights import TensorFile, save_tensors
-from .files import held_twice, read_config
+from .files import ORIGINAL, held_twice, read_config
 from .kinds import kind_of
 from .names import PREFIX, plain_name
 from .patterns import by_pattern, has_unsafe
@@ -25,6 +25,7 @@ from .trained_tokens import FIELD
 BY_PATTERN = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
 # what chooses modules beside `target_modules`, and has nothing to choose where they are listed
 CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform")
+TWIN = ".modules_to_save."  # in the second name of a whole table, whose first one is plain
 ENDS = (".lora_embedding_A", ".lora_embedding_B", ".token_adapter.")
 
 
@@ -38,8 +39,10 @@ def written_out(directory: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     """
     own, file = read_config(directory), TensorFile(directory / ADAPTER_WEIGHTS)
     family = _family(config)
-    names = {name: _own_name(name, family) for name in file.tensors}
-    plain = all(name == own_name for name, own_name in names.items())
+    names = {name: _own_name(name, family) for name in file.tensors if ORIGINAL not in name}
+    twins = {name for name, plain in names.items() if TWIN in name and plain in names}
+    names = {name: plain for name, plain in names.items() if name not in twins}
+    plain = list(names) == list(names.values()) and len(names) == len(file.tensors)
     if plain and not has_unsafe(own):
         yield directory
         return

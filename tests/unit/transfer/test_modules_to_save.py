@@ -8,7 +8,7 @@ import pico
 import pytest
 import torch
 from inprocess import PairRun
-from kindcase import edit, loaded, make
+from kindcase import edit, edit_tensors, loaded, logits, make
 from peft import LoraConfig
 from renumbered import ROWS, carried, renumber
 from transformers import AutoModelForCausalLM
@@ -118,6 +118,32 @@ def test_a_tied_base_gives_the_rows_of_its_embedding_to_a_head(tmp_path):
     own = pico.read_tensors(new)["model.embed_tokens.weight"].astype(np.float32)
     at = [where[number] for number in range(20, 40)]
     assert np.array_equal(tables(out)["lm_head.weight"][at], own[at])
+
+
+@pytest.mark.parametrize("saved", [TABLES, TABLES[1:]], ids="+".join)
+def test_a_table_under_each_of_its_names_is_taken_once(tmp_path, base, saved):
+    """peft's file of a resized base: the trained table twice, and what it stands in for."""
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=saved)
+    adapter = make(tmp_path / "adapter", base, config)
+    wanted, said = tables(adapter), logits(base, adapter)
+
+    def as_peft_writes_it(tensors):
+        for name in saved:
+            path = f"base_model.model.{'model.' if name == 'embed_tokens' else ''}{name}"
+            tensors[f"{path}.modules_to_save.weight"] = tensors[f"{path}.weight"].copy()
+            tensors[f"{path}.original_module.weight"] = 0 * tensors[f"{path}.weight"]
+        return tensors
+
+    edit_tensors(adapter, as_peft_writes_it)
+    found = tables(adapter)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert torch.equal(logits(base, adapter), said)
+    edit_tensors(
+        adapter, lambda t: {n: v + 1 if ".modules_to_save." in n else v for n, v in t.items()}
+    )
+    with pytest.raises(LoraportError, match="holds a tensor twice"):
+        read_adapter(adapter)
 
 
 def sides(*directories):
