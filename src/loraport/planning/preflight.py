@@ -175,6 +175,17 @@ def check_experts_method(method: str) -> None:
         )
 
 
+@cache
+def whole_tables(directory: str, rows: int) -> tuple[int, int]:
+    """Numbers in an adapter's tables of the vocabulary, and in those of them that will be written
+    for a model of so many rows.
+    """
+    adapter = read_adapter(directory)
+    tables = [values for values in adapter.saved.values() if values.ndim == 2]
+    held = sum(values.size for values in (*tables, *adapter.tables.values()))
+    return held, rows * sum(values.shape[1] for values in tables)
+
+
 def adapter_files(directory: str) -> list[str]:
     """The files of an adapter that a transfer reads."""
     return [str(Path(directory) / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]

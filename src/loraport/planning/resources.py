@@ -77,6 +77,9 @@ class Resources:
             source = self.config.model(wildcards.model)["source"]
             known = preflight.dimensions(source)
             return needs.need("spec", known) if known else UNSEEN_MODEL
+        if name == "transferred" and (folder := self._carried_folder(wildcards)):
+            tables = preflight.whole_tables(folder, dims[-1].vocabulary)
+            return needs.with_tables(needs.need(name, *dims), *tables)
         # layers that are fitted to moments run side by side, as many as fit
         fitted = name == "maps" and hasattr(inputs, "moments")
         named = getattr(wildcards, "method", "")
@@ -84,6 +87,11 @@ class Resources:
             return needs.need("maps_in_turn", *dims)
         whole = name in ("activations", "moments", "experts") and self._is_whole(wildcards)
         return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
+
+    def _carried_folder(self, wildcards: Any) -> str:
+        """The folder of a given adapter that is carried; empty for one that is made here."""
+        app, pair = wildcards.app, wildcards.pair
+        return self.config.given_adapter(app, self.config.pair(pair)[0])
 
     def _is_whole(self, wildcards: Any) -> bool:
         """Whether a model that reads the calibration texts is held whole."""

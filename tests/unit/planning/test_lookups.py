@@ -221,6 +221,31 @@ def test_maps_are_fitted_while_moments_are_summed_where_these_are_not_to_be_kept
         assert "moments" in look.output_maps_inputs(sequential)
 
 
+def test_whole_tables_of_an_adapter_count_in_its_transfer(made, pico_pair, specs, tmp_path):
+    whole = pico.make_adapter(
+        tmp_path / "whole", pico_pair.old, seed=5, targets=["q_proj"], modules_to_save=["lm_head"]
+    )
+    rows = [f"a\told\t{pico_pair.adapter}\t", f"b\told\t{whole}\t", "c\told\t\tsums"]
+    Path("adapters.tsv").write_text("\n".join(["app\tmodel\tsource\ttask", *rows]) + "\n")
+    look, given = made(), SimpleNamespace(**specs)
+    dims = needs.read(given)
+    bare = needs.need("transferred", *dims).mib
+    asked = {
+        app: look.mem_mb("transferred")(Wildcards(pair="p", app=app), given, 1) for app in "abc"
+    }
+    held, carried = preflight.whole_tables(str(whole), dims[-1].vocabulary)
+    old, _ = (len(pico.read_tensors(m)["lm_head.weight"]) for m in (pico_pair.old, pico_pair.new))
+    assert (held, carried) == (32 * old, 32 * dims[-1].vocabulary)
+    assert asked == {"a": bare, "b": needs.with_tables(_asked(bare), held, carried).mib, "c": bare}
+    measured = 1040 - 66  # two tables of 60,000 by 512, to a model of as many rows
+    planned = needs.with_tables(_asked(0), *[2 * 60_000 * 512] * 2).mib
+    assert measured < planned < 2 * measured
+
+
+def _asked(mib):
+    return needs.Need(mib, 5, 0, 0)
+
+
 def test_models_that_are_not_streamed_are_planned_whole(made, specs):
     pair, one = SimpleNamespace(**specs), SimpleNamespace(spec=specs["old_spec"])
     model = Wildcards(model="old")
