@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import LoraportError
 from ..models.families import Architecture, Dimensions
 from .base_names import how_known, recorded_commit
-from .experts import check_shape, place_of
+from .experts import check_shape, is_routed
 from .files import Adapter
 from .lora_weights import LoraWeights
 from .names import is_beside
@@ -48,7 +48,7 @@ def audit(
     use_own_names(adapter, family)
     located: dict[tuple[int, str], LoraWeights] = {}
     for path, weights in adapter.modules.items():
-        if experts and place_of(path, family) is not None:
+        if experts and is_routed(path, family):
             _check_expert(adapter, family, dims, path, weights)
             continue
         place = family.locate(path)
@@ -91,8 +91,8 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
         )
     if family.is_of_experts(path):
         return LoraportError(
-            f"adapter {adapter.directory} adapts a router or a feed-forward network of a mixture "
-            "of experts, or its experts where they are not carried",
+            f"adapter {adapter.directory} adapts a feed-forward network of a mixture of experts, "
+            "or its experts or router where they are not carried",
             got=path,
             expected=f"modules of attention ({', '.join(family.modules)})"
             + (", and experts where adapters are transferred" if family.routed else ""),

@@ -3,13 +3,14 @@
 Older models have a module for each expert (`experts.3.gate_proj`, or `w1`). Newer ones have one
 parameter for all of them, which peft targets by `target_parameters`: its factors stand side by
 side, `lora_A (E r, d_in)` expert by expert and `lora_B (d_out, r E)` rank by rank, and of two
-parameters of one module the first, gate_up_proj, is found below `base_layer`.
+parameters of one module the first, gate_up_proj, is found below `base_layer`. A router's update has
+the form of a module's in both.
 """
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ WRAPPED = ".experts", ".experts.base_layer"  # ends of the paths that peft gives
 # what files call an expert's modules -> the rows of gate and up that they hold, or none for down
 MODULES = {"gate_up_proj": (0, 1), "gate_proj": (0,), "w1": (0,), "up_proj": (1,), "w3": (1,),
            "down_proj": (), "w2": ()}  # fmt: skip
+ROUTERS = "gate", "router", "router.layer"  # what files call a router, below what holds the experts
+Factors = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,17 @@ class Experts:
     ----------
     gate_up : (b (E, 2, f, r), a (E, r, d)), gate's rows and up's; or None
     down : (b (E, d, r), a (E, r, f)), or None
+    router : (b (1, E, r), a (1, r, d)) of the router, or None
     """
 
-    gate_up: tuple[np.ndarray, np.ndarray] | None
-    down: tuple[np.ndarray, np.ndarray] | None
+    gate_up: Factors | None
+    down: Factors | None
+    router: Factors | None
 
     def norm(self) -> float:
-        """The root of Σ ‖ΔW‖² over the experts."""
+        """The root of Σ ‖ΔW‖² over the experts and the router."""
         total = 0.0
-        for factors in (self.gate_up, self.down):
+        for factors in (self.gate_up, self.down, self.router):
             if factors is not None:
                 b, a = (each.astype(np.float64) for each in factors)
                 b = b.reshape(len(b), -1, b.shape[-1])
@@ -54,9 +59,16 @@ class Experts:
 
 
 def are_experts(targets: Any) -> bool:
-    """Whether all `target_parameters` of a config are parameters of experts."""
-    ends = tuple(f"experts.{name}" for name in PARAMETERS)
-    return isinstance(targets, list) and all(str(each).endswith(ends) for each in targets)
+    """Whether all `target_parameters` of a config are parameters of experts and routers."""
+    ends = tuple(f".{name}" for name in (*PARAMETERS, *(f"{each}.weight" for each in ROUTERS)))
+    return isinstance(targets, list) and all(f".{each}".endswith(ends) for each in targets)
+
+
+def adapts_experts(paths: Iterable[str]) -> bool:
+    """Whether some of an adapter's modules are experts of a mixture, or its router."""
+    routers = "|".join(re.escape(each) for each in ROUTERS)
+    pattern = re.compile(rf"(?:^|\.)\d+\.\w+\.(?:experts\.\d+\.\w+|{routers})$")
+    return any(pattern.search(path) for path in paths)
 
 
 def split_parameters(
@@ -118,20 +130,37 @@ def place_of(path: str, family: Architecture) -> tuple[int, int, str] | None:
     return int(match[1]), int(match[2]), match[3]
 
 
+def router_layer(path: str, family: Architecture) -> int | None:
+    """The layer of a router's module, by any name of it; None for others."""
+    parts, names = ("|".join(map(re.escape, each)) for each in (family.experts, ROUTERS))
+    match = re.search(rf"(?:^|\.)(\d+)\.(?:{parts})\.(?:{names})$", path)
+    return int(match[1]) if parts and match else None
+
+
+def is_routed(path: str, family: Architecture) -> bool:
+    """Whether a module is an expert's or a router."""
+    return place_of(path, family) is not None or router_layer(path, family) is not None
+
+
 def gathered(
     modules: Mapping[str, LoraWeights], family: Architecture, dims: Dimensions
 ) -> dict[int, Experts]:
-    """Layer -> the updates of its experts, of those of an adapter's modules that are experts'.
+    """Layer -> the updates of its experts, of an adapter's modules that are experts or routers.
 
     The modules' shapes must fit (`check_shape`). Gate and up that come apart stand side by side,
     of their ranks' sum.
     """
     held: dict[int, dict[tuple[int, str], LoraWeights]] = defaultdict(dict)
+    routers: dict[int, Factors] = {}
     for path, weights in modules.items():
         if (place := place_of(path, family)) is not None:
             held[place[0]][place[1], place[2]] = weights
+        elif (number := router_layer(path, family)) is not None:
+            b = (weights.scale * weights.b.astype(np.float64)).astype(np.float32)
+            routers[number] = b[None], weights.a[None]
     found = {}
-    for layer, of_layer in sorted(held.items()):
+    for layer in sorted({*held, *routers}):
+        of_layer = held[layer]
         up = [(e, MODULES[n], w) for (e, n), w in of_layer.items() if MODULES[n]]
         down = [(e, (0,), w) for (e, n), w in of_layer.items() if not MODULES[n]]
         sizes = dims.experts, dims.intermediate, dims.hidden
@@ -140,6 +169,7 @@ def gathered(
             _without_halves(_stacked(down, family, (sizes[0], 1, sizes[2], sizes[1])))
             if down
             else None,
+            routers.get(layer),
         )
     return found
 
@@ -147,11 +177,13 @@ def gathered(
 def check_shape(
     path: str, weights: LoraWeights, family: Architecture, dims: Dimensions
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(shape, wanted) of an expert's module that does not fit the model; None where it does."""
-    place = place_of(path, family)
-    assert place is not None
-    halves = len(MODULES[place[2]])
+    """(shape, wanted) of an expert's or a router's module that does not fit the model; None where
+    it does.
+    """
+    place = place_of(path, family) or (router_layer(path, family) or 0, 0, "")
+    halves = len(MODULES.get(place[2], ()))
     wanted = (halves * dims.intermediate, dims.hidden) if halves else dims.shape("down")
+    wanted = wanted if place[2] else (dims.experts, dims.hidden)
     shape = weights.b.shape[0], weights.a.shape[1]
     inside = place[0] < dims.layers and place[1] < dims.experts
     return None if inside and shape == wanted else (shape, wanted)
@@ -161,7 +193,7 @@ def _stacked(
     modules: Sequence[tuple[int, tuple[int, ...], LoraWeights]],
     family: Architecture,
     sizes: tuple[int, int, int, int],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Factors:
     """(expert, halves that it holds, factors) as b (E, halves, rows, r) and a (E, r, d_in)."""
     count, halves, rows, into = sizes
     ranks = [0] * count
@@ -186,7 +218,7 @@ def _halves(values: np.ndarray, count: int, family: Architecture) -> np.ndarray:
     return values.reshape(count, -1, values.shape[1]).transpose(1, 0, 2)
 
 
-def _without_halves(factors: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _without_halves(factors: Factors) -> Factors:
     return factors[0][:, 0], factors[1]
 
 
@@ -196,26 +228,28 @@ def wrapped(
     """Experts' updates as peft stores them: tensors by name, what `target_parameters` names, and
     the rank of all of them, at a scale of 1.
     """
-    ranks = [f[1].shape[1] for e in layers.values() for f in (e.gate_up, e.down) if f is not None]
-    rank, tensors, targets = max(ranks), {}, []
-    module = family.routed["experts"]
+    every = [f for e in layers.values() for f in (e.gate_up, e.down, e.router) if f is not None]
+    rank, tensors, targets = max(a.shape[1] for _, a in every), {}, []
+
+    def take(path: str, parameter: str, b: np.ndarray, a: np.ndarray) -> None:
+        more = rank - a.shape[1]
+        b, a = np.pad(b, ((0, 0), (0, 0), (0, more))), np.pad(a, ((0, 0), (0, more), (0, 0)))
+        tensors[f"{path}.lora_A.weight"] = a.reshape(-1, a.shape[2])
+        tensors[f"{path}.lora_B.weight"] = b.transpose(1, 2, 0).reshape(b.shape[1], -1)
+        targets.append(f"{path.removesuffix('.base_layer')}.{parameter}")
+
     for layer, experts in sorted(layers.items()):
-        path = family.path(layer, module)
+        path = family.path(layer, family.routed["experts"])
         kinds = [(PARAMETERS[0], _joined(experts.gate_up, family)), (PARAMETERS[1], experts.down)]
         held = [(name, factors) for name, factors in kinds if factors is not None]
-        for place, (name, (b, a)) in enumerate(held):
-            more = rank - a.shape[1]
-            b, a = np.pad(b, ((0, 0), (0, 0), (0, more))), np.pad(a, ((0, 0), (0, more), (0, 0)))
-            end = f"{path}.base_layer" if place < len(held) - 1 else path
-            tensors[f"{end}.lora_A.weight"] = a.reshape(-1, a.shape[2])
-            tensors[f"{end}.lora_B.weight"] = b.transpose(1, 2, 0).reshape(b.shape[1], -1)
-            targets.append(f"{path}.{name}")
+        for place, (name, factors) in enumerate(held):
+            take(f"{path}.base_layer" if place < len(held) - 1 else path, name, *factors)
+        if experts.router is not None:
+            take(family.path(layer, family.routed["router"]), "weight", *experts.router)
     return tensors, sorted(targets), rank
 
 
-def _joined(
-    factors: tuple[np.ndarray, np.ndarray] | None, family: Architecture
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _joined(factors: Factors | None, family: Architecture) -> Factors | None:
     """gate and up as the rows of one parameter, b (E, 2 f, r)."""
     if factors is None:
         return None

@@ -67,8 +67,8 @@ WAYS_OUT = {
     "alora_invocation_tokens": "it acts only after its invocation tokens, which no map can say; "
     "train it on the new model",
     "layer_replication": "carry an adapter of the base without replicated layers",
-    PARAMETERS: "of parameters that are no module's, those of experts alone are carried: train it "
-    "on modules",
+    PARAMETERS: "of parameters that are no module's, those of experts and routers alone are "
+    "carried: train it on modules",
     "use_qalora": "it is tied to its base's quantisation: train it on an unquantised base",
     "loftq_config": "it is tied to its base's quantisation: train it on an unquantised base",
 }

@@ -2,13 +2,13 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .. import methods
+from ..adapters import experts
 from ..adapters.audit import audit
 from ..adapters.files import read_adapter, read_config
 from ..artifacts import ADAPTER_CONFIG, ADAPTER_FILES, ADAPTER_WEIGHTS, sha256
@@ -158,8 +158,8 @@ def adapts_vocabulary(directory: str) -> bool:
 
 @cache
 def adapts_experts(directory: str) -> bool:
-    """Whether an adapter adapts experts of a mixture, whose modules are numbered."""
-    return any(re.search(r"\.experts\.\d+\.", path) for path in read_adapter(directory).modules)
+    """Whether an adapter adapts experts of a mixture, or its router."""
+    return experts.adapts_experts(read_adapter(directory).modules)
 
 
 def check_experts_method(method: str) -> None:

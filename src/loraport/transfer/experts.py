@@ -2,7 +2,8 @@
 
 With e the old expert of a new one, n(k) the old neuron of its neuron k, R and L the maps of what
 experts read and write: gate and up `B_n[k] = B_o[n(k)]`, `A_n = A_o R`; down `B_n = L B_o`,
-`A_n[:, k] = A_o[:, n(k)]`. The rank stays.
+`A_n[:, k] = A_o[:, n(k)]`; the router's row of each expert `B_n = B_o[e]`, `A_n = A_o R`. The rank
+stays.
 """
 
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def left_experts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _carried(before: Experts, match: LayerExperts, gain: float) -> Experts:
-    gate_up = down = None
+    gate_up = down = router = None
     experts = np.arange(len(match.experts))[:, None]
     if before.gate_up is not None:
         b, a = (each[match.experts] for each in before.gate_up)
@@ -108,7 +109,10 @@ def _carried(before: Experts, match: LayerExperts, gain: float) -> Experts:
             gain * (match.left @ b.astype(np.float64)),
             a[experts[:, :, None], ranks, match.neurons[:, None, :]],
         )
-    return Experts(*(each and _single(each) for each in (gate_up, down)))
+    if before.router is not None:
+        b, a = before.router
+        router = gain * b[:, match.experts], a.astype(np.float64) @ match.right
+    return Experts(*(each and _single(each) for each in (gate_up, down, router)))
 
 
 def _single(factors: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from loraport.models.spec import open_model
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOTH = ["experts.gate_up_proj", "experts.down_proj"]
+ROUTER = {"gpt_oss": "mlp.router.weight", "granitemoe": "block_sparse_moe.router.weight"}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,17 @@ def as_parameter(name, values):
     return values.reshape(len(values), -1, values.shape[3])
 
 
-@pytest.mark.parametrize("targets", [BOTH, BOTH[:1], BOTH[1:]], ids=["both", "gate_up", "down"])
+@pytest.mark.parametrize(
+    "targets",
+    [BOTH, BOTH[:1], BOTH[1:], [*BOTH, "router"], ["router"]],
+    ids=["both", "gate_up", "down", "all", "router"],
+)
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoe"])
 def test_parameters_of_experts_are_what_peft_adds_and_are_written_again(
     bases, tmp_path, name, targets
 ):
     base = bases[name]
+    targets = [each if each in BOTH else ROUTER.get(name, "mlp.gate.weight") for each in targets]
     adapter = pico.make_adapter(
         tmp_path / "a", base, seed=3, targets=["q_proj"], target_parameters=targets
     )
@@ -71,6 +77,33 @@ def test_parameters_of_experts_are_what_peft_adds_and_are_written_again(
             theirs = wrapper.get_delta_weight("default").detach().double().numpy()
             assert np.allclose(mine, theirs, atol=1e-6)
             wrapper = wrapper.base_layer
+    (out := tmp_path / "out").mkdir()
+    family, layers = model.architecture, model.dims.layers
+    write_adapter(
+        out, read.config, str(base), "", family, layers, located, "float32", experts=experts
+    )
+    bare, before, after = (methodcase.logits(base, each) for each in (None, adapter, out))
+    assert (after - before).norm() < 1e-5 * (before - bare).norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("qwen3_moe", pico.ALL_LINEAR),
+        ("mixtral", [*pico.ATTENTION, "w1", "w2", "w3"]),
+        ("mixtral", "all-linear"),
+    ],
+    ids=str,
+)
+def test_names_of_older_models_mean_experts_to_peft(bases, tmp_path, name, targets):
+    """gate_proj and its kin name no module there: peft takes them for experts' parameters."""
+    base = bases[name]
+    adapter = pico.make_adapter(tmp_path / "a", base, seed=3, targets=targets)
+    model, read, located, experts = held(base, adapter)
+    assert {module.rpartition(".")[2] for _, module in located} == set(pico.ATTENTION)
+    first = experts[0]
+    assert first.gate_up[1].shape == (4, 8, 32) and first.down[1].shape == (4, 4, 56)  # ranks
+    assert (first.router is not None) == (targets == "all-linear")
     (out := tmp_path / "out").mkdir()
     family, layers = model.architecture, model.dims.layers
     write_adapter(
@@ -150,7 +183,7 @@ def test_experts_whose_router_scales_their_input_are_refused(bases, tmp_path):
     adapter = pico.make_adapter(
         tmp_path / "a", bases["llama4"], seed=3, targets=["q_proj"], target_parameters=BOTH
     )
-    with pytest.raises(LoraportError, match="experts where they are not carried"):
+    with pytest.raises(LoraportError, match="experts or router where they are not carried"):
         held(bases["llama4"], adapter)
 
 
