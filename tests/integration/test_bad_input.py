@@ -137,11 +137,11 @@ def test_tasks_whose_items_have_no_answers(root, name):
 def test_a_hundred_thousand_rows_are_read_in_seconds(root):
     rows = (f"a{n}\told\tadapter\t" for n in range(10**5))
     tables._lines(*rows)(root)
-    start = time.monotonic()
+    start = time.process_time()
     with inside(root):
         content = bad_inputs.yaml.safe_load((root / "config.yaml").read_text())
         assert len(bad_inputs.load(content, bad_inputs.SCHEMAS).adapters) == 10**5
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 BY_COMMAND = (

@@ -123,13 +123,14 @@ def _jobs(arguments: Namespace) -> Iterator[Job]:
     adapters = arguments.adapters
     prompts = _for_each(arguments.prompts, len(adapters), "--prompts")
     tests = _for_each(arguments.test, len(adapters), "--test") if arguments.test else []
-    names = distinct_names(adapters)
+    names, template = distinct_names(adapters), check.template_of(arguments)
     for number, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
         out = arguments.out / name if len(adapters) > 1 else arguments.out
-        test = read_prompts(tests[number]) if tests else []
+        test = read_prompts(tests[number], template) if tests else []
         test = test[: arguments.limit or len(test)]
         files = [prompts[number], *(tests[number : number + 1])]
-        yield Job(name, adapter, out, read_prompts(prompts[number]), test, files)
+        records = read_prompts(prompts[number], template)
+        yield Job(name, adapter, out, records, test, files)
 
 
 def _for_each(files: Sequence[Path], count: int, option: str) -> list[Path]:
@@ -144,7 +145,8 @@ def _for_each(files: Sequence[Path], count: int, option: str) -> list[Path]:
 
 def _key(job: Job, arguments: Namespace, settings: Settings) -> str:
     """What a finished upgrade was made from, as far as its files say."""
-    asked = [arguments.old, arguments.new, arguments.start, arguments.limit, str(arguments.texts)]
+    given = arguments.old, arguments.new, arguments.start, arguments.limit, arguments.template
+    asked = [*given, str(arguments.texts)]
     parts = [sha256(path) for path in job.files]
     parts += [sha256(job.adapter / name) for name in ADAPTER_FILES]
     text = json.dumps([asked, repr(settings), parts])

@@ -5,7 +5,7 @@ is counted how often the new one gives the old one's answers. Exit status 0: DEP
 UNDECIDED.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         "`prompt` or `messages`, and `completion`; or text, one prompt a line")  # fmt: skip
     one.add_argument("--task", metavar="NAME", action="append",
         help="a task of lm-evaluation-harness, by name or YAML file; may be repeated")  # fmt: skip
-    add("--template", default="question", help="of --task: how its questions are put")
+    add_template(parser)
     add("--data", default="", metavar="FOLDER", help="of --task: local copies of its data sets")
     add_judging(parser)
     add("--out", metavar="FILE", type=Path, default=Path("verdict.json"),
         help="where the verdict is written (default: verdict.json)")  # fmt: skip
+
+
+def add_template(options: "ArgumentParser | _ArgumentGroup") -> None:
+    """How records that are no prompts become such."""
+    options.add_argument("--template", default="", metavar="NAME",
+        help="records with `instruction` or `question`, and questions of tasks, are put so: "
+        "question, llm_adapters, alpaca, or a format string such as 'Q: {question}\\nA:' "
+        "(default: question for tasks; files must hold prompts)")  # fmt: skip
+
+
+def template_of(arguments: Namespace) -> str:
+    """The template that was named; of a format string `\\n` is a new line."""
+    return str(arguments.template).replace("\\n", "\n")
 
 
 def add_judging(parser: ArgumentParser) -> None:
@@ -102,7 +115,7 @@ def _by_file(arguments: Namespace, settings: "Settings") -> "Verdict":
     from ..upgrade.prompts import read_prompts
     from ..upgrade.verify import check_yardstick, old_answers, verify
 
-    test = read_prompts(arguments.test)
+    test = read_prompts(arguments.test, template_of(arguments))
     test = test[: arguments.limit or len(test)]
     texts = generic_texts(arguments.texts)
     old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
@@ -126,7 +139,7 @@ def _by_tasks(arguments: Namespace, settings: "Settings") -> "Verdict":
     folders = [model_folder(source) for source in (arguments.old, arguments.new)]
     adapters = [arguments.old_adapter, arguments.new_adapter]
     with TemporaryDirectory(prefix="loraport-") as kept:
-        task = {"eval": arguments.task, "template": arguments.template}
+        task = {"eval": arguments.task, "template": template_of(arguments) or "question"}
         tasks_dir = str(workflow_root() / "resources" / "tasks")
         return verdict_by_scores(
             folders, adapters, Scoring(task, tasks_dir, scored, kept), settings

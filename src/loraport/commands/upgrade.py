@@ -28,7 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("new", metavar="NEW", help="the model to bring them to: a directory or a hub id")
     add("adapters", metavar="ADAPTER", nargs="+", type=Path, help="PEFT directories")
     add("out", metavar="OUT", type=Path, help="folder; of several adapters a subfolder each")
-    data = parser.add_argument_group("prompts").add_argument
+    prompts = parser.add_argument_group("prompts")
+    data = prompts.add_argument
     data("--prompts", metavar="FILE", type=Path, required=True, action="append",
          help="prompts of the task, better some hundreds: JSONL with `prompt` or `messages`, and "
          "maybe `completion`; or text, one a line. One file for all adapters, or one for each in "
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     data("--test", metavar="FILE", type=Path, action="append", default=[],
          help="a test with gold answers, likewise; without, the verdict rests on agreement with "
          "the old adapter on prompts that are set apart")  # fmt: skip
+    check.add_template(prompts)
     data("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
     data("--at-least", type=int, default=100, metavar="N",
          help="prompts taught; where fewer are given, the adapted old model writes more "

@@ -191,19 +191,10 @@ def to_example(record: Mapping[str, Any], template: str, where: str) -> Example:
         example: Example = Conversation(turns)
     elif template == "plain":
         example = Example(_text(record, "prompt", where), _text(record, "completion", where))
-    elif template in TEMPLATES:
-        fields = instruction_fields(record, where)
-        chosen = TEMPLATES[template]
-        prompt = chosen.with_input if fields["input"] else chosen.prompt
-        example = Example(prompt.format(**fields), chosen.completion.format(**fields))
-    elif "{" in template:
-        prompt = _filled(template, record, where)
-        example = Example(prompt, " " + instruction_fields(record, where)["output"])
     else:
-        raise LoraportError(
-            f"unknown template {template!r}",
-            expected=f"plain, {', '.join(TEMPLATES)}, or a format string with {{instruction}}",
-        )
+        prompt, answer = prompt_of(record, template, where), answer_of(record, where)
+        named = TEMPLATES.get(template)
+        example = Example(prompt, named.completion.format(output=answer) if named else f" {answer}")
     if not example.completion.strip():
         raise LoraportError(
             f"{where} has an empty answer",
@@ -212,6 +203,32 @@ def to_example(record: Mapping[str, Any], template: str, where: str) -> Example:
             todo="drop the record",
         )
     return example
+
+
+def prompt_of(record: Mapping[str, Any], template: str, where: str) -> str:
+    """What a record asks, put into a template (see `read`); it need not hold an answer."""
+    if template in TEMPLATES:
+        asked = dict.fromkeys(("instruction", "input"), "")
+        question = "question" in record and "instruction" not in record
+        asked["instruction"] = _text(record, "question" if question else "instruction", where)
+        if not question and not is_blank(record.get("input")):
+            asked["input"] = _text(record, "input", where)
+        asked = {name: text.strip() for name, text in asked.items()}
+        chosen = TEMPLATES[template]
+        return (chosen.with_input if asked["input"] else chosen.prompt).format(**asked)
+    if "{" in template:
+        return _filled(template, record, where)
+    raise LoraportError(
+        f"unknown template {template!r}",
+        expected=f"plain, {', '.join(TEMPLATES)}, or a format string with {{instruction}}",
+    )
+
+
+def answer_of(record: Mapping[str, Any], where: str) -> str:
+    """The answer of a record of either question layout."""
+    if "question" in record and "instruction" not in record:
+        return worked_answer(_text(record, "answer", where))
+    return _text(record, "output", where).strip()
 
 
 def _filled(template: str, record: Mapping[str, Any], where: str) -> str:
@@ -226,22 +243,6 @@ def _filled(template: str, record: Mapping[str, Any], where: str) -> str:
             got=f"fields {', '.join(record)}",
             expected=f"a field for each name in braces ({error})",
         ) from error
-
-
-def instruction_fields(record: Mapping[str, Any], where: str) -> dict[str, str]:
-    """`instruction`, `input` and `output` of a record of either question layout."""
-    if "question" in record and "instruction" not in record:
-        answer = _text(record, "answer", where)
-        return {
-            "instruction": _text(record, "question", where).strip(),
-            "input": "",
-            "output": worked_answer(answer),
-        }
-    return {
-        "instruction": _text(record, "instruction", where).strip(),
-        "input": "" if is_blank(record.get("input")) else _text(record, "input", where).strip(),
-        "output": _text(record, "output", where).strip(),
-    }
 
 
 def worked_answer(answer: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import LoraportError
 from ..training.chats import ANSWER, Turn, turns_of, without_start
-from ..training.data import is_blank
+from ..training.data import TEMPLATES, is_blank, prompt_of, to_example
 
 Prompt = str | tuple[tuple[str, str], ...]  # a text, or (role, content) of each message
 ANSWERS = ("completion", "answer", "output")  # fields of a record that hold its gold answer
@@ -26,7 +26,7 @@ class Record:
     synthetic: bool = False
 
 
-def read_prompts(path: str | Path) -> list[Record]:
+def read_prompts(path: str | Path, template: str = "") -> list[Record]:
     """Records of a file, in its order, each prompt once.
 
     Parameters
@@ -35,6 +35,8 @@ def read_prompts(path: str | Path) -> list[Record]:
         `training.chats` reads, and maybe a gold answer in `completion`, `answer` or `output`; where
         the last message is the assistant's, it is the gold answer. Another ending: one prompt a
         line.
+    template : what records of another layout are put into, as in training (`training.data.read`):
+        those with `instruction` or `question`, or, for a format string, with the fields it names
 
     Raises
     ------
@@ -59,14 +61,16 @@ def read_prompts(path: str | Path) -> list[Record]:
             expected="JSON objects, one a line (.jsonl) or in a list (.json); or one prompt a line",
             todo="correct the path, or make the file",
         ) from error
-    records = [_record(entry, f"{path}, record {n}") for n, entry in enumerate(entries, 1)]
+    records = [
+        _record(entry, template, f"{path}, record {n}") for n, entry in enumerate(entries, 1)
+    ]
     unique = list({record.prompt: record for record in reversed(records)}.values())[::-1]
     if not unique:
         raise LoraportError(f"prompts {path} hold no prompt", got=0, expected="at least one")
     return unique
 
 
-def _record(entry: Any, where: str) -> Record:
+def _record(entry: Any, template: str, where: str) -> Record:
     if not isinstance(entry, Mapping):
         raise _without_prompt(entry, where)
     given = next((entry[name] for name in ANSWERS if not is_blank(entry.get(name))), None)
@@ -78,9 +82,13 @@ def _record(entry: Any, where: str) -> Record:
             raise _without_prompt(entry, where)
         return Record(as_messages(turns), gold)
     prompt = entry.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
+    if isinstance(prompt, str) and prompt.strip():
+        return Record(prompt, gold)
+    if not template:
         raise _without_prompt(entry, where)
-    return Record(prompt, gold)
+    if gold is None:
+        return Record(prompt_of(entry, template, where))
+    return Record(*to_example(entry, template, where))
 
 
 def as_messages(turns: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
@@ -93,7 +101,9 @@ def _without_prompt(entry: Any, where: str) -> LoraportError:
         f"{where} has no prompt",
         got=f"fields {', '.join(map(str, entry))}" if isinstance(entry, Mapping) else repr(entry),
         expected="`prompt` (a text), or a conversation: `messages` with `role` and `content` each",
-        todo="rename its field, or drop the record",
+        todo="rename its field, or drop the record; for one with `instruction` or `question` name "
+        f"the template that the adapter was trained with: --template {' or '.join(TEMPLATES)}, "
+        "or a format string",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pico
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from loraport.adapters.attach import attach
 from loraport.cli import main
+from loraport.commands.check import template_of
 from loraport.errors import LoraportError
 from loraport.upgrade.base import Base, Limits, check_changes
 from loraport.upgrade.prompts import Record, as_text, read_prompts
@@ -123,6 +125,27 @@ def test_prompts_of_files(tmp_path):
     ]
     (tmp_path / "p.txt").write_text("one\n\ntwo\n")
     assert [each.prompt for each in read_prompts(tmp_path / "p.txt")] == ["one", "two"]
+
+
+def test_records_of_other_layouts_are_put_into_the_template_that_is_named(tmp_path):
+    rows = [
+        {"question": "How many?", "answer": "1<<1>> #### 1"},
+        {"instruction": "Add.", "input": "1 1"},
+        {"prompt": "p"},
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    with pytest.raises(LoraportError, match="--template question or"):
+        read_prompts(tmp_path / "p.json")
+    assert read_prompts(tmp_path / "p.json", "question") == [
+        Record("Question: How many?\nAnswer:", " 1\nThe answer is 1."),
+        Record("Context: 1 1\nQuestion: Add.\nAnswer:"),
+        Record("p"),
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(rows[:1]))
+    with pytest.raises(LoraportError, match="unknown template 'plan'"):
+        read_prompts(tmp_path / "q.json", "plan")
+    found = read_prompts(tmp_path / "q.json", template_of(Namespace(template="Q: {question}\\nA:")))
+    assert found == [Record("Q: How many?\nA:", " 1\nThe answer is 1.")]
 
 
 @pytest.mark.parametrize(
