@@ -19,7 +19,8 @@ from ..models.families import Architecture
 class Fresh:
     """A new adapter with PEFT's standard start (`A` random, `B` zero: no effect at first).
 
-    kind : `lora`, `rslora`, `dora` or `adalora`; target_modules : names, or "all-linear"
+    kind : `lora`, `rslora`, `dora` or `adalora`; target_modules : names, or "all-linear";
+    target_parameters : names of parameters that are no module's, such as experts
     """
 
     rank: int = 32
@@ -29,6 +30,7 @@ class Fresh:
     dropout: float = 0.0
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    target_parameters: tuple[str, ...] = ()
 
 
 def fresh_like(adapter: str | Path) -> Fresh:
@@ -50,6 +52,7 @@ def fresh_like(adapter: str | Path) -> Fresh:
         kind=kind,
         rank_pattern=(config.get("rank_pattern") or {}) if patterned else {},
         alpha_pattern=(config.get("alpha_pattern") or {}) if patterned else {},
+        target_parameters=tuple(sorted(config.get("target_parameters") or ())),
     )
 
 
@@ -134,6 +137,7 @@ def _config(fresh: Fresh, steps: int) -> LoraConfig:
         use_dora=fresh.kind == "dora",
         rank_pattern=dict(fresh.rank_pattern),
         alpha_pattern=dict(fresh.alpha_pattern),
+        target_parameters=list(fresh.target_parameters) or None,
         **common,
     )
 
