@@ -116,9 +116,7 @@ def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> Lorapo
 def _check_expert(
     adapter: Adapter, family: Architecture, dims: Dimensions, path: str, weights: LoraWeights
 ) -> None:
-    """An expert's module is of a family whose experts are carried, fits, and is plain LoRA."""
-    if not family.routed:
-        raise _foreign_module(adapter, family, path)
+    """An expert's module fits, and is plain LoRA."""
     if (wrong := check_shape(path, weights, family, dims)) is not None:
         raise LoraportError(
             f"adapter {adapter.directory} is for another base model",

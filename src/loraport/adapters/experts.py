@@ -122,10 +122,12 @@ def _parameter(module: str, both: bool, path: str, targets: Sequence[str]) -> st
 
 
 def place_of(path: str, family: Architecture) -> tuple[int, int, str] | None:
-    """(layer, expert, name) of an expert's module, by any name of it; None for others."""
+    """(layer, expert, name) of an expert's module, by any name of it; None for others, and in a
+    family whose experts' own updates are not carried.
+    """
     parts = "|".join(re.escape(each) for each in family.experts)
     match = re.search(rf"(?:^|\.)(\d+)\.(?:{parts})\.experts\.(\d+)\.(\w+)$", path)
-    if not parts or match is None or match[3] not in MODULES:
+    if not family.routed or match is None or match[3] not in MODULES:
         return None
     return int(match[1]), int(match[2]), match[3]
 
@@ -134,7 +136,7 @@ def router_layer(path: str, family: Architecture) -> int | None:
     """The layer of a router's module, by any name of it; None for others."""
     parts, names = ("|".join(map(re.escape, each)) for each in (family.experts, ROUTERS))
     match = re.search(rf"(?:^|\.)(\d+)\.(?:{parts})\.(?:{names})$", path)
-    return int(match[1]) if parts and match else None
+    return int(match[1]) if family.routed and match else None
 
 
 def is_routed(path: str, family: Architecture) -> bool:
@@ -240,7 +242,7 @@ def wrapped(
 
     for layer, experts in sorted(layers.items()):
         path = family.path(layer, family.routed["experts"])
-        kinds = [(PARAMETERS[0], _joined(experts.gate_up, family)), (PARAMETERS[1], experts.down)]
+        kinds = [(PARAMETERS[0], joined(experts.gate_up, family)), (PARAMETERS[1], experts.down)]
         held = [(name, factors) for name, factors in kinds if factors is not None]
         for place, (name, factors) in enumerate(held):
             take(f"{path}.base_layer" if place < len(held) - 1 else path, name, *factors)
@@ -249,8 +251,8 @@ def wrapped(
     return tensors, sorted(targets), rank
 
 
-def _joined(factors: Factors | None, family: Architecture) -> Factors | None:
-    """gate and up as the rows of one parameter, b (E, 2 f, r)."""
+def joined(factors: Factors | None, family: Architecture) -> Factors | None:
+    """gate and up as the rows of one parameter, b (E, 2 f, r), a (E, r, d)."""
     if factors is None:
         return None
     b, a = factors

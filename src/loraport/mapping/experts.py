@@ -177,8 +177,8 @@ def _gate_up(model: Model, layer: int) -> torch.Tensor:
     family, dims = model.architecture, model.dims
     name = f"{family.routed['experts']}.gate_up_proj"
     values = read_parameter(model, layer, name)
-    if values.shape[1] == dims.hidden and values.shape[2] == 2 * dims.intermediate:
-        values = values.transpose(1, 2)  # stored as (E, d, 2 f)
+    if family.routed["axes"] == "in_out":
+        values = values.transpose(1, 2)
     if family.routed["rows"] == "interleaved":
         return values.unflatten(1, (dims.intermediate, 2))
     return values.unflatten(1, (2, dims.intermediate)).transpose(1, 2)

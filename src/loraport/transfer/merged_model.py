@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..adapters.experts import gathered, is_routed
 from ..adapters.files import DTYPES, Adapter, read_adapter
 from ..adapters.lora_weights import LoraWeights
 from ..adapters.trained_tokens import END
@@ -25,6 +26,7 @@ from ..models.folder import INDEX, NAMED
 from ..models.spec import Model, read_config
 from ..models.weights import Checkpoint, Planned, is_finite, write_streamed
 from ..provenance import versions
+from .merged_experts import expert_changes
 
 SHARD_BYTES = 5 * 10**9  # of a written file, at the most
 BLOCK_NUMBERS = 1 << 24  # of a tensor that are held at a time
@@ -131,7 +133,8 @@ def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> tuple[dict
     """
     family = model.architecture
     table, head = f"{family.embedding}.weight", f"{family.head}.weight"
-    changes = _changes(adapter) | _trained_rows(adapter, model)
+    changes = _changes(adapter, family) | _trained_rows(adapter, model)
+    changes |= expert_changes(gathered(adapter.modules, family, model.dims), model, checkpoint)
     places = {name: checkpoint.stored(name) for name in changes if name in checkpoint}
     items = {name: Item(name) for name in checkpoint.names()}
     untied = model.tied and bool(changes.keys() & {table, head})
@@ -153,10 +156,12 @@ def _items(adapter: Adapter, model: Model, checkpoint: Checkpoint) -> tuple[dict
     return items, untied
 
 
-def _changes(adapter: Adapter) -> dict[str, tuple[tuple[int, ...], Change]]:
+def _changes(adapter: Adapter, family: Architecture) -> dict[str, tuple[tuple[int, ...], Change]]:
     """Name of a tensor -> its shape and what happens to it."""
     changes: dict[str, tuple[tuple[int, ...], Change]] = {}
     for path, module in adapter.modules.items():
+        if is_routed(path, family):
+            continue
         shape = module.b.shape[0], module.a.shape[1]
         changes[f"{path}.weight"] = shape, partial(_merged, module)
         if module.bias is not None:

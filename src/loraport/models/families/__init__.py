@@ -55,8 +55,9 @@ class Architecture:
         another name; of `{expert}`, those of all experts, one behind the other; several of these
         side by side, as rows of each expert; or blocks and scales of MXFP4
     routed : of experts that are one module whose inputs a router chooses by: `experts`, that module
-        below the block, `router`, and `rows`, whether gate's and up's are `halves` of one parameter
-        or `interleaved`. Without it experts' own updates are not carried
+        below the block, `router`, `rows`, whether gate's and up's are `halves` of one parameter or
+        `interleaved`, and `axes` of each expert's matrix, `out_in` as everywhere or `in_out`.
+        Without it experts' own updates are not carried
     vectors : parameters below the block that are no module's weight or bias, such as the sinks of
         attention
     """
@@ -225,8 +226,9 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
     wrong |= _wrong_norms(content)
     routed = content.get("routed", {})
-    wrong |= set(routed) ^ ({"experts", "router", "rows"} if routed else set())
+    wrong |= set(routed) ^ ({"experts", "router", "rows", "axes"} if routed else set())
     wrong |= {routed.get("rows", "halves")} - {"halves", "interleaved"}
+    wrong |= {routed.get("axes", "out_in")} - {"out_in", "in_out"}
     if wrong:
         raise LoraportError(
             f"models/families/{name}.json is not a family",
