@@ -83,6 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="loraport-benchmark-") as folder:
         run = Pipeline(Path(folder), "cpu", options.threads, ROLES)
         dims = run_rules(run, options)
+    needs.TEXTS, needs.READ_TOKENS = TEXTS, TEXTS * WORDS  # what is read here
     planned = {row.rule: row for row in needs.table(dims["old"], dims["new"])}
     rows = []
     for record in run.records:

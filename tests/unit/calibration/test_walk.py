@@ -16,8 +16,10 @@ from loraport.calibration.batches import make_batches
 from loraport.calibration.resume import KeptFeatures
 from loraport.calibration.sites import STREAM, caught_sites
 from loraport.calibration.streams import Streams
-from loraport.calibration.walk import Walk
+from loraport.calibration.sums import layer_moments
+from loraport.calibration.walk import Walk, open_walks
 from loraport.errors import LoraportError
+from loraport.models import blocks
 from loraport.models.blocks import Streamed, Whole, open_blocks
 from loraport.models.loading import load_base
 from loraport.models.spec import Model, describe, open_model
@@ -200,8 +202,6 @@ class Counted:
 
 def test_no_more_than_two_blocks_are_in_memory_and_all_is_read_once(deep, monkeypatch):
     counted, read, around = Counted(), [], 0
-    from loraport.models import blocks
-
     read_tensor, read_bytes = blocks.read_tensor, TensorFile.read
     monkeypatch.setattr(blocks, "read_tensor", lambda *of: counted.add(read_tensor(*of)))
     monkeypatch.setattr(TensorFile, "read", lambda *of: read.append(of[1]) or read_bytes(*of))
@@ -214,6 +214,20 @@ def test_no_more_than_two_blocks_are_in_memory_and_all_is_read_once(deep, monkey
     assert len(read) == len(set(read))
     names = set(deep.checkpoint().names())
     assert set(read) == names - {f"{family.head}.weight"}
+
+
+def test_two_models_side_by_side_hold_two_blocks_each_and_read_all_once(deep, monkeypatch):
+    counted, read = Counted(), []
+    read_tensor, read_bytes = blocks.read_tensor, TensorFile.read
+    monkeypatch.setattr(blocks, "read_tensor", lambda *of: counted.add(read_tensor(*of)))
+    monkeypatch.setattr(TensorFile, "read", lambda *of: read.append(of[1]) or read_bytes(*of))
+    settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 4}
+    walks, batches = open_walks((deep, deep), TEXTS, settings, [False, False])
+    pairs = [(layer, layer) for layer in range(deep.dims.layers)]
+    assert len(list(layer_moments((deep, deep), walks, batches, pairs, "cpu"))) == len(pairs)
+    around = 4 * (deep.dims.vocabulary + 1) * deep.dims.hidden
+    assert counted.most <= 2 * around + 4 * block_bytes(deep)
+    assert len(read) == 2 * (len(set(deep.checkpoint().names())) - 1)  # all but the heads
 
 
 def test_weights_that_changed_since_they_were_described_are_refused(deep):
@@ -239,5 +253,5 @@ def test_models_are_streamed_but_where_they_are_to_be_whole(pico_pair):
         settings = {"stream": stream, "device_map": device_map, "device": "cpu"}
         assert is_streamed(settings, own_code) == expected, settings
     for stream, kind in (("auto", Streamed), ("never", Whole)):
-        blocks, tokenizer = open_blocks(model, {"stream": stream, "device": "cpu"}, False)
-        assert type(blocks) is kind and tokenizer.pad_token_id is not None
+        opened, tokenizer = open_blocks(model, {"stream": stream, "device": "cpu"}, False)
+        assert type(opened) is kind and tokenizer.pad_token_id is not None
