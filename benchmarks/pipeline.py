@@ -151,7 +151,7 @@ class Pipeline:
             "known_as": ["old"],
             "base": "new",
             "revision": "",
-            "of": {"pair": "pair", "app": "app", "method": "lorasuite"},
+            "of": {"old": "old", "new": "new", "app": "app", "method": "lorasuite"},
         }
         inputs = {**SPECS, "maps": "maps.h5", "adapter": adapter}
         self.rule("transferred", "transferred", inputs, {"transfer": transfer}, repeat, **more)

@@ -60,7 +60,7 @@ def run_rules(run: Pipeline, options: argparse.Namespace) -> dict[str, Dimension
     transfer = {
         "settings": {"scale": "norm", "new_layers": "zero", "dtype": "float32"},
         "known_as": ["old"], "base": "new", "revision": "",
-        "of": {"pair": "pair", "app": "app", "method": "lorasuite"},
+        "of": {"old": "old", "new": "new", "app": "app", "method": "lorasuite"},
     }  # fmt: skip
     inputs = {**SPECS, "maps": "maps.h5", "adapter": "adapter"}
     run.rule("transferred", "transferred", inputs, {"transfer": transfer})
