@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters.audit import audit
+from ..adapters.experts import adapts_experts
 from ..adapters.files import Adapter, read_adapter
 from ..adapters.lora_weights import LoraWeights
 from ..errors import LoraportError
@@ -22,6 +23,7 @@ from .token_notes import token_notes
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "*.tiktoken", "vocab.*")
 Vocabularies = Callable[[], tuple[Vocabulary | None, Vocabulary | None]]
+UNCLEAR = "its experts are carried where they match one to one: both models on the texts tell"
 COPY, MAPS, NOT = "copied or by maps", "by maps", "no"
 
 
@@ -158,6 +160,8 @@ def prospect(
         refused.append(f"adapter {directory} has no place in the new model: {told}.")
     if vocabularies is not None and not refused:
         left += token_notes(adapter, *sides, vocabularies)
+    if adapts_experts(adapter.modules) and not refused:
+        adapter.warnings.append(UNCLEAR)
     same = old.architecture == new.architecture and _same_sizes(adapter, *sides)
     how = NOT if refused else COPY if same else MAPS
     return Prospect(how, refused, left, adapter.warnings)

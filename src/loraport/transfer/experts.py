@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..adapters.experts import Experts, gathered
+from ..adapters.experts import Experts, gathered, is_routed
 from ..errors import LoraportError
 from ..models.side import Side
 from .experts_file import LayerExperts, open_experts
@@ -28,7 +28,7 @@ def check_experts(adapter: "Adapter", old: Side, new: Side) -> None:
     LoraportError
         For a new model without experts, with other ones, or of a family whose experts are left.
     """
-    if not gathered(adapter.modules, old.family, old.dims):
+    if not any(is_routed(path, old.family) for path in adapter.modules):
         return
     sides = [(side.dims.experts, side.dims.intermediate) for side in (old, new)]
     if not new.family.routed or sides[0] != sides[1]:

@@ -8,8 +8,9 @@ import pico
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from loraport.cli import main
 from loraport.models.spec import open_model
-from loraport.planning.prospect import NOT, prospect
+from loraport.planning.prospect import NOT, UNCLEAR, prospect
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +82,37 @@ def test_experts_without_counterparts_are_refused_while_planning(tmp_path, bases
             targets=pico.ATTENTION,
             target_parameters=["mlp.experts.down_proj"],
         )
-    assert told(adapter, base, base).refused == []
+    same = told(adapter, base, base)
+    assert same.refused == []
+    assert UNCLEAR in same.notes
     found = told(adapter, base, model)
     assert found.how == NOT
     assert (
         f"no counterparts in the new model. Got: 4 experts of 56 neurons; {what}"
         in (found.refused[0])
     )
+
+
+def test_experts_of_another_base_are_refused_as_such(bases, tmp_path):
+    name = "model.layers.0.mlp.experts.3.gate_proj"
+    adapter = with_module(tmp_path / "a", bases["qwen3_moe"], name, (40, 32))
+    found = told(adapter, bases["qwen3_moe"], bases["qwen3_moe"])
+    assert found.how == NOT and len(found.refused) == 1
+    assert "is for another base model" in found.refused[0]
+
+
+def test_inspect_counts_experts(bases, tmp_path, capsys):
+    adapter = pico.make_adapter(
+        tmp_path / "a",
+        bases["mixtral"],
+        seed=3,
+        targets=["q_proj"],
+        target_parameters=["experts.down_proj"],
+    )
+    assert main(["inspect", str(adapter)]) == 0
+    told_lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:3] == ["down_proj", "8", "experts"] for line in told_lines)
+    assert any(line.split()[:3] == ["q_proj", "2", "layers"] for line in told_lines)
 
 
 def test_other_parameters_are_refused_by_name(bases, tmp_path):
