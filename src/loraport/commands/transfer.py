@@ -47,6 +47,7 @@ def run(arguments: Namespace) -> int:
     """Run the workflow and tell what it did."""
     from ..report.summary import summarise, summarise_all
     from . import _one_run
+    from ._words import in_flags
 
     out, adapters = arguments.out, arguments.adapters
     request = _one_run.Request(
@@ -69,9 +70,9 @@ def run(arguments: Namespace) -> int:
         request = replace(request, outs=tuple(out / app for app in request.apps))
     results = _one_run.run(request)
     if len(results) == 1:
-        print(summarise(results[0], shown=out))
+        print(summarise(results[0], shown=out, words=in_flags))
     else:
-        print(summarise_all(results, request.outs))
+        print(summarise_all(results, request.outs, words=in_flags))
     for result in results if arguments.merged else []:
         print(f"The merged model: {result.with_name('model_merged')}")
     print("\nA transfer alone may do little. Next, with the task's prompts, one a line, in a file:")

@@ -1,13 +1,15 @@
 """What transfers did, as tables on the terminal: `python -m loraport.summary DIRECTORY`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import read_json
 from ..runtime.job import last_record
 from .terminal import WIDTH, in_lines, listed, table
+
+Words = Callable[[str], str]
 
 
 def layer_table(modules: dict[str, dict[str, Any]]) -> str:
@@ -80,8 +82,14 @@ def expert_lines(layers: Mapping[str, Mapping[str, float]]) -> list[str]:
     ]
 
 
-def summarise(directory: Path, shown: Path | None = None) -> str:
-    """The whole summary of a `lora_transferred` directory; `shown` is a copy of it to point to."""
+def summarise(directory: Path, shown: Path | None = None, words: Words = str) -> str:
+    """The whole summary of a `lora_transferred` directory.
+
+    Parameters
+    ----------
+    shown : a copy of it to point to
+    words : puts a remark into the words of who asked
+    """
     shown = shown or directory
     report = read_json(directory / "transfer.json", "transfer")
     pair = directory.parent.parent if report["of"]["app"] == directory.parent.name else None
@@ -109,21 +117,22 @@ def summarise(directory: Path, shown: Path | None = None) -> str:
         "",
         *([without] if left else []),
         *expert_lines(report.get("experts", {}).get("layers", {})),
-        *(in_lines(line, WIDTH) for line in gain_lines(report.get("gain", {}))),
-        *(in_lines(f"warning: {each}", WIDTH) for each in report["warnings"]),
+        *(in_lines(words(line), WIDTH) for line in gain_lines(report.get("gain", {}))),
+        *(in_lines(f"warning: {words(each)}", WIDTH) for each in report["warnings"]),
         f"The carried adapter: {shown}",
         f"Load it with: peft.PeftModel.from_pretrained(new_model, {str(shown)!r})",
     ]
     return "\n".join(lines)
 
 
-def summarise_all(directories: Sequence[Path], shown: Sequence[Path]) -> str:
+def summarise_all(directories: Sequence[Path], shown: Sequence[Path], words: Words = str) -> str:
     """Several carried adapters: a row for each, and each warning once.
 
     Parameters
     ----------
     directories : `lora_transferred` directories
     shown : copies of them to point to
+    words : as for `summarise`
     """
     rows: list[list[str]] = []
     warnings: dict[str, list[str]] = {}
@@ -138,8 +147,9 @@ def summarise_all(directories: Sequence[Path], shown: Sequence[Path]) -> str:
         for each in report["warnings"]:
             warnings.setdefault(each, []).append(report["of"]["app"])
     header = ["carried adapter", "modules carried", "left behind", "update / weight"]
-    lines = (f"{listed(apps)}: warning: {each}" for each, apps in warnings.items())
-    return "\n".join([table(header, rows), *(in_lines(line, WIDTH) for line in lines)])
+    lines = [f"{listed(apps)}: warning: {words(each)}" for each, apps in warnings.items()]
+    told = [in_lines(line, WIDTH) for line in lines]
+    return "\n".join([table(header, rows), *([""] if told else []), *told])
 
 
 def main(arguments: Sequence[str]) -> int:
