@@ -82,6 +82,7 @@ def test_refusals_and_what_is_done_already_are_told_as_they_are():
     missing = record("MissingRuleException:\nNo rule", logging.ERROR, event=LogEvent.ERROR)
     nothing = record("Nothing to be done (all requested files are present and up to date).")
     assert told(refusal) == "no adapter 'b'. Got: b.\n"
+    assert told(record("[note] a: left behind: x", logging.WARNING)) == "a: left behind: x\n"
     assert told(missing) == "MissingRuleException:\nNo rule\n"
     assert told(record("Unlocked working directory.")) == "Unlocked working directory.\n"
     assert told(nothing) == "Nothing to be done: all that was asked for is there.\n"

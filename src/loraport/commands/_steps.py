@@ -56,7 +56,7 @@ class Steps:
             self._total = int(match[1])
             self._write(f"{self._total} {'step' if self._total == 1 else 'steps'} to do")
         elif match := NOTE.match(line):
-            self._write(match[1])
+            self._write(_folded(match[1]))
         elif match := RULE.match(line):
             self._rule = match[1]
         elif match := JOB.match(line):
@@ -93,6 +93,12 @@ class Steps:
     def _write(self, text: str) -> None:
         self._stream.write(f"{CLEAR if self._live else ''}{text.rstrip()}\n")
         self._stream.flush()
+
+
+def _folded(note: str) -> str:
+    from ..report.terminal import WIDTH, in_lines
+
+    return in_lines(note, WIDTH)
 
 
 def does(rule: str) -> str:

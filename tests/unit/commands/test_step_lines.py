@@ -59,3 +59,11 @@ def test_a_file_gets_no_marks_of_a_terminal_and_long_names_are_cut():
     assert "\r" not in text and "\033" not in text
     assert all(len(line) <= 100 for line in text.splitlines())
     assert "\r" in told(Terminal())
+
+
+def test_what_an_adapter_loses_is_told_before_the_steps():
+    steps, note = Steps(stream := io.StringIO()), "quiz: left behind: " + "rows of tokens " * 9
+    steps.tell(f"[note] {note}\n", 0.0)
+    lines = stream.getvalue().splitlines()
+    assert " ".join(lines) == note.strip() and len(lines) == 2
+    assert all(len(line) <= 100 for line in lines)
