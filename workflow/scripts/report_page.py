@@ -36,7 +36,7 @@ with job(snakemake) as log:
     }
     links = {
         "everything that was run": "run.html",
-        "Snakemake's report (both by `make report`)": "workflow.html",
+        "Snakemake's report (both by make report)": "workflow.html",
     }
     write_text(
         snakemake.output[0],

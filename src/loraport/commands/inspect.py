@@ -53,13 +53,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Look at each adapter, and print what it is."""
     from ..planning.prospect import NOT, named_model
+    from ..report.terminal import WIDTH, in_lines
 
     if arguments.to:
         named_model(arguments.to)
     alone = len(arguments.adapters) == 1
     every = [_inspected(each, arguments.base, arguments.to, alone) for each in arguments.adapters]
     if alone:
-        print(details(every[0], arguments.to))
+        print(in_lines(details(every[0], arguments.to), WIDTH))
         for why in every[0].prospect.refused:
             print(f"loraport: {in_flags(why)}", file=sys.stderr)
     else:

@@ -184,12 +184,14 @@ def _sentence(
 ) -> str:
     """Why a verdict is what it is, with its numbers."""
     points = 100 / scale
-    low, high = points * paired.low, points * paired.high
+    apart, low, high = (
+        f"{points * each:+.1f}".replace("-", "−")
+        for each in (paired.difference, paired.low, paired.high)
+    )
     text = (
         f"new + adapter {verb} {points * paired.second:.1f} %, {other} {points * paired.first:.1f}"
         f" %, on {paired.items} items ({paired.gained} gained, {paired.lost} lost): a difference "
-        f"of {points * paired.difference:+.1f} points, {100 * paired.level:.0f} % interval "
-        f"{low:+.1f} to {high:+.1f}"
+        f"of {apart} points, {100 * paired.level:.0f} % interval {low} to {high}"
     )
     ends = {
         DEPLOY: f", above −{settings.margin:g}.",
