@@ -137,7 +137,8 @@ def _fleet(apps: Sequence[App]) -> str:
             _number_cell(_seconds(app), 0),
         ]
         rows.append(f"<tr{_about(app)}>{''.join(cells)}</tr>")
-    return f"{_table(titles, rows)}\n<p class=soft>{LEGEND}</p>"
+    more = "<span class=narrow>The table goes on to the right. </span>"
+    return f"{_table(titles, rows)}\n<p class=soft>{more}{LEGEND}</p>"
 
 
 def _about(app: App) -> str:
