@@ -206,3 +206,31 @@ def test_at_no_width_the_page_is_wider_than_the_screen(tmp_path):
 def test_in_a_browser_columns_can_be_sorted(opened):
     head = opened.partition("<thead>")[2].partition("</thead>")[0]
     assert head.count("<button>") == 8
+
+
+def test_in_a_browser_rows_are_sorted_and_filtered(tmp_path):
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    given = [
+        fleet.App(name, rows(name, average=score), "finetuned", verdict)
+        for name, score, verdict in (("b", 0.5, "DEPLOY"), ("a", 0.25, "RETRAIN"), ("c", 0.75, ""))
+    ]
+    (tmp_path / "report.html").write_text(fleet_page.page("p", given))
+    script = """onload = () => {
+      const page = document.querySelector("iframe").contentDocument, told = [];
+      const shown = () => [...page.querySelectorAll("tbody")[0].rows].filter((row) => !row.hidden)
+        .map((row) => row.cells[0].textContent).join("");
+      const button = (at) => page.querySelectorAll("th button")[at];
+      told.push(shown());
+      button(0).click(); told.push(shown());
+      button(2).click(); told.push(shown());
+      button(2).click(); told.push(shown());
+      const verdict = page.getElementById("verdict"), text = page.getElementById("text");
+      verdict.value = "DEPLOY"; verdict.dispatchEvent(new Event("input")); told.push(shown());
+      verdict.value = ""; text.value = "A"; text.dispatchEvent(new Event("input"));
+      told.push(shown());
+      document.title = told.join(" "); }"""
+    frame = '<iframe src="report.html" width=800 height=600></iframe>'
+    path = tmp_path / "frame.html"
+    path.write_text(f"<title></title>{frame}<script>{script}</script>")
+    assert re.search("<title>(.*)</title>", dom_of(path))[1] == "bac abc abc cba b a"
