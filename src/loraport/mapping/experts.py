@@ -87,8 +87,7 @@ def _matched(models: tuple[Model, Model], pair: tuple[int, int], sums: _Sums) ->
     correlation = _correlation(sums.chosen)
     experts, about = assign_experts(correlation, pair)
     read = fit_parts(reading, sums.read, "auto", "procrustes")
-    right = read.matrix.cpu()
-    neurons, cosine = _neurons(models, pair, experts, right)
+    neurons, cosine = _neurons(models, pair, experts, read.matrix.float())
     if cosine < MIN_COSINE:
         raise LoraportError(
             f"the experts of layer {pair[1]} are chosen alike, and their neurons do not correspond",
@@ -104,7 +103,7 @@ def _matched(models: tuple[Model, Model], pair: tuple[int, int], sums: _Sums) ->
         experts,
         neurons,
         behind.cpu().numpy(),
-        (gain * right).numpy(),
+        (gain * read.matrix).cpu().numpy(),
         {**about, "cosine": cosine, "gain": gain},
     )
 
@@ -157,19 +156,27 @@ def _correlation(sums: Moments) -> np.ndarray:
 def _neurons(
     models: tuple[Model, Model], pair: tuple[int, int], experts: np.ndarray, right: torch.Tensor
 ) -> tuple[np.ndarray, float]:
-    """Old neuron of each new one in each new expert, (E, f), and the median cosine of the pairs."""
+    """Old neuron of each new one in each new expert, (E, f), and the median cosine of the pairs, in
+    float32 where `right` is.
+    """
     old, new = (_gate_up(model, layer) for model, layer in zip(models, pair, strict=True))
     orders, cosines = [], []
     for number, expert in enumerate(experts):
-        turned = torch.nn.functional.normalize((old[expert].double() @ right).flatten(1), dim=1)
-        own = torch.nn.functional.normalize(new[number].double().flatten(1), dim=1)
-        cosine = (own @ turned.T).numpy()
+        turned = (old[expert].to(right) @ right).flatten(1)
+        own = new[number].to(right).flatten(1)
+        cosine = _cosines(own, turned).cpu().numpy()
         best = cosine.argmax(axis=1)
         if len(set(best)) < len(best):  # else each has its own best one, which is the assignment
             best = linear_sum_assignment(cosine, maximize=True)[1]
         orders.append(best)
         cosines.append(cosine[np.arange(len(best)), best])
     return np.array(orders), float(np.median(cosines))
+
+
+def _cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Of all rows with all rows."""
+    unit = torch.nn.functional.normalize
+    return unit(left, dim=1) @ unit(right, dim=1).T
 
 
 def _gate_up(model: Model, layer: int) -> torch.Tensor:
