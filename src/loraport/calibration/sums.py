@@ -74,6 +74,8 @@ def layer_moments(
             for site, parts in sums.items():
                 sizes = (side.get(rms(site)) for side in (old, new))
                 parts[part].add(old[site], new[site], *sizes)
+            old.clear()  # room for the next
+            new.clear()
             progress(len(batch.inputs[0]["input_ids"]))
         _keep_on("cpu", sums, part)
         yield sums

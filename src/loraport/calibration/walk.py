@@ -126,6 +126,7 @@ class Walk:
         ) as caught:
             for number in range(len(self._batches)):
                 yield number, caught
+                caught.clear()  # room for the next
 
     @torch.no_grad()
     def _run(self, number: int) -> torch.Tensor:

@@ -197,15 +197,15 @@ def _moments(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
     """Both models, the sums of one layer pair, and what a batch passes through its sites: as it is,
-    and the widest ones in float64. A matrix is written as its triangle. On a GPU are the sums of
-    one part of the texts.
+    and the widest ones in float64, once more squared. A matrix is written as its triangle. On a GPU
+    are the sums of one part of the texts.
     """
     held = [_walk(d, number, whole) for d in (old, new)]
     sums = _site_sums(old, new)
     there, kept = (sums / 2, sums) if number == HALF_BYTES else (sums, 0.0)
     widths = sum(sum(_read_widths(d)) + 4 * d.hidden for d in (old, new))
     wide = [max(_read_widths(d)) for d in (old, new)]
-    caught = BATCH_TOKENS * (widths * number + sum(wide) * DOUBLE_BYTES)
+    caught = BATCH_TOKENS * (widths * number + 2 * sum(wide) * DOUBLE_BYTES)
     written = 0.5 * max(wide) ** 2 * DOUBLE_BYTES
     layers = min(old.layers, new.layers)
     return Walked(
