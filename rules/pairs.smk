@@ -53,6 +53,7 @@ rule cka:
 
 rule layers:
     input:
+        unpack(look.pair_specs),
         cka=look.pair_artifact("cka"),
     output:
         look.pair_artifact("layers"),

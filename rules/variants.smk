@@ -22,6 +22,7 @@ use rule cka as variant_cka with:
 
 use rule layers as variant_layers with:
     input:
+        unpack(look.pair_specs),
         cka=look.made_in_home("cka"),
     output:
         look.variant_artifact("layers"),

@@ -115,6 +115,28 @@ def llama4_multimodal(**fields) -> transformers.Llama4Config:
     )
 
 
+def qwen3_5_text(**fields) -> transformers.Qwen3_5TextConfig:
+    """Layers of linear attention and of attention in turns."""
+    types = ["linear_attention", "full_attention"] * fields.get("num_hidden_layers", 2)
+    fields["layer_types"] = types[: fields.get("num_hidden_layers", 2)]
+    return transformers.Qwen3_5TextConfig(**{**DELTA, **fields})
+
+
+def qwen3_5(**fields) -> transformers.Qwen3_5Config:
+    """The same inside a config of text and images."""
+    tied = fields.pop("tie_word_embeddings", False)
+    tower = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
+    return transformers.Qwen3_5Config(
+        text_config=qwen3_5_text(**fields).to_dict(),
+        vision_config={**tower, "out_hidden_size": fields.get("hidden_size", 32)},
+        tie_word_embeddings=tied,
+    )
+
+
+DELTA = {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4,
+         "linear_value_head_dim": 8,
+         "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5,
+                             "mrope_section": [1, 1, 1]}}  # fmt: skip
 LLAMA4 = {"num_local_experts": 4, "intermediate_size_mlp": 60, "interleave_moe_layer_step": 2}
 FEW = {"num_experts": 4, "num_experts_per_tok": 2}
 LOCAL = {"num_local_experts": 4}
@@ -125,6 +147,15 @@ INSIDE = ("model.language_model.layers", "model.language_model.embed_tokens")
 QKVO = {role: path for role, path in SEPARATE.items() if role in "qkvo"}
 UNGATED = {role: path for role, path in SEPARATE.items() if role != "gate"}
 GATE_UP = {**SEPARATE, **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")}
+DELTA_NET = {
+    **{f"linear_{role}": "linear_attn.in_proj_qkv" for role in "qkv"},
+    **{f"linear_{role}": f"linear_attn.in_proj_{role}" for role in "zba"},
+    "linear_o": "linear_attn.out_proj",
+}
+QWEN3_5 = {**SEPARATE, "q_gate": "self_attn.q_proj", **DELTA_NET}
+# name -> of each layer in turn, roles that it lacks
+MIXED = [("q", "k", "v", "o", "q_gate"), tuple(DELTA_NET)]
+BY_LAYER = {"qwen3_5_text": MIXED, "qwen3_5": MIXED}
 FAMILIES = {
     "llama": Family(transformers.LlamaConfig, {}, SEPARATE),
     "mistral": Family(transformers.MistralConfig, {}, SEPARATE),
@@ -217,10 +248,19 @@ FAMILIES = {
         experts(transformers.Ernie4_5_MoeConfig, OWN_WIDTH, moe_num_experts=4, moe_k=2), {}, QKVO
     ),
     "olmoe": Family(experts(transformers.OlmoeConfig, **FEW), {}, QKVO),
+    "qwen3_5_text": Family(qwen3_5_text, ROUND, QWEN3_5),
+    "qwen3_5": Family(qwen3_5, ROUND, QWEN3_5, *INSIDE),
     "phimoe": Family(experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
 }
 # mixtures of experts, whose attention alone is carried
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.paths is QKVO)
+
+
+def roles(name: str, layer: int) -> list[str]:
+    """The roles of a layer."""
+    lacking = BY_LAYER.get(name, [()])
+    lacking = lacking[layer % len(lacking)]
+    return [role for role in FAMILIES[name].paths if role not in lacking]
 
 
 def sizes(name: str, wider: bool = False) -> dict:
@@ -247,6 +287,11 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
         head = len(weight) // (heads + 2 * kv_heads)
         cuts = np.split(weight, [heads * head, (heads + kv_heads) * head])
         return cuts["qkv".index(role)]
+    if name in BY_LAYER and role in ("q", "q_gate"):  # in turns, head by head
+        both = weight.reshape(heads, 2, -1, weight.shape[1])
+        return both[:, ("q", "q_gate").index(role)].reshape(-1, weight.shape[1])
+    if FAMILIES[name].paths[role] == "linear_attn.in_proj_qkv":  # values are twice as wide
+        return np.split(weight, [len(weight) // 4, len(weight) // 2])["qkv".index(role[-1])]
     if name in ("phi3", "glm4") and role in ("gate", "up"):
         return np.split(weight, 2)[("gate", "up").index(role)]
     return weight
@@ -262,6 +307,21 @@ def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     return {name.replace("language_model.model.", new): v for name, v in tensors.items()}
 
 
+def load_others(name: str, directory: Path) -> dict[tuple[int, str], np.ndarray]:
+    """(layer, role) -> weight of the roles that the oracle's containers have no place for."""
+    config, tensors = AutoConfig.from_pretrained(directory), read_tensors(directory)
+    config, family = config.get_text_config(), FAMILIES[name]
+    return {
+        (i, role): split(
+            name, role, tensors[f"{family.block}.{i}.{family.paths[role]}.weight"],
+            config.num_attention_heads, config.num_key_value_heads,
+        )
+        for i in range(config.num_hidden_layers)
+        for role in roles(name, i)
+        if role not in SEPARATE
+    }  # fmt: skip
+
+
 def load_layers(name: str, directory: Path) -> list[literal.Layer]:
     """The blocks of a model as the oracle's containers; a role that is missing is empty."""
     config, tensors = AutoConfig.from_pretrained(directory), read_tensors(directory)
@@ -273,8 +333,9 @@ def load_layers(name: str, directory: Path) -> list[literal.Layer]:
         weights = {
             role: split(name, role, tensors[f"{family.block}.{i}.{path}.weight"], heads, kv_heads)
             for role, path in family.paths.items()
+            if role in roles(name, i) and role in SEPARATE
         }
-        empty = dict.fromkeys(("gate", "up", "down"), np.zeros((0, 0)))
+        empty = dict.fromkeys(SEPARATE, np.zeros((0, 0)))
         layers.append(literal.Layer(**{**empty, **weights}, heads=heads, kv_heads=kv_heads))
     return layers
 

@@ -16,17 +16,18 @@ SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps":
 HIDDEN = families.SIZES["hidden"]
 # their norms take the mean off: it has to stay where it is
 CENTRED = ("cohere2", "nemotron", "phimoe")
-SHIFTED = ("nemotron",)  # whose norms add 1 to their weight
+SHIFTED = ("nemotron", "qwen3_5_text", "qwen3_5")  # whose norms add 1 to their weight
 # where files of models that see have the decoder
 OLDER = ("model.layers", "model.embed_tokens", "language_model.model", "language_model.lm_head")
-# of experts, whose entries stand for no dimension of the stream
-NEITHER = ("gate_up_proj_bias", "e_score_correction_bias")
+# whose entries stand for no dimension of the stream
+NEITHER = ("gate_up_proj_bias", "e_score_correction_bias", "conv1d.weight")
+WRITERS = ("o", "linear_o", "down")
 PATH = [(0, 0), (1, 1)]
 # families that no other twins are of
 NEWER = (
     "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
     "seed_oss", "arcee", "nemotron", "apertus", "cohere2", "qwen2_5_vl", "qwen3_vl", "mistral3",
-    *families.MIXTURES,
+    *families.MIXTURES, *families.BY_LAYER,
 )  # fmt: skip
 CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
 CASES += [("granite", "louder")]
@@ -48,7 +49,7 @@ def of_the_stream(key: str, values: torch.Tensor) -> bool:
 def writers(name: str) -> tuple[str, ...]:
     """Ends of the weights and biases that write into the stream."""
     paths = FAMILIES[name].paths
-    ends = {paths[role].rpartition(".")[2] for role in ("o", "down") if role in paths}
+    ends = {paths[role].rpartition(".")[2] for role in WRITERS if role in paths}
     if name in families.MIXTURES:
         ends |= {"down_proj", "w2", "output_linear"}
     return tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))

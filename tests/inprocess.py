@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 
+from loraport.models.families import ROLES
+
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 MAPPING = {
     "wh": "auto",
@@ -21,7 +23,7 @@ MAPPING = {
     "unmatched": "empty",
     "heads": "hungarian",
     "wi": "code",
-    "modules": ["q", "k", "v", "o", "gate", "up", "down"],
+    "modules": list(ROLES),
     "device": "cpu",
 }
 TRANSFER = {"scale": "paper", "new_layers": "zero", "dtype": "float32"}
@@ -116,7 +118,9 @@ class PairRun:
 
     def layers(self) -> Path:
         settings = self._settings("layers", "max_offset", "unmatched")
-        return self._script("layers", "layers.json", {"cka": self.cka()}, settings=settings)
+        return self._script(
+            "layers", "layers.json", {**self._specs(), "cka": self.cka()}, settings=settings
+        )
 
     def heads(self) -> Path:
         inputs = {**self._specs(), "embedding": self.embedding(), "layers": self.layers()}

@@ -285,8 +285,9 @@ def transfer(
     """
     carried = {}
     for i, j in path:
-        pairs = assign(head_similarity(old[i], new[j], W_h))
         mine = {role: update for (layer, role), update in updates.items() if layer == i}
+        attends = not mine.keys().isdisjoint("qkvo")  # else one layer may have no heads
+        pairs = assign(head_similarity(old[i], new[j], W_h)) if attends else []
         for role, factors in transfer_layer(old[i], new[j], W_h, pairs, mine, wi).items():
             carried[j, role] = factors
     return carried

@@ -22,14 +22,14 @@ from loraport.calibration.sums import layer_moments
 from loraport.calibration.walk import open_walks
 from loraport.mapping.pair import Adapted, Pair, read_outputs, write_outputs
 from loraport.methods import make_maps, make_outputs, needs
+from loraport.models.families import ROLES
 from loraport.models.loading import load_base
 from loraport.models.side import Side
 from loraport.models.spec import open_model
 from loraport.transfer.carry import carry
 from loraport.transfer.maps import open_maps, write_maps
 
-ROLES = ["q", "k", "v", "o", "gate", "up", "down"]
-SETTINGS: dict[str, Any] = {"modules": ROLES, "ridge": "auto", "prior": "procrustes",
+SETTINGS: dict[str, Any] = {"modules": list(ROLES), "ridge": "auto", "prior": "procrustes",
                             "writes": "stream", "wi": "code", "side": "input",
                             "singular": 320, "cross_terms": "drop",
                             "calibrate_on": "generic"}  # fmt: skip

@@ -3,7 +3,7 @@
 from loraport.artifacts import identities
 from loraport.mapping.adapter_texts import open_adapted
 from loraport.mapping.pair import open_pair
-from loraport.methods import make_maps
+from loraport.methods import make_maps, maps_to_make
 from loraport.models.spec import load_spec
 from loraport.runtime.device import pick_device
 from loraport.runtime.job import counted, job
@@ -16,7 +16,6 @@ with job(snakemake) as log:
     device = pick_device(params.reading["calibration"]["device"])
     adapted = open_adapted(snakemake.input.adapter, old, params)
     pair = open_pair(old, new, inputs, dict(settings), device, adapted)
-    total = len(pair.path) * len(settings["modules"])
-    made = counted(make_maps(params.method, pair), total, "module maps")
+    made = counted(make_maps(params.method, pair), maps_to_make(pair), "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)
     log.info("maps of one adapter by %s, fitted on %s", params.method, settings["calibrate_on"])

@@ -3,7 +3,7 @@
 from loraport.artifacts import identities
 from loraport.mapping.in_turn import in_turn
 from loraport.mapping.pair import open_pair
-from loraport.methods import make_maps
+from loraport.methods import make_maps, maps_to_make
 from loraport.models.spec import load_spec
 from loraport.planning.needs import workers
 from loraport.runtime.device import pick_device
@@ -23,7 +23,6 @@ with job(snakemake) as log:
     pair = open_pair(old, new, inputs, dict(params.settings), device, workers=at_once)
     if summed:
         pair = in_turn(pair, params.sources["texts"], summed)
-    total = (len(pair.path) or new.dims.layers) * len(params.settings["modules"])
-    made = counted(make_maps(params.method, pair), total, "module maps")
+    made = counted(make_maps(params.method, pair), maps_to_make(pair), "module maps")
     write_maps(snakemake.output[0], params.method, identities(inputs), made)
     log.info("maps by %s for %s", params.method, ", ".join(params.settings["modules"]))

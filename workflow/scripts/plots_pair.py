@@ -11,5 +11,6 @@ with job(snakemake) as log:
     path = read_json(inputs.layers, "layers")["path"]
     similarity = read_similarity(inputs.cka)
     plots.save(plots.cka(similarity, path, snakemake.params.names), outputs.cka)
-    layers = [(old, new, *read_assignment(inputs.heads, new)) for old, new, _ in path]
+    matched = {(old, new): read_assignment(inputs.heads, new) for old, new, _ in path}
+    layers = [(*pair, *heads) for pair, heads in matched.items() if heads is not None]
     plots.save(plots.heads(layers), outputs.heads)

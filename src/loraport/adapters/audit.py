@@ -58,8 +58,9 @@ def audit(
         if place is None:
             raise _foreign_module(adapter, family, path)
         layer, module = place
-        wanted = family.module_shape(module, dims)
-        if layer >= dims.layers or (weights.b.shape[0], weights.a.shape[1]) != wanted:
+        there = layer < dims.layers and module in family.modules_of(dims.at(layer))
+        wanted = family.module_shape(module, dims.at(layer) if there else dims)
+        if not there or (weights.b.shape[0], weights.a.shape[1]) != wanted:
             raise LoraportError(
                 f"adapter {adapter.directory} is for another base model",
                 got=f"{path}: {(weights.b.shape[0], weights.a.shape[1])}",
@@ -232,7 +233,7 @@ def _check_complete(
     if chosen is None or chosen == []:
         chosen = range(dims.layers)
     for layer in [chosen] if isinstance(chosen, int) else chosen:
-        for module in family.modules:
+        for module in family.modules_of(dims.at(layer)):
             path = family.path(layer, module)
             if _targeted(targets, path) and (layer, module) not in located:
                 raise LoraportError(

@@ -15,7 +15,7 @@ import torch
 
 from ..artifacts import H5Writer, read_h5
 from ..models.families import ROLES
-from ..models.spec import Model
+from ..models.spec import Model, shared_roles
 from ..numerics.linalg import chunks
 from .batches import PARTS, Batch
 from .moments_file import pack, unpack
@@ -58,8 +58,11 @@ def layer_gradients(
     O(tokens · Σ d_n (d_o + d_n)). Memory: both models, what a batch keeps for its backward pass
     (some twenty widths a token and layer, and four vocabularies a token), and the sums.
     """
-    shared = [role for role in roles if all(role in model.architecture.roles for model in models)]
-    sums = [{role: _empty(models, role, device) for role in shared} for _ in pairs]
+    shared = [[role for role in roles if role in shared_roles(models, pair)] for pair in pairs]
+    sums = [
+        {role: _empty(models, pair, role, device) for role in mine}
+        for pair, mine in zip(pairs, shared, strict=True)
+    ]
     for batch in batches:
         seen = [_run(models[side], bases[side], batch, side, [pair[side] for pair in pairs], shared)
                 for side in range(2)]  # fmt: skip
@@ -71,8 +74,11 @@ def layer_gradients(
     return [{role: (fit, held) for role, (fit, held) in layer.items()} for layer in sums]
 
 
-def _empty(models: tuple[Model, Model], role: str, device: str) -> list[Regression]:
-    old, new = (model.dims.shape(role)[0] for model in models)
+def _empty(
+    models: tuple[Model, Model], layers: tuple[int, int], role: str, device: str
+) -> list[Regression]:
+    sides = zip(models, layers, strict=True)
+    old, new = (model.dims.at(layer).shape(role)[0] for model, layer in sides)
 
     def zeros(rows: int) -> torch.Tensor:
         return torch.zeros(rows, new, dtype=torch.float64, device=device)
@@ -89,9 +95,16 @@ def _with(sums: Regression, old: torch.Tensor, new: torch.Tensor) -> Regression:
 
 
 def _run(
-    model: Model, base: Any, batch: Batch, side: int, layers: Sequence[int], roles: Sequence[str]
+    model: Model,
+    base: Any,
+    batch: Batch,
+    side: int,
+    layers: Sequence[int],
+    roles: Sequence[Sequence[str]],
 ) -> list[dict[str, torch.Tensor]]:
-    """One forward and one backward pass: for each layer, role -> (tokens, width) gradients."""
+    """One forward and one backward pass: for each layer, each of its `roles` -> gradients, (tokens,
+    width).
+    """
     inputs = {key: value.to(base.device) for key, value in batch.inputs[side].items()}
     base.requires_grad_(False)
     targets = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)[:, 1:]
@@ -105,14 +118,18 @@ def _run(
 
 @contextmanager
 def _caught(
-    model: Model, base: Any, layers: Sequence[int], roles: Sequence[str], rows: torch.Tensor
+    model: Model,
+    base: Any,
+    layers: Sequence[int],
+    roles: Sequence[Sequence[str]],
+    rows: torch.Tensor,
 ) -> Iterator[list[dict[str, torch.Tensor]]]:
     """Catch the gradients by what modules write, at the positions `rows` (text, position)."""
     family, modules = model.architecture, dict(base.named_modules())
     caught: list[dict[str, torch.Tensor]] = [{} for _ in layers]
 
-    def catch(place: dict[str, torch.Tensor], role: str) -> Callable:
-        cut = family.rows(role, model.dims)
+    def catch(place: dict[str, torch.Tensor], layer: int, role: str) -> Callable:
+        cut = family.rows(role, model.dims.at(layer))
 
         def keep(gradient: torch.Tensor) -> None:
             text, position = rows.to(gradient.device)
@@ -128,10 +145,10 @@ def _caught(
         output.requires_grad_(True)
 
     handles = [base.get_input_embeddings().register_forward_hook(start)]
-    for place, layer in zip(caught, layers, strict=True):
-        for role in roles:
+    for place, layer, mine in zip(caught, layers, roles, strict=True):
+        for role in mine:
             module = modules[family.path(layer, family.module_of(role))]
-            handles.append(module.register_forward_hook(catch(place, role)))
+            handles.append(module.register_forward_hook(catch(place, layer, role)))
     try:
         yield caught
     finally:

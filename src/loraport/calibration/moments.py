@@ -109,8 +109,10 @@ class Moments:
 def site_bytes(old: Model, new: Model, roles: Collection[str] = ROLES) -> int:
     """Memory that the sums of one layer pair take for maps of `roles`, in bytes."""
     total = 0
-    for site, (written, read) in needed(roles).items():
-        o, n = width(old, site), width(new, site)
+    families = [set(model.architecture.roles) for model in (old, new)]
+    both = [role for role in roles if all(role in family for family in families)]
+    for site, (written, read) in needed(both).items():
+        o, n = width(old.dims, site), width(new.dims, site)
         total += o * n + o * o * written + n * n * read
     return total * len(PARTS) * 8
 

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..models.families import Dimensions
 from ..models.spec import Model
 
 # role -> site that its input stands at, and site that its output map is fitted at. gate and up are
 # fitted behind the activation: their own outputs lie in a space of the hidden size, below theirs
-READS = {"q": "attention", "k": "attention", "v": "attention", "o": "heads", "gate": "mlp",
-         "up": "mlp", "down": "inner"}  # fmt: skip
-WRITES = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "inner", "up": "inner", "down": "down"}
+LINEAR = ("linear_q", "linear_k", "linear_v", "linear_z", "linear_b", "linear_a")
+READS = {"q": "attention", "k": "attention", "v": "attention", "q_gate": "attention", "o": "heads",
+         **dict.fromkeys(LINEAR, "linear"), "linear_o": "linear_heads",
+         "gate": "mlp", "up": "mlp", "down": "inner"}  # fmt: skip
+WRITES = {role: "inner" if role in ("gate", "up") else role for role in READS}
 # o and down write into the residual stream: role -> site where the stream has taken their output in
-STREAM = {"o": "middle", "down": "stream"}
+STREAM = {"o": "middle", "linear_o": "middle", "down": "stream"}
 EXPERTS = "experts"  # site of what a mixture of experts reads, and its router; no role's
 # site -> role of the module, and whether its input or its output is meant
 SITES = {
@@ -30,6 +33,10 @@ SITES = {
     "v": ("v", "output"),
     "o": ("o", "output"),
     "down": ("down", "output"),
+    "q_gate": ("q_gate", "output"),
+    "linear": ("linear_q", "input"),
+    "linear_heads": ("linear_o", "input"),
+    **{role: (role, "output") for role in (*LINEAR, "linear_o")},
 }
 
 
@@ -54,7 +61,8 @@ def caught_sites(
     holds what the residual stream takes in; of a norm `rms(site)`, (tokens, 1), is the rms of what
     the module wrote.
     """
-    family, caught = model.architecture, {}
+    family, dims, caught = model.architecture, model.dims.at(layer), {}
+    roles = family.roles_of(dims)
     modules = dict(base.named_modules())
 
     def catch(site: str, where: str, cut: np.ndarray | None) -> Callable:
@@ -72,9 +80,9 @@ def caught_sites(
         if site in STREAM.values():
             block = modules[family.block.format(layer=layer)]
             handles.append(block.register_forward_hook(catch(site, where, None)))
-        elif role in family.roles:
+        elif role in roles:
             module = modules[family.path(layer, family.module_of(role))]
-            hook = catch(site, where, family.rows(role, model.dims))
+            hook = catch(site, where, family.rows(role, dims))
             handles.append(module.register_forward_hook(hook))
     if family.experts:
         module = modules[family.path(layer, family.experts[0])]
@@ -88,7 +96,7 @@ def caught_sites(
         return hook
 
     for role, site in STREAM.items() if factor != 1 else ():
-        if role not in family.roles:
+        if role not in roles:
             continue
         module = modules[family.path(layer, family.module_of(role))]
         handles.append(module.register_forward_hook(scaled(site, role)))
@@ -120,8 +128,8 @@ def rms(site: str) -> str:
 
 def written(caught: Mapping[str, torch.Tensor], site: str) -> torch.Tensor:
     """What the residual stream has taken in behind o (`middle`) or down (`stream`)."""
-    role = next(role for role, behind in STREAM.items() if behind == site)
-    return caught.get(normed(site), caught[role])
+    names = [normed(site), *(role for role, behind in STREAM.items() if behind == site)]
+    return caught[next(name for name in names if name in caught)]
 
 
 def _catch_norm(
@@ -141,9 +149,9 @@ def _catch_norm(
     return hook
 
 
-def width(model: Model, site: str) -> int:
+def width(dims: Dimensions, site: str) -> int:
     """Numbers a token at a site."""
     role, where = SITES[site]
     if site in STREAM.values():
-        return model.dims.hidden
-    return model.dims.shape(role)[1 if where == "input" else 0]
+        return dims.hidden
+    return dims.shape(role)[1 if where == "input" else 0]

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from ..models.families import ROLES
-from ..models.spec import Model
+from ..models.spec import Model, shared_roles
 from .batches import PARTS, Batch
 from .moments import LayerMoments, Moments
-from .sites import SITES, STREAM, needed, rms, width
+from .sites import needed, rms, width
 from .walk import Walk
 
 
@@ -65,35 +65,41 @@ def layer_moments(
         for walk, layer, after in zip(walks, pair, following, strict=True):
             walk.step(layer)
             passing.append(walk.through(move=after != layer))  # an old block may be run again
-        sums = _empty_layer(models, roles)
+        sums = _empty_layer(models, pair, roles)
         part = -1
         for batch, old, new in zip(batches, *passing, strict=True):
             if part != PARTS.index(batch.part):
                 part = PARTS.index(batch.part)
                 _keep_on(device, sums, part)
-            for site, parts in sums.items():
-                sizes = (side.get(rms(site)) for side in (old, new))
-                parts[part].add(old[site], new[site], *sizes)
+            _add(sums, part, old, new)
             old.clear()  # room for the next
             new.clear()
             progress(len(batch.inputs[0]["input_ids"]))
         _keep_on("cpu", sums, part)
         yield sums
-        del sums, parts
+        del sums
         if kept and pair is not pairs[-1]:
             kept.save_if_due(walks, place + 1)
 
 
+def _add(sums: LayerMoments, part: int, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Take in a batch of one part of the texts: what passed the sites of both layers."""
+    for site, parts in sums.items():
+        sizes = (side.get(rms(site)) for side in (old, new))
+        parts[part].add(old[site], new[site], *sizes)
+
+
 def _empty_layer(
-    models: tuple[Model, Model], roles: Collection[str]
+    models: tuple[Model, Model], layers: tuple[int, int], roles: Collection[str]
 ) -> dict[str, tuple[Moments, Moments]]:
-    """Sums of no token yet, at the sites that both families have."""
+    """Sums of no token yet, at the sites of the roles that both layers have."""
     sums = {}
-    for site in needed(roles):
-        if site in STREAM.values() or all(SITES[site][0] in m.architecture.roles for m in models):
-            old, new = (width(model, site) for model in models)
-            fit, held = (Moments.empty(site, old, new, "cpu", roles) for _ in PARTS)
-            sums[site] = (fit, held)
+    both = [role for role in shared_roles(models, layers) if role in roles]
+    sides = [model.dims.at(layer) for model, layer in zip(models, layers, strict=True)]
+    for site in needed(both):
+        old, new = (width(dims, site) for dims in sides)
+        fit, held = (Moments.empty(site, old, new, "cpu", both) for _ in PARTS)
+        sums[site] = (fit, held)
     return sums
 
 

@@ -15,7 +15,7 @@ import torch
 from ..models.blocks import Blocks, open_blocks
 from ..models.spec import Model
 from .batches import Batch, make_batches
-from .sites import SITES, caught_sites, written
+from .sites import SITES, STREAM, caught_sites, written
 from .streams import Streams
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
@@ -67,8 +67,8 @@ class Walk:
                 pass
             finally:
                 handle.remove()
-            if role == "o":
-                text, place = self._batches[number].rows[self._side].to(caught["o"].device)
+            if STREAM.get(role) == "middle":
+                text, place = self._batches[number].rows[self._side].to(caught[role].device)
                 caught["middle"] = self._entering[text, place] + written(caught, "middle")
             yield dict(caught)
 

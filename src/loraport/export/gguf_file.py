@@ -196,10 +196,11 @@ def row_order(model: Model, path: str, interleaved: Any) -> np.ndarray | None:
     Row `2 i + j` of a head is row `i + j · d/2` where rotary embedding turns neighbours: of d rows
     the first half of each pair lies in the first half of the head.
     """
-    family, dims = model.architecture, model.dims
+    family = model.architecture
     place = family.locate(path)
     if place is None:
         return None
+    dims = model.dims.at(place[0])
     roles = family.modules[place[1]]
     if len(roles) == 1 and roles[0] in interleaved:
         heads = dims.heads if roles[0] == "q" else dims.kv_heads

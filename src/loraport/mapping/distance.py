@@ -68,7 +68,9 @@ def mapping_quality(layers: str | Path, embedding: str | Path, heads: str | Path
     about = {key: value for key, value in read_about(embedding).items() if key in shown}
     by_layer = {}
     for _, layer, _ in rows:
-        similarity, matched = read_assignment(heads, layer)
+        if (of_heads := read_assignment(heads, layer)) is None:
+            continue  # one of both layers has no heads
+        similarity, matched = of_heads
         by_layer[str(layer)] = {
             "assigned": _mean(similarity[matched[:, 0], matched[:, 1]]),
             "random": float(similarity.mean()),

@@ -126,7 +126,7 @@ def _kept(site: str, placed: Caught, new: Caught, change: Caught) -> Caught:
     the old model has no such norm, it is rms(y).
     """
     kept = {name: placed[name] for name in (site, *STREAM.values()) if name in placed}
-    for target in STREAM.values():
+    for target in dict.fromkeys(STREAM.values()):
         name = rms(target)
         if name in placed and target in placed:
             kept[name] = new[name] * change[name] if name in change else placed[name]

@@ -6,7 +6,7 @@ head mapping). With `Q̃ = Q_o W_h` and so on, `⟨Q̃ᵀK̃, Q'ᵀK'⟩ = Σ (Q
 layer hold every head pair, and their blocks are also the transforms of Eq. 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from ..artifacts import H5Writer, read_h5
-from ..models.spec import Model
+from ..models.spec import Model, shared_roles
 from ..models.weights import Checkpoint
 
 ROLES = ("q", "k", "v", "o")
-
+GATE = "q_gate"
+BLOCKS = "blocks_"  # start of datasets' names
 
 Heads = Callable[[str], torch.Tensor]  # role -> (heads, h, d) float64, read anew each time
 
@@ -31,7 +32,8 @@ class MatchedHeads:
     Attributes
     ----------
     assignment : (k, 2) of (old, new) query heads
-    blocks : role q, k, v, o -> (k, h_o, h_n): `T = W_o[a] W_h W_n[b]ᵀ` of each matched pair
+    blocks : role q, k, v, o, maybe q_gate -> (k, h_o, h_n): `T = W_o[a] W_h W_n[b]ᵀ` of each
+        matched pair
     """
 
     assignment: np.ndarray
@@ -95,13 +97,25 @@ def read_heads(model: Model, checkpoint: Checkpoint, layer: int, device: str) ->
     def read(role: str) -> torch.Tensor:
         weight = model.weight(checkpoint, layer, role).astype(np.float64)
         rows = torch.from_numpy(weight.T if role == "o" else weight).to(device)
-        return rows.reshape(-1, model.dims.head_dim, model.dims.hidden)
+        return rows.reshape(-1, model.dims.at(layer).head_dim, model.dims.hidden)
 
     return read
 
 
+def head_pairs(
+    models: tuple[Model, Model], path: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, bool]]:
+    """The (old, new) layers that both have heads, and whether both have a gate on them."""
+    held = [(*layers, shared_roles(models, layers)) for layers in path]
+    return [(old, new, GATE in roles) for old, new, roles in held if {*ROLES} <= {*roles}]
+
+
 def match_layer(
-    old: Heads, new: Heads, hidden_map: torch.Tensor | None, how: str = "hungarian"
+    old: Heads,
+    new: Heads,
+    hidden_map: torch.Tensor | None,
+    how: str = "hungarian",
+    gated: bool = False,
 ) -> tuple[np.ndarray, MatchedHeads]:
     """Similarity of all heads of a layer pair, and the matched ones with their blocks.
 
@@ -109,6 +123,7 @@ def match_layer(
     ----------
     hidden_map : W_h (d_o, d_n) float64, or None for the identity
     how : `hungarian`, `identity` or `none`
+    gated : whether both have a gate on what their heads give: it is not compared, but has blocks
 
     Returns
     -------
@@ -120,7 +135,7 @@ def match_layer(
     product is `T = W_o[a] W_h W_n[b]ᵀ`.
     """
     products, own_old, own_new = {}, {}, {}
-    for role in ROLES:
+    for role in (*ROLES, GATE) if gated else ROLES:
         left, right = old(role), new(role)
         if hidden_map is not None:
             left = left @ hidden_map
@@ -148,19 +163,22 @@ def write_matched_heads(
     writer.dataset(f"layer_{layer}/similarity", similarity)
     writer.dataset(f"layer_{layer}/assignment", matched.assignment)
     for role, blocks in matched.blocks.items():
-        writer.dataset(f"layer_{layer}/blocks_{role}", blocks)
+        writer.dataset(f"layer_{layer}/{BLOCKS}{role}", blocks)
 
 
 def read_matched_heads(path: str | Path, layer: int) -> MatchedHeads:
     """Matched heads of one new layer."""
     with read_h5(path, "heads") as file:
         group = file[f"layer_{layer}"]
-        blocks = {role: group[f"blocks_{role}"][...] for role in ROLES}
+        names = [name for name in group if name.startswith(BLOCKS)]
+        blocks = {name.removeprefix(BLOCKS): group[name][...] for name in names}
         return MatchedHeads(group["assignment"][...], blocks)
 
 
-def read_assignment(path: str | Path, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity (H_o, H_n) and assignment (k, 2) of the heads of one new layer."""
+def read_assignment(path: str | Path, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Similarity (H_o, H_n) and assignment (k, 2) of the heads of one new layer, if it has any."""
     with read_h5(path, "heads") as file:
+        if f"layer_{layer}" not in file:
+            return None
         group = file[f"layer_{layer}"]
         return group["similarity"][...], group["assignment"][...]

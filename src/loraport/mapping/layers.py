@@ -1,5 +1,6 @@
 """Which old layer serves which new one: a monotone path of greatest similarity."""
 
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from ..artifacts import read_json, write_json
 from ..errors import LoraportError
+from ..models.spec import Model, shared_roles
 
 LayerPath = list[tuple[int, int]]
 
@@ -79,14 +81,45 @@ def serve_all(path: LayerPath, layers: int) -> LayerPath:
     return served
 
 
+def shared_counts(old: Model, new: Model) -> np.ndarray | None:
+    """How many roles an old and a new layer have in common, (l_o, l_n); None where all layers of
+    both models have the same ones.
+    """
+    if not (old.dims.by_layer or new.dims.by_layer):
+        return None
+    layers = itertools.product(range(old.dims.layers), range(new.dims.layers))
+    counts = [len(shared_roles((old, new), pair)) for pair in layers]
+    return np.reshape(counts, (old.dims.layers, new.dims.layers))
+
+
+def _preferring(similarity: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """Scores by which the best path has the most roles in common, and of such paths the greatest
+    similarity: a role more weighs more than all similarities of a path.
+    """
+    if (shared == shared.flat[0]).all():
+        return similarity
+    return similarity + shared * (1 + 2 * min(similarity.shape) * np.abs(similarity).max())
+
+
 def layer_path(
-    similarity: np.ndarray, how: str, max_offset: int | None, unmatched: str = "empty"
+    similarity: np.ndarray,
+    how: str,
+    max_offset: int | None,
+    unmatched: str = "empty",
+    shared: np.ndarray | None = None,
 ) -> LayerPath:
-    """The path by the mapping settings: `layers` is `cka` (best path) or a fixed offset; new layers
-    that are `unmatched` are left `empty`, or served by the `next` pair's old one.
+    """The path by the mapping settings.
+
+    Parameters
+    ----------
+    how : `cka` (best path) or a fixed offset
+    unmatched : new layers without a partner are left `empty`, or served by the `next` pair's old
+        one
+    shared : roles that layers have in common, (l_o, l_n): they come first, then similarity
     """
     old, new = similarity.shape
-    path = best_path(similarity, max_offset) if how == "cka" else fixed_path(old, new, how)
+    scores = similarity if shared is None else _preferring(similarity, shared)
+    path = best_path(scores, max_offset) if how == "cka" else fixed_path(old, new, how)
     return serve_all(path, new) if unmatched == "next" else path
 
 
@@ -98,6 +131,7 @@ def write_path(
     layers: str,
     max_offset: int | None,
     unmatched: str,
+    shared: np.ndarray | None = None,
 ) -> LayerPath:
     """Choose the layer path and store it with the similarity of each pair.
 
@@ -106,8 +140,9 @@ def write_path(
     inputs : identities of what the similarity comes from
     similarity : (l_o, l_n)
     layers, max_offset, unmatched : settings of the mapping, as in `layer_path`
+    shared : as in `layer_path`
     """
-    path = layer_path(similarity, layers, max_offset, unmatched)
+    path = layer_path(similarity, layers, max_offset, unmatched, shared)
     rows = [[old, new, float(similarity[old, new])] for old, new in path]
     content: dict[str, Any] = {
         "path": rows,

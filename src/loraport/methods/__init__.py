@@ -25,6 +25,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LoraportError
+from ..models.spec import shared_roles
 from ..transfer.maps import ModuleMap
 
 if TYPE_CHECKING:
@@ -113,6 +114,13 @@ def check_pair(name: str, old: "Dimensions", new: "Dimensions", settings: dict[s
     module = import_module(f"{__package__}.{name}")
     if hasattr(module, "check"):
         module.check(old, new, settings)
+
+
+def maps_to_make(pair: "Pair") -> int:
+    """How many maps a pair has at most: one for each role that matched layers have in common."""
+    path = pair.path or [(layer, layer) for layer in range(pair.new.dims.layers)]
+    shared = (shared_roles((pair.old, pair.new), layers) for layers in path)
+    return sum(role in pair.settings["modules"] for roles in shared for role in roles)
 
 
 def make_maps(name: str, pair: "Pair") -> Iterator[ModuleMap]:

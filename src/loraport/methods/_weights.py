@@ -9,15 +9,23 @@ import torch
 
 from ..errors import LoraportError
 from ..mapping.pair import Pair
-from ..models.families import ROLES, Dimensions
-from ..models.spec import Model
+from ..models.families import FEED_FORWARD, ROLES, Dimensions
+from ..models.spec import Model, shared_roles
 from ..transfer.maps import ModuleMap, Term
 
 
-def roles(pair: Pair) -> list[str]:
-    """The roles that both families have, of those that the settings ask for."""
-    both = [role for role in pair.old.architecture.roles if role in pair.new.architecture.roles]
+def roles(pair: Pair, layer: int) -> list[str]:
+    """The roles that a new layer and the old one that serves it both have, of those that the
+    settings ask for.
+    """
+    old_layer = next((old for old, new in pair.path if new == layer), layer)
+    both = shared_roles((pair.old, pair.new), (old_layer, layer))
     return [role for role in both if role in pair.settings["modules"]]
+
+
+def served(pair: Pair) -> list[tuple[int, int]]:
+    """The (old, new) layers of the path that have a role in common."""
+    return [(old_layer, layer) for old_layer, layer in pair.path if roles(pair, layer)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ def weights(pair: Pair) -> Iterator[Weights]:
     read = _reader(pair)
     path = pair.path or [(layer, layer) for layer in range(pair.new.dims.layers)]
     for old_layer, layer in path:
-        for role in roles(pair):
+        for role in roles(pair, layer):
             yield Weights(layer, role, old_layer, *read(old_layer, layer, role))
 
 
@@ -99,12 +107,20 @@ def require_equal(
     """
     sides = {"both": (0, 1), "output": (0,), "input": (1,)}[axes]
     # of a mixture of experts no role of the feed-forward network is mapped
-    held = ROLES if old.experts == new.experts == 1 else ROLES[:4]
-    wrong = [
-        f"{role} {old.shape(role)} and {new.shape(role)}"
+    held = [role for role in ROLES if old.experts == new.experts == 1 or role not in FEED_FORWARD]
+    pairs = [(old.at(n), new.at(n)) for n in range(min(old.layers, new.layers))]
+    shapes = {
+        (role, each.shape(role), other.shape(role)): None
+        for each, other in (pairs if old.by_layer or new.by_layer else [(old, new)])
         for role in held
         if role in settings["modules"]
-        and any(old.shape(role)[side] != new.shape(role)[side] for side in sides)
+        and role not in each.lacks + other.lacks
+        and all(each.shape(role) + other.shape(role))  # not of a family without the role
+    }
+    wrong = [
+        f"{role} {each} and {other}"
+        for role, each, other in shapes
+        if any(each[side] != other[side] for side in sides)
     ]
     if old.layers != new.layers:
         wrong.insert(0, f"{old.layers} and {new.layers} layers")

@@ -66,7 +66,9 @@ def _layer(
 ) -> dict[str, tuple[Term, dict[str, float]]]:
     """Role -> its pair of maps, and figures about how they were made, of a layer pair's moments."""
     layers, moments = summed
-    layer, settings, mapped = layers[1], pair.settings, roles(pair)
+    layer, settings, mapped = layers[1], pair.settings, roles(pair, layers[1])
+    if not mapped:
+        return {}
     right: dict[str, Fit] = {}
     left: dict[str, Fit] = {}
     tokens: dict[str, int] = {}

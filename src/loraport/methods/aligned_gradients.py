@@ -26,7 +26,7 @@ from ..mapping.pair import Pair
 from ..numerics.parallel import in_order
 from ..transfer.maps import Dense, ModuleMap, Term
 from . import aligned
-from ._weights import roles
+from ._weights import roles, served
 
 NEEDS = ("models", "layers", "moments", "gradients")
 SETTINGS = ("ridge", "prior", "writes")
@@ -38,7 +38,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     Settings: as those of `aligned`; `ridge: auto` takes the held-out error of M here. The output
     maps cost O(d_n³) a role beside what `aligned` takes.
     """
-    layers = [layer for _, layer in pair.path]
+    layers = [layer for _, layer in served(pair)]
     lefts = in_order(partial(_outputs, pair), layers, pair.workers)
     modules = groupby(aligned.maps(pair), key=lambda each: each.layer)
     for (_, made), left in zip(modules, lefts, strict=True):
@@ -51,7 +51,7 @@ def _outputs(pair: Pair, layer: int) -> dict[str, Fit]:
     ridge, prior = pair.settings["ridge"], pair.settings["prior"]
     return {
         role: fit(*pair.gradients(layer, role), ridge, prior)
-        for role in roles(pair)
+        for role in roles(pair, layer)
         if role in INNER
     }
 

@@ -61,7 +61,7 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
         walks.step(old_layer, layer)
         adapted = [
             role
-            for role in roles(pair)
+            for role in roles(pair, layer)
             if (old_layer, pair.old.architecture.module_of(role)) in held
         ]
         left = pair.outputs(layer)
@@ -72,13 +72,13 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
             right = fit_parts(reading, walks.reading(site), asked, prior)
             for role in readers:
                 module = pair.old.architecture.module_of(role)
-                rows = pair.old.architecture.rows(role, pair.old.dims)
+                rows = pair.old.architecture.rows(role, pair.old.dims.at(old_layer))
                 weights = held[old_layer, module].rows(rows)
                 a = _tensor(weights.a, right.matrix) @ right.matrix
                 b = _output(pair, walks, role, layer, a, weights, left[_written(role)])
                 new = pair.new.architecture
                 place(walks.placed.base, new.path(layer, new.module_of(role)),
-                      new.rows(role, pair.new.dims), weights.scale * b @ a)  # fmt: skip
+                      new.rows(role, pair.new.dims.at(layer)), weights.scale * b @ a)  # fmt: skip
                 yield ModuleMap(
                     layer,
                     role,
@@ -94,7 +94,7 @@ def outputs(pair: Pair, layer: int) -> dict[str, Fit]:
     asked, moments = pair.settings["ridge"], pair.moments(layer)
     auto = asked == "auto"
     fits: dict[str, Fit] = {}
-    for site in dict.fromkeys(_written(role) for role in roles(pair)):
+    for site in dict.fromkeys(_written(role) for role in roles(pair, layer)):
         ridge, prior = OUTPUT_RIDGE, pair.settings["prior"]
         if site in STREAM.values():
             ridge, prior = STREAM_RIDGE, "zero"

@@ -4,6 +4,9 @@ Every map is a product of the blocks and thin factors that it is made of; nothin
 Cost per layer pair: the heads' blocks are read from the artifact; gate, up and down take one
 Gram matrix and its inverse each, O(f d²).
 
+The gate on what attention gives (Qwen 3.5) goes by the heads of q. Linear attention has no such
+heads: its modules go by the formulas of up and down, which is our reading.
+
 Where no head is matched (`heads: none`, the authors' ablation) attention is carried as a whole,
 `ΔW_n = W_hᵀ ΔW_o W_h`, for heads that fill the hidden size in both models.
 """
@@ -14,17 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..calibration.sites import STREAM
 from ..errors import LoraportError
 from ..mapping.embedding import choose_rule
-from ..mapping.heads import MatchedHeads
+from ..mapping.heads import ROLES, MatchedHeads
 from ..mapping.pair import Pair
 from ..models.families import Dimensions
 from ..numerics.linalg import gram_inverse, pinv
 from ..transfer.maps import Blocks, Dense, Factor, ModuleMap, Term
-from ._weights import both_norms
+from ._weights import both_norms, roles
 
 NEEDS = ("models", "embedding", "layers", "heads")
 SETTINGS = ("wi",)
+ATTENTION = (*ROLES, "q_gate")
 MAX_ROUNDING = 1e-5  # of a map by float32 factors, relative to the map's norm
 
 
@@ -36,7 +41,8 @@ def check(old: Dimensions, new: Dimensions, settings: dict[str, Any]) -> None:
 
 
 def _require_whole_heads(old: Dimensions, new: Dimensions) -> None:
-    if any(dims.heads * dims.head_dim != dims.hidden for dims in (old, new)):
+    layers = [each for dims in (old, new) for each in dims.by_layer or [dims]]
+    if any(each.heads * each.head_dim != each.hidden for each in layers):
         raise LoraportError(
             "lorasuite without head mapping needs heads that fill the hidden size",
             got=" and ".join(f"{d.heads} × {d.head_dim} of {d.hidden}" for d in (old, new)),
@@ -52,13 +58,11 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     (the authors' code) uses pinv(W_h) where `paper` uses W_hᵀ.
     """
     checkpoints = pair.old.checkpoint(), pair.new.checkpoint()
-    wanted = [role for role in pair.old.architecture.roles if role in pair.settings["modules"]]
     carried = HiddenMap(pair.hidden_map, pair.settings["wi"])
     for old_layer, layer in pair.path:
-        heads = pair.heads(layer)
+        wanted = roles(pair, layer)
+        heads = pair.heads(layer) if set(wanted) & set(ATTENTION) else None
         for role in wanted:
-            if role not in pair.new.architecture.roles:
-                continue
             old, new = (
                 torch.from_numpy(model.weight(file, number, role).astype(np.float64)).to(
                     pair.device
@@ -67,8 +71,9 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
                     (pair.old, pair.new), checkpoints, (old_layer, layer), strict=True
                 )
             )
-            if role in ("q", "k", "v", "o"):
-                term = _attention(role, heads, pair, carried)
+            if heads is not None and role in ATTENTION:
+                sizes = pair.old.dims.at(old_layer), pair.new.dims.at(layer)
+                term = _attention(role, heads, sizes, carried)
             else:
                 term = _intermediate(role, old, new, carried)
             yield ModuleMap(layer, role, old_layer, (term,), **both_norms(old, new))
@@ -98,13 +103,15 @@ class HiddenMap:
         return (self._inverse,)
 
 
-def _attention(role: str, heads: MatchedHeads, pair: Pair, carried: HiddenMap) -> Term:
-    """Eq. 3. q, k, v: `B_n[b] = Tᵀ B_o[a]`, `A_n = A_o W_h`; o the other way round.
+def _attention(
+    role: str, heads: MatchedHeads, sizes: tuple[Dimensions, Dimensions], carried: HiddenMap
+) -> Term:
+    """Eq. 3. q (and its gate), k, v: `B_n[b] = Tᵀ B_o[a]`, `A_n = A_o W_h`; o the other way round.
 
     Back to grouped key-value heads: the mean over the group, unmatched zeros counted.
     """
     old, new = heads.assignment[:, 0], heads.assignment[:, 1]
-    dims_old, dims_new = pair.old.dims, pair.new.dims
+    dims_old, dims_new = sizes
     if not len(old):
         return _headless(role, dims_old, dims_new, carried)
     blocks = heads.blocks[role]
@@ -112,7 +119,7 @@ def _attention(role: str, heads: MatchedHeads, pair: Pair, carried: HiddenMap) -
         grid = (dims_old.heads, dims_new.heads)
         return Term(carried.transposed(), (Blocks(old, new, blocks, grid),))
     turned = blocks.transpose(0, 2, 1)
-    if role == "q":
+    if role in ("q", "q_gate"):
         grid = (dims_new.heads, dims_old.heads)
         return Term((Blocks(new, old, turned, grid),), carried.forward())
     group_old = dims_old.heads // dims_old.kv_heads
@@ -137,13 +144,14 @@ def _headless(role: str, old: Dimensions, new: Dimensions, carried: HiddenMap) -
 
 
 def _intermediate(role: str, old: torch.Tensor, new: torch.Tensor, carried: HiddenMap) -> Term:
-    """gate, up: `B_n = U_n pinv(W_h) pinv(U_o) B_o`; down: `A_n = A_o pinv(D_o) W_h D_n`.
+    """gate, up, and what reads into linear attention: `B_n = U_n pinv(W_h) pinv(U_o) B_o`; down,
+    and what writes out of it: `A_n = A_o pinv(D_o) W_h D_n`.
 
     With `U⁺ = (UᵀU)⁻¹ Uᵀ` and `D⁺ = Dᵀ (D Dᵀ)⁻¹` both base weights stand as they are, which lie in
     two bytes a number, and what is between them is one matrix of the residual streams' sizes. Else
     there are two matrices: the inner product goes through the thinner of the two streams.
     """
-    if role == "down":
+    if role in STREAM:
         between = _between(old.T, carried.matrix)
         if between is not None:
             right = Dense(old, transposed=True), Dense(between.T), Dense(new)

@@ -11,3 +11,17 @@ class Side:
 
     family: Architecture
     dims: Dimensions
+
+    def at(self, layer: int) -> "Side":
+        """One layer of it, where layers differ."""
+        return Side(self.family, self.dims.at(layer))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that it has; of a model, those that any of its layers has."""
+        return self.family.roles_of(self.dims)
+
+    @property
+    def modules(self) -> dict[str, tuple[str, ...]]:
+        """Its modules, below a block, with the roles that each holds."""
+        return self.family.modules_of(self.dims)

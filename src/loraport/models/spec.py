@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Model:
         """A role's weight (d_out, d_in) in its stored dtype, cut out of a fused module."""
         family = self.architecture
         values = checkpoint.read(f"{family.path(layer, family.module_of(role))}.weight")
-        rows = family.rows(role, self.dims)
+        rows = family.rows(role, self.dims.at(layer))
         return values if rows is None else values[rows]
 
     @property
@@ -72,6 +72,12 @@ class Model:
             return None
         stored = self.checkpoint().read(f"{self.architecture.path(layer, norm)}.weight")
         return stored.astype(np.float64) + self.architecture.norm_shift
+
+
+def shared_roles(models: tuple[Model, Model], layers: tuple[int, int]) -> list[str]:
+    """The roles that a layer of the old model and one of the new one both have."""
+    old, new = (m.architecture.roles_of(m.dims.at(i)) for m, i in zip(models, layers, strict=True))
+    return [role for role in old if role in new]
 
 
 def is_local(source: str) -> bool:
@@ -184,8 +190,9 @@ def _wanted(model: Model) -> Iterator[tuple[str, tuple[int, int]]]:
     if not model.tied:
         yield f"{family.head}.weight", (dims.vocabulary, dims.hidden)
     for layer in range(dims.layers):
-        for module in family.modules:
-            yield f"{family.path(layer, module)}.weight", family.module_shape(module, dims)
+        own = dims.at(layer)
+        for module in family.modules_of(own):
+            yield f"{family.path(layer, module)}.weight", family.module_shape(module, own)
 
 
 def check_shapes(model: Model) -> None:
@@ -225,7 +232,7 @@ def describe(directory: Path, source: str, revision: str) -> dict[str, Any]:
     return {
         **({"left_aside": aside} if aside else {}),
         "family": family.name,
-        "dimensions": asdict(model.dims),
+        "dimensions": model.dims.record(),
         "attention": model.dims.attention,
         "tied": model.tied,
         "other_tensors": sorted(name for name in checkpoint.names() if not family.describes(name)),
@@ -269,7 +276,7 @@ def load_spec(
     if source:
         directory, _ = resolve(source, content["revision"] or revision)
         _check_unchanged(directory, content["files"], path, streamed)
-    family, dims = families()[content["family"]], Dimensions(**content["dimensions"])
+    family, dims = families()[content["family"]], Dimensions.of(content["dimensions"])
     return Model(family, dims, directory, content["tied"], content.get("tensors", {}))
 
 

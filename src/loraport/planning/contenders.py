@@ -33,7 +33,7 @@ def dimensions(config: Config, model: str) -> Dimensions | None:
     """A model's dimensions: from its spec or its local files; None while only the hub knows."""
     spec = Path(layout.path(layout.SPEC, model=model))
     if spec.is_file():
-        return Dimensions(**json.loads(spec.read_text())["dimensions"])
+        return Dimensions.of(json.loads(spec.read_text())["dimensions"])
     source = config.model(model)["source"]
     return open_model(Path(source)).dims if is_local(source) and Path(source).is_dir() else None
 

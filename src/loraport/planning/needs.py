@@ -1,13 +1,14 @@
 """What each rule will need: memory and time from the models' dimensions, before anything runs."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from ..models.families import ROLES, Dimensions
+from ..models.families import FEED_FORWARD, ROLES, Dimensions
 
 MIB = 1 << 20
 BASE_MIB = 600  # Python with torch and transformers imported
@@ -41,16 +42,21 @@ TABLE_COPIES = 3.5
 
 def parameters(dims: Dimensions) -> int:
     """Weights of all linear modules and of both embeddings, a close upper bound."""
-    return dims.layers * block_parameters(dims) + 2 * dims.vocabulary * dims.hidden
+    blocks = sum(block_parameters(dims.at(layer)) for layer in range(dims.layers))
+    return blocks + 2 * dims.vocabulary * dims.hidden
 
 
 def block_parameters(dims: Dimensions) -> int:
     """Weights of the linear modules of one block."""
-    attention, feed_forward = (
-        sum(rows * columns for rows, columns in map(dims.shape, each))
-        for each in (ROLES[:4], ROLES[4:])
-    )
-    return attention + dims.experts * feed_forward
+    held = [role for role in ROLES if role not in dims.lacks]
+    sizes = {role: math.prod(dims.shape(role)) for role in held}
+    feed_forward = sum(size for role, size in sizes.items() if role in FEED_FORWARD)
+    return sum(sizes.values()) + (dims.experts - 1) * feed_forward
+
+
+def _held(dims: Dimensions) -> list[str]:
+    """Roles that a model of these sizes may have."""
+    return [role for role in ROLES if all(dims.shape(role))]
 
 
 def _spec(*models: Dimensions) -> tuple[float, float]:
@@ -183,7 +189,7 @@ def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
     """The adapter, what it becomes (twice while it is written), and a block of a map; a method that
     adds a matrix of weights has one of those as well.
     """
-    sides = [d.layers * sum(sum(d.shape(role)) for role in ROLES) for d in (old, new)]
+    sides = [d.layers * sum(sum(d.shape(role)) for role in _held(d)) for d in (old, new)]
     factors = RANK * SINGLE_BYTES * (sides[0] + 2 * sides[1])
     return factors + new.intermediate * new.hidden * DOUBLE_BYTES, 60
 
@@ -249,7 +255,12 @@ def _site_sums(old: Dimensions, new: Dimensions) -> float:
     total += old.intermediate**2  # down's input is what gate and up write
     both = old.hidden**2 + old.hidden * new.hidden
     total += 2 * (both + new.hidden**2)  # the stream behind o and behind down
-    for role in ("q", "k", "v", "o", "down"):  # what they write: Σ x yᵀ and Σ x xᵀ
+    linear = (old.linear_values, new.linear_values)
+    if all(linear):  # what linear attention reads, and its output
+        for o, n in ((old.hidden, new.hidden), linear):
+            total += o * n + n * n
+    written = [role for role in _held(old) if role in _held(new) and role not in ("gate", "up")]
+    for role in written:  # Σ x yᵀ and Σ x xᵀ
         o, n = old.shape(role)[0], new.shape(role)[0]
         total += o * n + o * o
     return 2 * DOUBLE_BYTES * total
@@ -413,7 +424,7 @@ def table(old: Dimensions, new: Dimensions) -> list[Row]:
 
 def read_sizes(spec: str | Path) -> Dimensions:
     """Dimensions from a spec.json."""
-    return Dimensions(**json.loads(Path(spec).read_text())["dimensions"])
+    return Dimensions.of(json.loads(Path(spec).read_text())["dimensions"])
 
 
 def read(inputs: Any) -> list[Dimensions]:

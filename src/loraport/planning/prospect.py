@@ -17,7 +17,7 @@ from ..models.side import Side
 from ..models.spec import Model, adapter_directory, open_model, resolve
 from ..models.tokens import Vocabulary, read_vocabulary
 from ..transfer.experts import check_experts
-from ..transfer.left import no_place
+from ..transfer.left import check_magnitudes, fewer_layers, no_place
 from ..transfer.modules_to_save import check_saved
 from .token_notes import token_notes
 
@@ -149,9 +149,14 @@ def prospect(
     if old is None or new is None:
         return Prospect(NOT if refused else MAPS, refused, [], adapter.warnings)
     sides = Side(old.architecture, old.dims), Side(new.architecture, new.dims)
-    for check in (check_saved, check_experts):
+    checks: list[Callable[[], None]] = [
+        lambda: check_saved(adapter, *sides),
+        lambda: check_experts(adapter, *sides),
+        lambda: check_magnitudes(places, *sides),
+    ]
+    for check in checks:
         try:
-            check(adapter, *sides)
+            check()
         except LoraportError as error:
             refused.append(str(error))
     left, kept = _left(places, *sides)
@@ -184,4 +189,5 @@ def _left(
     adapted = {layer for layer, _ in places}
     if len(adapted) > new.dims.layers:
         left.append(f"{len(adapted) - new.dims.layers} or more of {len(adapted)} layers")
+    left += fewer_layers(places, old, new)
     return left, kept

@@ -27,7 +27,7 @@ from .card import write_card
 from .experts import carry_experts, left_experts
 from .gauge import fresh_rows, in_gauge, scaled
 from .guard import by_definition, check_size, listed
-from .left import no_place
+from .left import no_layer, no_place
 from .magnitudes import carried_magnitude, row_norms
 from .maps import Maps, ModuleMap, open_maps
 from .modules_to_save import keep_saved
@@ -60,6 +60,7 @@ def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWei
     Parameters
     ----------
     sources : one for each role that the new module stacks and the adapter adapts
+    new : the layer
     module : the new module, below its block
 
     Returns
@@ -167,31 +168,40 @@ def carry(
     modules: dict[str, Any] = {}
     used = set()
     for layer in range(new.dims.layers):
-        for module, roles in new.family.modules.items():
+        here = new.at(layer)
+        for module, roles in here.modules.items():
             homes = {r: old.family.module_of(r) for r in roles if r in old.family.roles}
             kin = [weights for (_, home), weights in adapter.items() if home in homes.values()]
             if not kin:
                 continue  # the adapter does not adapt this kind of module
-            entries = {role: maps.module(layer, role) for role in homes}
+            entries = {role: _map_of(maps, layer, role, old) for role in homes}
             sources = _sources(adapter, entries, homes, old)
             name = new.family.path(layer, module)
             if sources:
                 used |= {(source.map.old_layer, source.module) for source in sources}
-                weights, kept = carry_module(sources, new, module)
+                weights, kept = carry_module(sources, here, module)
                 if scale == "norm":
                     weights = _rescaled(weights, sources)
-                weights = with_row_vectors(weights, sources, new, module, entries)
-                weights = scaled(weights, gain, _base_rows(weights, new, module, entries))
+                weights = with_row_vectors(weights, sources, here, module, entries)
+                weights = scaled(weights, gain, _base_rows(weights, here, module, entries))
                 modules[name] = _account(weights, sources, kept, gain)
                 weights = in_gauge(weights, factors, name)
             elif any(entries.values()) or kin[0].magnitude is not None:
                 continue  # left alone by the adapter, or without norms for DoRA's magnitudes
             else:
-                weights = _without_source(kin, new, module, new_layers, name)
+                weights = _without_source(kin, here, module, new_layers, name)
                 modules[name] = {"source": None}
             result[layer, module] = weights
     left = sorted(old.family.path(*place) for place in adapter if place not in used)
     return result, {"modules": modules, "left_behind": left}
+
+
+def _map_of(maps: Maps, layer: int, role: str, old: Side) -> ModuleMap | None:
+    """A role's map; None where no old layer serves the new one, or one without the role."""
+    source = maps.source(layer)
+    if source is None or role not in old.at(source).roles:
+        return None
+    return maps.module(layer, role)
 
 
 def _sources(
@@ -205,7 +215,7 @@ def _sources(
     for role, entry in entries.items():
         if entry is not None and (entry.old_layer, homes[role]) in adapter:
             weights = adapter[entry.old_layer, homes[role]]
-            rows = old.family.rows(role, old.dims)
+            rows = old.family.rows(role, old.dims.at(entry.old_layer))
             sources.append(Source(entry, homes[role], weights.rows(rows)))
     return sources
 
@@ -377,12 +387,14 @@ def transfer_files(
     dtype, allow_large = settings.pop("dtype"), settings.pop("allow_large", False)
     with open_maps(artifacts["maps"]) as maps:
         weights, report = carry(located, maps, old, new, **settings)
+        served = [(maps.source(layer), layer) for layer in range(new.dims.layers)]
         method = maps.method
     experts, of_experts = carry_experts(
         adapter, artifacts.get("experts"), old, new, settings["gain"]
     )
     told, oversized = check_size(report["modules"], allow_large=allow_large)
-    told = [*no_place(located, old, new), *left_experts(of_experts), *told]
+    told = [*no_place(located, old, new), *no_layer(located, served, old, new),
+            *left_experts(of_experts), *told]  # fmt: skip
     base = params["base"], resolved or params["revision"]
     write_adapter(
         out,

@@ -223,6 +223,11 @@ class Maps:
             for number, name in sorted(self._layers.items())
         }
 
+    def source(self, layer: int) -> int | None:
+        """The old layer that serves a new one; None where none does."""
+        roles = self._file[self._layers[layer]] if layer in self._layers else {}
+        return next((int(node.attrs["old_layer"]) for node in roles.values()), None)
+
     def module(self, layer: int, role: str) -> ModuleMap | None:
         """The map of a role of a new layer, or None where the layer has no source."""
         if layer not in self._layers:

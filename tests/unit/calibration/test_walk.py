@@ -54,11 +54,13 @@ def passed(model: Model, base, batch, layer: int) -> dict[str, torch.Tensor]:
 def assert_same_walk(directory: Path, **how) -> None:
     model, base, batches, walk = open_both(directory, **how)
     for layer in range(model.dims.layers):
+        has_heads = "q" in model.architecture.roles_of(model.dims.at(layer))
+        reads = "attention" if has_heads else "linear"
         whole = [passed(model, base, batch, layer) for batch in batches]
         seen = list(walk.through(move=True))
         for number, (expected, found) in enumerate(zip(whole, seen, strict=True)):
             assert torch.equal(expected.pop("output"), walk.streams[number])
-            assert expected.keys() == found.keys() >= {*STREAM.values(), "attention"}
+            assert expected.keys() == found.keys() >= {*STREAM.values(), reads}
             for site, values in expected.items():
                 assert torch.equal(values, found[site]), (layer, site)
 

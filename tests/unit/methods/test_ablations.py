@@ -112,10 +112,13 @@ def by_formula(how: str, x: np.ndarray, y: np.ndarray) -> float:
     return float((alpha * rho).sum() / alpha.sum())
 
 
+ALIKE = {"lacks": (), "by_layer": ()}  # all layers
+
+
 def dims(**changes) -> Dimensions:
     filled = dict.fromkeys(Dimensions.__dataclass_fields__, 2)
     sizes = {"hidden": 32, "heads": 4, "head_dim": 8, "kv_heads": 4, **changes}
-    return Dimensions(**{**filled, **sizes})
+    return Dimensions(**{**filled, **ALIKE, **sizes})
 
 
 @pytest.mark.parametrize(

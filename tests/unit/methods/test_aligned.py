@@ -111,12 +111,12 @@ def test_what_ridge_maps_shrink_is_made_up_for_by_the_shares_they_predict(pico_p
     for (_, layer), held in zip(path, moments, strict=True):
         fits = {
             role: fit(*(reading(part) for part in held[READS[role]]), "auto", "procrustes")
-            for role in READS
+            for role in pico.PATHS
         }
         # the four sites that are read, by a role each; a share below a tenth counts as one
         shares = [max(1 - fits[role].error, 0.1) for role in ("q", "o", "up", "down")]
         gains.append((sum(shares) / 4) ** -0.75)
-        for role in READS:
+        for role in pico.PATHS:
             right = made[layer, role].terms[0].right[0].matrix
             assert torch.allclose(right, gains[-1] * fits[role].matrix)
             assert made[layer, role].notes["gain"] == pytest.approx(gains[-1])

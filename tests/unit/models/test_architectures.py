@@ -8,7 +8,7 @@ import numpy as np
 import pico
 import pytest
 import torch
-from families import FAMILIES, MIXTURES
+from families import BY_LAYER, FAMILIES, MIXTURES
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -78,12 +78,14 @@ def test_modules_are_the_models_with_their_shapes(case):
         and not family.is_of_experts(path)
     }
     described = {
-        family.path(layer, module): family.module_shape(module, dims)
+        family.path(layer, module): family.module_shape(module, dims.at(layer))
         for layer in range(dims.layers)
-        for module in family.modules
+        for module in family.modules_of(dims.at(layer))
     }
     assert described == linear
-    assert dims.layers == len(linear) // len(family.modules)
+    assert bool(dims.by_layer) == (name in BY_LAYER)
+    if name not in BY_LAYER:
+        assert dims.layers == len(linear) // len(family.modules)
 
 
 def test_embedding_and_head_are_the_models(case):
@@ -100,6 +102,8 @@ def test_embedding_and_head_are_the_models(case):
 def test_roles_are_where_the_modelling_code_has_them(case):
     name, family, dims, _ = case
     assert set(family.roles) == set(FAMILIES[name].paths)
+    for layer in range(dims.layers):
+        assert set(family.roles_of(dims.at(layer))) == set(families.roles(name, layer))
     for role, path in FAMILIES[name].paths.items():
         assert family.module_of(role) == path
         numbers = np.arange(family.module_shape(path, dims)[0])[:, None]
@@ -123,7 +127,7 @@ def test_norms_are_all_and_nothing_else_is_left(case):
         and not path.startswith(family.beside)
     }
     named = {each.format(layer=layer) for each in family.norms for layer in range(dims.layers)}
-    assert named == paths
+    assert named == paths if name not in BY_LAYER else paths < named
     assert all(family.describes(tensor) for tensor in model.state_dict())
     assert not family.describes(f"{family.block.format(layer=0)}.router.weight")
 
@@ -140,6 +144,9 @@ def test_dimensions_of_wider_models_differ_where_the_config_does(case):
 
 FLAT = {"hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 1, "vocab_size": 48,
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+QWEN3_5 = (
+    "linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim"
+)  # fmt: skip
 FALLBACKS = [  # family -> changes of config.json that transformers understands
     *((name, {"num_key_value_heads": None}) for name in ("llama", "qwen2", "qwen3", "olmo")),
     *((name, {"num_key_value_heads": None}) for name in ("olmo2", "phi", "phi3")),
@@ -201,6 +208,12 @@ FALLBACKS = [  # family -> changes of config.json that transformers understands
     ("ernie4_5_moe", {"num_key_value_heads": ..., "num_attention_heads": 8}),
     ("llama4", {"head_dim": ..., "hidden_size": 64}),
     ("llama4_multimodal", {"text_config": {"num_hidden_layers": 1, "num_local_experts": 2}}),
+    ("qwen3_5_text", {"layer_types": ..., "num_hidden_layers": 9}),
+    ("qwen3_5_text", {"layer_types": ..., "num_hidden_layers": 7, "full_attention_interval": 3}),
+    ("qwen3_5_text", {"num_key_value_heads": ..., "num_attention_heads": 8}),
+    *(("qwen3_5_text", {key: ...}) for key in ("head_dim", *QWEN3_5)),
+    ("qwen3_5_text", dict.fromkeys(QWEN3_5, ...)),
+    ("qwen3_5", {"text_config": {"num_hidden_layers": 5, "vocab_size": 48}}),
 ]
 
 
@@ -213,9 +226,10 @@ def test_fallbacks_are_transformers_own(tmp_path, name, changes):
     model = on_meta(AutoConfig.from_pretrained(tmp_path))
     family = family_of(fields, "config.json")
     dims = family.read_dimensions(fields, "config.json")
-    for module in family.modules:
-        shape = tuple(model.get_submodule(family.path(dims.layers - 1, module)).weight.shape)
-        assert family.module_shape(module, dims) == shape, module
+    for layer in range(dims.layers):
+        for module in family.modules_of(dims.at(layer)):
+            shape = tuple(model.get_submodule(family.path(layer, module)).weight.shape)
+            assert family.module_shape(module, dims.at(layer)) == shape, module
     assert not any(f".{dims.layers}." in path for path, _ in model.named_modules())
     config = model.config.get_text_config()
     assert dims.heads == config.num_attention_heads
@@ -514,8 +528,6 @@ BEYOND = {  # model type -> what its config says that no family file describes
     "rwkv": "recurrent layers",
     "xlstm": "recurrent layers",
     "qwen3_next": DELTA,
-    "qwen3_5": DELTA,
-    "qwen3_5_text": DELTA,
     "olmo_hybrid": DELTA,
     "gemma3n": "share keys and values",
     "gemma4": "an input of its own for each layer",
@@ -544,5 +556,5 @@ def test_what_families_are_made_of_is_not_told_as_missing():
     types = ["full_attention", "sliding_attention", "chunked_attention"]
     assert beyond_a_file({**neutral, "layer_types": types, "text_config": None}) == []
     assert beyond_a_file({"layer_types": ["conv"]}) == ["layers of type 'conv' (layer_types)"]
-    for name in FAMILIES:
+    for name in set(FAMILIES) - set(BY_LAYER):
         assert beyond_a_file(written(make_config(name))) == [], name

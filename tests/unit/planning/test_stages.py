@@ -132,8 +132,8 @@ def test_larger_models_and_batches_ask_for_more():
     def asked(dims, **settings):
         return stages.base_need(dims, settings)[0]
 
-    small = Dimensions(**dict.fromkeys(Dimensions.__dataclass_fields__, 64))
-    large = Dimensions(**dict.fromkeys(Dimensions.__dataclass_fields__, 1024))
+    sizes = set(Dimensions.__dataclass_fields__) - {"lacks", "by_layer"}
+    small, large = (Dimensions(**dict.fromkeys(sizes, size)) for size in (64, 1024))
     assert asked(large, batch_size=16) > asked(small, batch_size=16)
     batch = {"batch_size": 64, "cutoff": 256}
     assert asked(small, **batch) > asked(small, **batch, micro_batch=1)

@@ -44,9 +44,12 @@ def case(pair, app, shares, tuned=0.5, examples=100, same=False, **facts):
             "baselines": {}, "methods": methods}  # fmt: skip
 
 
+ALIKE = {"lacks": (), "by_layer": ()}  # all layers
+
+
 def dims(**changes):
     filled = dict.fromkeys(Dimensions.__dataclass_fields__, 4)
-    return Dimensions(**{**filled, "hidden": 32, "layers": 2, **changes})
+    return Dimensions(**{**filled, **ALIKE, "hidden": 32, "layers": 2, **changes})
 
 
 def test_the_best_method_of_alike_pairs_is_named():

@@ -12,11 +12,20 @@ import numpy as np
 
 from ...errors import LoraportError
 from .beyond import beyond_a_file
+from .by_layer import read_layers, wrong_rules
 from .dimensions import Dimensions, read_dimensions, read_factor
 
-__all__ = ["LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of", "parse"]
+__all__ = [
+    "FEED_FORWARD", "LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of",
+    "parse",
+]  # fmt: skip
 
-ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+# q_gate is the gate on what attention's heads give; of linear attention (gated DeltaNet) z is the
+# gate on its output, b how much of it is written, and a how much is kept
+ROLES = ("q", "k", "v", "o", "gate", "up", "down", "q_gate",
+         "linear_q", "linear_k", "linear_v", "linear_z", "linear_b", "linear_a",
+         "linear_o")  # fmt: skip
+FEED_FORWARD = ("gate", "up", "down")
 LAYOUTS = ("blocks", "per_head")
 # what stands around the layers of a text model, by itself or inside a multimodal one
 ROOTS = ("model", "language_model", "text_model", "transformer")
@@ -60,6 +69,7 @@ class Architecture:
         Without it experts' own updates are not carried
     vectors : parameters below the block that are no module's weight or bias, such as the sinks of
         attention
+    layer_types, by_layer : what layers are called, and what differs by it, see `by_layer`
     """
 
     name: str
@@ -83,12 +93,26 @@ class Architecture:
     stored: Mapping[str, tuple[str, ...]]
     routed: Mapping[str, str]
     vectors: tuple[str, ...]
+    layer_types: Mapping[str, Any]
+    by_layer: tuple[Mapping[str, Any], ...]
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that this family has, in the order of `ROLES`."""
         held = {role for roles in self.modules.values() for role in roles}
         return tuple(role for role in ROLES if role in held)
+
+    def roles_of(self, dims: Dimensions) -> tuple[str, ...]:
+        """The roles that a layer of these dimensions has."""
+        return tuple(role for role in self.roles if role not in dims.lacks)
+
+    def modules_of(self, dims: Dimensions) -> dict[str, tuple[str, ...]]:
+        """The modules that a layer of these dimensions has, as in `modules`."""
+        return {
+            module: roles
+            for module, roles in self.modules.items()
+            if not set(roles) & set(dims.lacks)
+        }
 
     def module_of(self, role: str) -> str:
         """The module, below the block, that holds a role."""
@@ -127,7 +151,9 @@ class Architecture:
 
     def read_dimensions(self, config: Mapping[str, Any], where: str) -> Dimensions:
         """Dimensions from a config.json's content; contradictions are errors that name `where`."""
-        return read_dimensions(self.dimensions, config, where)
+        if not self.by_layer:
+            return read_dimensions(self.dimensions, config, where)
+        return read_layers(self.dimensions, self.layer_types, self.by_layer, config, where)
 
     def residual_factor(self, config: Mapping[str, Any], where: str) -> float:
         """What o's and down's outputs are multiplied by on their way into the residual stream."""
@@ -213,6 +239,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
     optional |= {"experts": [], "stored": {}, "routed": {}, "vectors": []}
+    optional |= {"layer_types": {}, "by_layer": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
     wrong = (set(content) - required - set(optional)) | (required - set(content))
@@ -224,7 +251,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     fused = {module for module, roles in modules.items() if len(roles) > 1}
     wrong |= set(content.get("layouts", {})) ^ fused
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
-    wrong |= _wrong_norms(content)
+    wrong |= _wrong_norms(content) | wrong_rules(content, held)
     routed = content.get("routed", {})
     wrong |= set(routed) ^ ({"experts", "router", "rows", "axes"} if routed else set())
     wrong |= {routed.get("rows", "halves")} - {"halves", "interleaved"}
@@ -286,8 +313,8 @@ def family_of(config: Mapping[str, Any], where: str) -> Architecture:
         raise LoraportError(
             f"{where} is of a model whose structure loraport does not map",
             got=f"model_type {kind!r} has {'; '.join(structures)}",
-            expected="modules of q, k, v, o and one feed-forward network in each layer, of one "
-            "size in all layers, around one residual stream",
+            expected="modules of q, k, v, o and one feed-forward network in each layer, or linear "
+            "attention as Qwen 3.5 has it, around one residual stream",
             todo="name another model; a family file can't describe this one",
         )
     if quantised and not _of_experts_alone(quantised, family):

@@ -1,7 +1,7 @@
 """Structures that no family file can describe, told from a config.json's fields.
 
-A family file names modules of q, k, v, o and a feed-forward network whose sizes are one in every
-layer, around one residual stream.
+A family file names linear modules of attention and a feed-forward network, around one residual
+stream.
 """
 
 from collections.abc import Iterator, Mapping

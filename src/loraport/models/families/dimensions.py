@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ...errors import LoraportError
@@ -12,10 +12,18 @@ from ...errors import LoraportError
 class Dimensions:
     """Sizes of one model; `head_dim` need not be hidden / heads.
 
+    Where layers differ, these are the largest ones, and `at` gives those of a layer.
+
     Attributes
     ----------
     intermediate : of the feed-forward network, or of each expert
     experts : how many feed-forward networks a layer has; more than one are a mixture of experts
+    query_gate : rows of the gate on what attention's heads give, 0 without one
+    linear_keys, linear_values : width of a gated DeltaNet's queries and of its keys, and of its
+        values; 0 without one
+    linear_heads : heads of its values
+    lacks : roles that have no module in this layer
+    by_layer : of each layer, where layers differ
     """
 
     vocabulary: int
@@ -26,6 +34,40 @@ class Dimensions:
     kv_heads: int
     head_dim: int
     experts: int = 1
+    query_gate: int = 0
+    linear_keys: int = 0
+    linear_values: int = 0
+    linear_heads: int = 0
+    lacks: tuple[str, ...] = ()
+    by_layer: tuple["Dimensions", ...] = ()
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Dimensions":
+        """From what `record` gives."""
+        own = {**content, "lacks": tuple(content.get("lacks", ())), "by_layer": ()}
+        layers = tuple(cls.of({**own, **more}) for more in content.get("by_layer", ()))
+        return cls(**{**own, "by_layer": layers})
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in spec.json: of a layer what is not the model's, of the rest no zeros."""
+        kept = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name == "experts" or getattr(self, field.name) != field.default
+        }
+        if self.lacks:
+            kept["lacks"] = list(self.lacks)
+        if self.by_layer:
+            own = replace(self, by_layer=()).record()
+            kept["by_layer"] = [
+                {key: value for key, value in each.record().items() if own.get(key) != value}
+                for each in self.by_layer
+            ]
+        return kept
+
+    def at(self, layer: int) -> "Dimensions":
+        """Of one layer."""
+        return self.by_layer[layer] if self.by_layer else self
 
     @property
     def attention(self) -> str:
@@ -45,6 +87,14 @@ class Dimensions:
             "gate": (self.intermediate, self.hidden),
             "up": (self.intermediate, self.hidden),
             "down": (self.hidden, self.intermediate),
+            "q_gate": (self.query_gate, self.hidden),
+            "linear_q": (self.linear_keys, self.hidden),
+            "linear_k": (self.linear_keys, self.hidden),
+            "linear_v": (self.linear_values, self.hidden),
+            "linear_z": (self.linear_values, self.hidden),
+            "linear_b": (self.linear_heads, self.hidden),
+            "linear_a": (self.linear_heads, self.hidden),
+            "linear_o": (self.hidden, self.linear_values),
         }[role]
 
 
@@ -66,7 +116,8 @@ def read_dimensions(
     LoraportError
         For a size that is missing, not a positive whole number, or contradicts another.
     """
-    dims = Dimensions(**{name: _first(config, sources[name], name, where) for name in sources})
+    sizes: dict[str, Any] = {name: _first(config, sources[name], name, where) for name in sources}
+    dims = Dimensions(**sizes)
     if dims.heads % dims.kv_heads:
         raise LoraportError(
             f"{where} contradicts itself",
@@ -129,8 +180,11 @@ def _first(config: Mapping[str, Any], sources: tuple[str, ...], name: str, where
 
 
 def _operand(config: Mapping[str, Any], word: str) -> Any:
-    if word.isdigit():
-        return int(word)
+    return int(word) if word.isdigit() else field_of(config, word)
+
+
+def field_of(config: Mapping[str, Any], word: str) -> Any:
+    """What a config says at `field` or `part.field`; None where it says nothing."""
     part, field = _inside(config, word)
     return part.get(field)
 
