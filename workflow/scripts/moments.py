@@ -31,9 +31,8 @@ with job(snakemake) as log:
         with progress(len(texts) * len(pairs), "texts through the layers of both models") as bar:
             more = {"progress": bar.update, "roles": params.settings["modules"], "kept": kept}
             found = layer_moments((old, new), walks, batches, pairs, device, **more)
-            for (old_layer, layer), sums in zip(pairs, found, strict=True):
-                write_layer(file, layer, old_layer, sums)
-                del sums  # the next ones take as much
+            for old_layer, layer in pairs:  # no name for the sums: the next ones take as much
+                write_layer(file, layer, old_layer, next(found))
     kept.remove()
     tokens = sum(batch.rows[0].shape[1] for batch in batches)
     log.info("%d paired tokens, %d layer pairs", tokens, len(pairs))
