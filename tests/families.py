@@ -115,22 +115,38 @@ def llama4_multimodal(**fields) -> transformers.Llama4Config:
     )
 
 
-def qwen3_5_text(**fields) -> transformers.Qwen3_5TextConfig:
+def qwen3_5_text(
+    kind: type = transformers.Qwen3_5TextConfig, **fields
+) -> transformers.PretrainedConfig:
     """Layers of linear attention and of attention in turns."""
     types = ["linear_attention", "full_attention"] * fields.get("num_hidden_layers", 2)
     fields["layer_types"] = types[: fields.get("num_hidden_layers", 2)]
-    return transformers.Qwen3_5TextConfig(**{**DELTA, **fields})
+    return kind(**{**DELTA, **fields})
 
 
-def qwen3_5(**fields) -> transformers.Qwen3_5Config:
+def qwen3_5(
+    whole: type = transformers.Qwen3_5Config, text=qwen3_5_text, **fields
+) -> transformers.PretrainedConfig:
     """The same inside a config of text and images."""
     tied = fields.pop("tie_word_embeddings", False)
     tower = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
-    return transformers.Qwen3_5Config(
-        text_config=qwen3_5_text(**fields).to_dict(),
+    return whole(
+        text_config=text(**fields).to_dict(),
         vision_config={**tower, "out_hidden_size": fields.get("hidden_size", 32)},
         tie_word_embeddings=tied,
     )
+
+
+def qwen3_5_moe_text(**fields) -> transformers.Qwen3_5MoeTextConfig:
+    """With a mixture of experts, and a shared one, in each layer."""
+    own = {**FEW, "moe_intermediate_size": fields.pop("intermediate_size", 24)}
+    own |= {"shared_expert_intermediate_size": 40}
+    return qwen3_5_text(transformers.Qwen3_5MoeTextConfig, **{**own, **fields})
+
+
+def qwen3_5_moe(**fields) -> transformers.Qwen3_5MoeConfig:
+    """The same inside a config of text and images."""
+    return qwen3_5(transformers.Qwen3_5MoeConfig, qwen3_5_moe_text, **fields)
 
 
 DELTA = {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4,
@@ -155,7 +171,8 @@ DELTA_NET = {
 QWEN3_5 = {**SEPARATE, "q_gate": "self_attn.q_proj", **DELTA_NET}
 # name -> of each layer in turn, roles that it lacks
 MIXED = [("q", "k", "v", "o", "q_gate"), tuple(DELTA_NET)]
-BY_LAYER = {"qwen3_5_text": MIXED, "qwen3_5": MIXED}
+BY_LAYER = dict.fromkeys(("qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe"), MIXED)
+QWEN3_5_MOE = {role: path for role, path in QWEN3_5.items() if not path.startswith("mlp.")}
 FAMILIES = {
     "llama": Family(transformers.LlamaConfig, {}, SEPARATE),
     "mistral": Family(transformers.MistralConfig, {}, SEPARATE),
@@ -250,10 +267,12 @@ FAMILIES = {
     "olmoe": Family(experts(transformers.OlmoeConfig, **FEW), {}, QKVO),
     "qwen3_5_text": Family(qwen3_5_text, ROUND, QWEN3_5),
     "qwen3_5": Family(qwen3_5, ROUND, QWEN3_5, *INSIDE),
+    "qwen3_5_moe_text": Family(qwen3_5_moe_text, ROUND, QWEN3_5_MOE),
+    "qwen3_5_moe": Family(qwen3_5_moe, ROUND, QWEN3_5_MOE, *INSIDE),
     "phimoe": Family(experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
 }
 # mixtures of experts, whose attention alone is carried
-MIXTURES = tuple(name for name, family in FAMILIES.items() if family.paths is QKVO)
+MIXTURES = tuple(name for name, family in FAMILIES.items() if "down" not in family.paths)
 
 
 def roles(name: str, layer: int) -> list[str]:

@@ -16,7 +16,7 @@ SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps":
 HIDDEN = families.SIZES["hidden"]
 # their norms take the mean off: it has to stay where it is
 CENTRED = ("cohere2", "nemotron", "phimoe")
-SHIFTED = ("nemotron", "qwen3_5_text", "qwen3_5")  # whose norms add 1 to their weight
+SHIFTED = ("nemotron", *families.BY_LAYER)  # whose norms add 1 to their weight
 # where files of models that see have the decoder
 OLDER = ("model.layers", "model.embed_tokens", "language_model.model", "language_model.lm_head")
 # whose entries stand for no dimension of the stream
@@ -27,7 +27,7 @@ PATH = [(0, 0), (1, 1)]
 NEWER = (
     "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
     "seed_oss", "arcee", "nemotron", "apertus", "cohere2", "qwen2_5_vl", "qwen3_vl", "mistral3",
-    *families.MIXTURES, *families.BY_LAYER,
+    *dict.fromkeys((*families.MIXTURES, *families.BY_LAYER)),
 )  # fmt: skip
 CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
 CASES += [("granite", "louder")]

@@ -26,7 +26,7 @@ ROUTER = {"gpt_oss": "mlp.router.weight", "granitemoe": "block_sparse_moe.router
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    names = ("qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "llama4")
+    names = ("qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "llama4", "qwen3_5_moe_text")
     return {name: families.make_model(root / name, name, seed=1) for name in names}
 
 
@@ -54,7 +54,9 @@ def as_parameter(name, values):
     [BOTH, BOTH[:1], BOTH[1:], [*BOTH, "router"], ["router"]],
     ids=["both", "gate_up", "down", "all", "router"],
 )
-@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoe"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoe", "qwen3_5_moe_text"]
+)
 def test_parameters_of_experts_are_what_peft_adds_and_are_written_again(
     bases, tmp_path, name, targets
 ):

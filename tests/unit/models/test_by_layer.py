@@ -98,21 +98,27 @@ def test_the_gate_is_the_rows_that_multiply_what_attention_gives():
 
 
 # hub id -> hidden, intermediate, layers, heads, key-value heads, linear value heads
-PUBLISHED = {
-    "Qwen/Qwen3.5-9B": (4096, 12288, 32, 16, 4, 32),  # as transformers' own defaults have it
+PUBLISHED = {  # as transformers' own defaults have them
+    "Qwen/Qwen3.5-9B": (4096, 12288, 32, 16, 4, 32),
+    "Qwen/Qwen3.5-35B-A3B": (2048, 512, 40, 16, 2, 32),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_and_shapes_resolve_at_published_dimensions(name):
     hidden, intermediate, layers, heads, kv_heads, linear_heads = PUBLISHED[name]
-    text = transformers.Qwen3_5TextConfig(
-        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads,
-        linear_num_value_heads=linear_heads,
+    mixture = "A3B" in name
+    kinds = [transformers.Qwen3_5TextConfig, transformers.Qwen3_5Config]
+    if mixture:
+        kinds = [transformers.Qwen3_5MoeTextConfig, transformers.Qwen3_5MoeConfig]
+    width = {"moe_intermediate_size" if mixture else "intermediate_size": intermediate}
+    text = kinds[0](
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, linear_num_value_heads=linear_heads, **width,
     )  # fmt: skip
-    for config in (text, transformers.Qwen3_5Config(text_config=text.to_dict())):
+    for config in (text, kinds[1](text_config=text.to_dict())):
         family, dims = read(config)
+        assert (dims.intermediate, dims.experts) == (intermediate, 256 if mixture else 1)
         with torch.device("meta"):
             model = pico.auto_class(config).from_config(config)
         shapes = {path: tuple(values.shape) for path, values in model.named_parameters()}
