@@ -83,13 +83,11 @@ def fewer_layers(places: Collection[Place], old: Side, new: Side) -> list[str]:
         roles = {*old.family.modules[module]} & {*new.family.roles}
         having = sum(bool(roles & {*new.at(layer).roles}) for layer in range(count))
         if roles and having < min(len(layers), count):
-            told[f"in {having} of its {count} layers alone"].append(
-                f"{module} of {len(layers) - having} or more of {len(layers)} layers"
-            )
-    return [
-        f"{', '.join(names)} will be left behind: {new.family.name} has the like {where}"
-        for where, names in told.items()
-    ]
+            lost = f"{len(layers) - having} or more of {len(layers)} layers"
+            told[
+                f"of {lost}: {new.family.name} has the like in {having} of its {count} layers"
+            ] += [module]
+    return [f"{', '.join(modules)} {why}" for why, modules in told.items()]
 
 
 def check_magnitudes(adapter: Mapping[Place, LoraWeights], old: Side, new: Side) -> None:

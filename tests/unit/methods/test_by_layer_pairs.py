@@ -98,8 +98,8 @@ def test_what_is_sure_to_be_left_behind_is_told_before_any_work(tmp_path):
     told = prospect(lora, old, new, {str(old.directory)})
     assert not told.refused
     (line,) = told.left
-    assert "self_attn.q_proj of 1 or more of 2 layers" in line
-    assert line.endswith("qwen3_5 has the like in 1 of its 2 layers alone")
+    assert "self_attn.q_proj, self_attn.v_proj of 1 or more of 2 layers" in line
+    assert line.endswith("qwen3_5 has the like in 1 of its 2 layers")
 
 
 def test_dora_is_refused_where_rows_have_no_magnitude(tmp_path):
