@@ -204,9 +204,12 @@ def test_the_stream_is_what_the_sites_say_that_it_takes_in(tmp_path, name):
     with torch.no_grad(), caught_sites(base, model, 1, lambda: rows) as caught:
         base(**batch.inputs[0], use_cache=False)
     assert torch.allclose(caught["middle"], inputs[0] + written(caught, "middle"))
-    taken = caught["middle"] + written(caught, "stream")
-    assert torch.allclose(caught["stream"], taken, atol=1e-4)
-    for role, site in STREAM.items():
+    here = {r: STREAM[r] for r in model.architecture.roles_of(model.dims.at(1)) if r in STREAM}
+    assert "middle" in here.values()
+    if "down" in here:  # not of a mixture of experts
+        taken = caught["middle"] + written(caught, "stream")
+        assert torch.allclose(caught["stream"], taken, atol=1e-4)
+    for role, site in here.items():
         assert (rms(site) in caught) == (role in model.architecture.output_norms)
         if name == "granite":
             assert torch.allclose(written(caught, site), 0.22 * caught[role])
