@@ -12,7 +12,7 @@ from twins import PATH
 
 from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import polar
-from loraport.calibration.sites import SITES, width
+from loraport.calibration.sites import needed, width
 from loraport.methods import make_maps
 
 ISOMETRIES = ["same", "permuted", "padded", "qwen2"]  # of what modules read and write
@@ -50,8 +50,8 @@ def test_planted_rotations_of_every_site_are_found(pico_pair):
     """With Y_n = Y_o Q in each site, of unlike widths, L is Qᵀ and R is Q; gate and up by W."""
     pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, [(0, 0)])
     rng, planted, moments = np.random.default_rng(0), {}, {}
-    for site in SITES:
-        old, new = width(pair.old, site), width(pair.new, site)
+    for site in needed(pair.old.architecture.roles):
+        old, new = width(pair.old.dims, site), width(pair.new.dims, site)
         Q = np.linalg.qr(rng.normal(size=(max(old, new), min(old, new))))[0]
         planted[site] = Q if old > new else Q.T
         moments[site] = (Moments.empty(site, old, new, "cpu"), Moments.empty(site, old, new, "cpu"))
