@@ -137,3 +137,18 @@ def lost(old: Path, new: Path, adapter_old: Path, adapter_new: Path) -> float:
     """
     bare, wanted = logits(old), logits(old, adapter_old)
     return float((logits(new, adapter_new) - wanted).norm() / (wanted - bare).norm())
+
+
+def carried(folder, method, models, adapter, path, texts):
+    """An adapter carried from one model to another by a method that needs no heads: the weights,
+    and what transfer.json says.
+    """
+    needed, moments, gradients = needs(method), None, None
+    if {"moments", "outputs"} & set(needed):
+        moments = collect_moments(*models, path, texts)
+    if "gradients" in needed:
+        gradients = collect_gradients(*models, path, texts)
+    pair = make_method_pair(*models, path, moments, gradients)
+    if "adapter" in needed:
+        pair = adapted(pair, adapter, texts)
+    return transferred(folder, method, pair, adapter)

@@ -49,6 +49,18 @@ def as_parameter(name, values):
     return values.reshape(len(values), -1, values.shape[3])
 
 
+def assert_written_alike(folder, base, adapter):
+    """Written again, an adapter does the same to its model."""
+    model, read, located, experts = held(base, adapter)
+    (out := folder / "out").mkdir()
+    family, layers = model.architecture, model.dims.layers
+    write_adapter(
+        out, read.config, str(base), "", family, layers, located, "float32", experts=experts
+    )
+    bare, before, after = (methodcase.logits(base, each) for each in (None, adapter, out))
+    assert (after - before).norm() < 1e-5 * (before - bare).norm()
+
+
 @pytest.mark.parametrize(
     "targets",
     [BOTH, BOTH[:1], BOTH[1:], [*BOTH, "router"], ["router"]],
@@ -65,7 +77,7 @@ def test_parameters_of_experts_are_what_peft_adds_and_are_written_again(
     adapter = pico.make_adapter(
         tmp_path / "a", base, seed=3, targets=["q_proj"], target_parameters=targets
     )
-    model, read, located, experts = held(base, adapter)
+    model, *_, experts = held(base, adapter)
     module = model.architecture.routed["experts"]
     adapted = attach(pico.load(base), adapter).base_model.model
     for layer, each in experts.items():
@@ -79,13 +91,7 @@ def test_parameters_of_experts_are_what_peft_adds_and_are_written_again(
             theirs = wrapper.get_delta_weight("default").detach().double().numpy()
             assert np.allclose(mine, theirs, atol=1e-6)
             wrapper = wrapper.base_layer
-    (out := tmp_path / "out").mkdir()
-    family, layers = model.architecture, model.dims.layers
-    write_adapter(
-        out, read.config, str(base), "", family, layers, located, "float32", experts=experts
-    )
-    bare, before, after = (methodcase.logits(base, each) for each in (None, adapter, out))
-    assert (after - before).norm() < 1e-5 * (before - bare).norm()
+    assert_written_alike(tmp_path, base, adapter)
 
 
 @pytest.mark.parametrize(
@@ -101,18 +107,12 @@ def test_names_of_older_models_mean_experts_to_peft(bases, tmp_path, name, targe
     """gate_proj and its kin name no module there: peft takes them for experts' parameters."""
     base = bases[name]
     adapter = pico.make_adapter(tmp_path / "a", base, seed=3, targets=targets)
-    model, read, located, experts = held(base, adapter)
+    *_, located, experts = held(base, adapter)
     assert {module.rpartition(".")[2] for _, module in located} == set(pico.ATTENTION)
     first = experts[0]
     assert first.gate_up[1].shape == (4, 8, 32) and first.down[1].shape == (4, 4, 56)  # ranks
     assert (first.router is not None) == (targets == "all-linear")
-    (out := tmp_path / "out").mkdir()
-    family, layers = model.architecture, model.dims.layers
-    write_adapter(
-        out, read.config, str(base), "", family, layers, located, "float32", experts=experts
-    )
-    bare, before, after = (methodcase.logits(base, each) for each in (None, adapter, out))
-    assert (after - before).norm() < 1e-5 * (before - bare).norm()
+    assert_written_alike(tmp_path, base, adapter)
 
 
 def per_expert(folder, base, names, modules, rank):

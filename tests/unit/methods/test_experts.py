@@ -25,17 +25,8 @@ def test_attention_is_carried(tmp_path, method, names):
     old = families.make_model(tmp_path / "old", names[0], seed=1)
     new = families.make_model(tmp_path / "new", names[1], seed=2, intermediate=48)
     adapter = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(names[0]))
-    needed, texts = methods.needs(method), pico.texts(24)
-    moments = None
-    if {"moments", "outputs"} & set(needed):
-        moments = methodcase.collect_moments(old, new, PATH, texts)
-    gradients = None
-    if "gradients" in needed:
-        gradients = methodcase.collect_gradients(old, new, PATH, texts)
-    pair = methodcase.make_method_pair(old, new, PATH, moments, gradients)
-    if "adapter" in needed:
-        pair = methodcase.adapted(pair, adapter, texts)
-    weights, report = methodcase.transferred(tmp_path, method, pair, adapter)
+    texts = pico.texts(24)
+    weights, report = methodcase.carried(tmp_path, method, (old, new), adapter, PATH, texts)
     assert {module for _, module in weights} == ATTENTION
     assert all(each.norm() > 0 for each in weights.values())
     assert len(report["left_behind"]) == (6 if names[0] == "llama" else 0)
