@@ -11,7 +11,7 @@ from ..models.spec import Model, shared_roles
 from .batches import PARTS, Batch
 from .moments import LayerMoments, Moments
 from .sites import needed, rms, width
-from .walk import Walk
+from .walk import Walk, side_by_side
 
 
 class Keeper(Protocol):
@@ -59,12 +59,7 @@ def layer_moments(
     for sums in done:
         progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches))
         yield sums
-    for place, pair in enumerate(pairs[len(done) :], len(done)):
-        following = pairs[place + 1] if place + 1 < len(pairs) else pair
-        passing = []
-        for walk, layer, after in zip(walks, pair, following, strict=True):
-            walk.step(layer)
-            passing.append(walk.through(move=after != layer))  # an old block may be run again
+    for place, (pair, passing) in enumerate(side_by_side(walks, pairs, len(done)), len(done)):
         sums = _empty_layer(models, pair, roles)
         part = -1
         for batch, old, new in zip(batches, *passing, strict=True):

@@ -207,3 +207,23 @@ def open_walks(
     batches = make_batches(tokenizers, texts, settings["max_tokens"], settings["batch_size"])
     old, new = (Walk(model, blocks[side], batches, side) for side, model in enumerate(models))
     return (old, new), batches
+
+
+def side_by_side(
+    walks: tuple[Walk, Walk], pairs: Sequence[tuple[int, int]], done: int = 0
+) -> Iterator[tuple[tuple[int, int], list[Iterator[Caught]]]]:
+    """Bring two walks to one layer pair after the other: the pair, and for each side what passes
+    its block, batch by batch.
+
+    Parameters
+    ----------
+    pairs : (old, new) layers, neither falling: a block may be run again for the next pair
+    done : pairs that are left out: the walks are behind them
+    """
+    for place, pair in enumerate(pairs[done:], done):
+        following = pairs[place + 1] if place + 1 < len(pairs) else pair
+        passing = []
+        for walk, layer, after in zip(walks, pair, following, strict=True):
+            walk.step(layer)
+            passing.append(walk.through(move=after != layer))
+        yield pair, passing

@@ -21,7 +21,7 @@ from ..calibration.batches import PARTS, Batch
 from ..calibration.moments import Moments
 from ..calibration.ridge import fit_parts, reading, right_inverse
 from ..calibration.sites import EXPERTS
-from ..calibration.walk import Walk
+from ..calibration.walk import Walk, side_by_side
 from ..errors import LoraportError
 from ..models.parameters import has_parameter, read_parameter
 from ..models.spec import Model
@@ -61,12 +61,7 @@ def match_layers(
     -----
     O(tokens · d²) and O(experts · f² · d) a layer.
     """
-    for place, pair in enumerate(pairs):
-        following = pairs[place + 1] if place + 1 < len(pairs) else pair
-        passing = []
-        for walk, layer, after in zip(walks, pair, following, strict=True):
-            walk.step(layer)
-            passing.append(walk.through(move=after != layer))
+    for pair, passing in side_by_side(walks, pairs):
         routers = _router(models[0], pair[0]), _router(models[1], pair[1])
         sums = _empty(models, device)
         for batch, old, new in zip(batches, *passing, strict=True):
