@@ -55,10 +55,11 @@ def run(arguments: Namespace) -> int:
     from ..planning.prospect import NOT, named_model
     from ..report.terminal import WIDTH, in_lines
 
-    if arguments.to:
-        named_model(arguments.to)
+    new = named_model(arguments.to) if arguments.to else None
     alone = len(arguments.adapters) == 1
-    every = [_inspected(each, arguments.base, arguments.to, alone) for each in arguments.adapters]
+    every = [
+        _inspected(each, arguments.base, arguments.to, new, alone) for each in arguments.adapters
+    ]
     if alone:
         print(in_lines(details(every[0], arguments.to), WIDTH))
         for why in every[0].prospect.refused:
@@ -68,12 +69,12 @@ def run(arguments: Namespace) -> int:
     return 1 if any(each.prospect.how == NOT for each in every) else 0
 
 
-def _inspected(source: str, base: str, to: str, alone: bool) -> Inspected:
+def _inspected(source: str, base: str, to: str, new: "Model | None", alone: bool) -> Inspected:
     """An adapter; one that can't be read is an error where it is `alone`."""
     from ..planning.prospect import NOT, Prospect, look_at
 
     try:
-        seen = look_at(source, base, to)
+        seen = look_at(source, base, to, new)
     except LoraportError as error:
         error = LoraportError(in_flags(str(error)))
         if alone:

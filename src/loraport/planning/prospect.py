@@ -81,7 +81,7 @@ class Look:
     prospect: Prospect
 
 
-def look_at(source: str, base: str = "", to: str = "") -> Look:
+def look_at(source: str, base: str = "", to: str = "", new: Model | None = None) -> Look:
     """Read an adapter, and tell what it is and whether it can be carried.
 
     Parameters
@@ -89,13 +89,14 @@ def look_at(source: str, base: str = "", to: str = "") -> Look:
     source : a PEFT directory, or an adapter of the hub
     base : its base model, a directory or a hub id; else what it records
     to : a new model; without one, carrying is not asked
+    new : that model, where it is opened already
 
     Raises
     ------
     LoraportError
         For an adapter that can't be read, and a model that is named and can't be.
     """
-    new = named_model(to) if to else None
+    new = new or (named_model(to) if to else None)
     adapter = read_adapter(adapter_directory(source))
     recorded = str(adapter.config.get("base_model_name_or_path") or "")
     at = base or recorded
