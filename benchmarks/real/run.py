@@ -24,6 +24,7 @@ from .harness import Cell, cells, read_bench
 from .worker import named
 
 BENCH = Path(__file__).with_name("bench.yaml")
+STAGES = ("full", "starts", "gain", "answers", "taught", "upgraded", "planted")
 RESTARTS = 2  # of a worker that dies
 
 
@@ -85,7 +86,7 @@ def watch(command: Sequence[str], folder: Path, stage: str, given: Any) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("stage", choices=("full", "starts", "gain", "answers", "taught"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--bench", type=Path, default=BENCH)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--per-gpu", type=int, default=1, help="workers on each")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .harness import Cell, Worker, model_of, read_bench
+from .upgrades import STAGES, Upgrades
 
 
 def named(cell: Cell) -> str:
@@ -55,7 +56,8 @@ def main() -> None:
         bench["items"] = given.items
     left: list[Cell] = json.loads(given.cells.read_text())
     names = list(dict.fromkeys(model_of(bench, cell) for cell in left))
-    worker = Worker(bench)
+    of_pairs = bool(left) and left[0]["stage"] in STAGES
+    worker: Worker | Upgrades = Upgrades(bench) if of_pairs else Worker(bench)
     model = names[given.number % len(names)] if names else ""
     while not given.until or time.time() < given.until:
         cell = following(left, given.claims, bench, model)

@@ -274,3 +274,42 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, tmp_path, monkeyp
     told = {row["start"]: row for row in run.lines(tmp_path / "cells")}
     assert "FileNotFoundError" in told["missing:fresh"]["error"]
     assert len(told["m:fresh"]["seeds"][""]["right"]) == 10
+
+
+@pytest.fixture
+def upgrades(bench, pico_pair, tmp_path):
+    """Adapters of both models that have learned to say one thing, and another of the new one."""
+    rows = [row | {"answer": "ba 3"} for row in records(160)]
+    sets.write(tmp_path / "sets" / "a.train.jsonl", rows[:120])
+    sets.write(tmp_path / "sets" / "a.test.jsonl", rows[120:])
+    pairs = [Example(row["prompt"], row["completion"]) for row in rows[:60]]
+    how = Settings(learning_rate=3e-2, batch_size=8, epochs=6, device="cpu", dtype="float32")
+    for side in ("old", "new"):
+        base, home = getattr(pico_pair, side), tmp_path / "adapters" / side
+        pico.make_adapter(home / "b", base, seed=3, targets=pico.ATTENTION)
+        train_lora(base, pairs, home / "a", start=home / "b", settings=how)
+    content = yaml.safe_load(bench.read_text()) | {
+        "apps": {app: {"score": "line", "match": "exact", "tokens": 8} for app in "ab"},
+        "only": {"p": ["a"]}, "prompts": 110,
+        "upgrades": [{"starts": ["m"], "teachers": ["old"], "labels": [0, 4], "seeds": [0]}],
+    }  # fmt: skip
+    bench.write_text(yaml.safe_dump(content))
+    return bench
+
+
+def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
+    common = ["--bench", str(upgrades)]
+    assert run.main(["upgraded", *common]) == 0
+    assert run.main(["planted", *common]) == 0
+    done = run.lines(tmp_path / "cells", "upgraded")
+    assert {row["labels"] for row in done} == {0, 4}
+    for row in done:
+        assert row["report"]["prompts"]["labelled"] == row["labels"]
+        assert row["scores"]["old"]["score"] > row["scores"]["old_bare"]["score"]
+        assert {len(each["right"]) for each in row["scores"].values()} == {40}
+    (planted,) = run.lines(tmp_path / "cells", "planted")
+    bad = {name: row for name, row in planted["adapters"].items() if name != "good"}
+    assert len(bad) == 4
+    assert bad["zero"]["labels"] == bad["zero"]["agreement"] == "RETRAIN"

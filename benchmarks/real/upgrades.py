@@ -1,0 +1,238 @@
+"""Upgrades as cells of the benchmark, by the code of `loraport upgrade`; and planted failures.
+
+A cell of the stage `upgraded` takes LoRA(full) of the old model to the new one: 400 prompts, of
+which `labels` have a gold answer, drawn by the seed; the test's items have theirs. Scores are by
+the benchmark's own rules. A cell of the stage `planted` asks for a verdict on adapters of the new
+model that are known to be good or bad.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from loraport.artifacts import ADAPTER_FILES
+from loraport.errors import LoraportError
+from loraport.evaluation import verdict as verdicts
+from loraport.training.data import Example, subset
+from loraport.upgrade import teach as lessons
+from loraport.upgrade.base import Base, Limits
+from loraport.upgrade.prompts import Record
+from loraport.upgrade.upgrade import Settings, upgrade
+from loraport.upgrade.verify import judge, old_answers, verify
+
+from .scoring import RULES
+
+Cell = dict[str, Any]
+NOTHING = "nothing"
+STAGES = ("upgraded", "planted")
+CONFIG, WEIGHTS = ADAPTER_FILES
+
+
+def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
+    """All cells of a stage, the most wanted first; `given` may name pairs and apps."""
+    pairs, apps = given.pairs or list(bench["pairs"]), given.apps or list(bench["apps"])
+    if stage == "planted":
+        return [
+            {"stage": stage, "pair": pair, "app": app}
+            for pair, app in product(pairs, apps)
+            if _wanted(bench, pair, app)
+        ]
+    every: list[Cell] = []
+    for block in bench["upgrades"]:
+        axes = product(
+            block["seeds"],
+            block["labels"],
+            block["teachers"],
+            block.get("pairs", pairs),
+            block.get("apps", apps),
+            block["starts"],
+        )
+        for seed, labels, teacher, pair, app, start in axes:
+            names = {"pair": pair, "app": app, "start": start, "teacher": teacher}
+            cell = {"stage": stage, **names, "labels": labels, "seed": seed}
+            if pair in pairs and app in apps and _wanted(bench, pair, app) and cell not in every:
+                every.append(cell)
+    return every
+
+
+def _wanted(bench: Mapping[str, Any], pair: str, app: str) -> bool:
+    return app in bench.get("only", {}).get(pair, bench["apps"])
+
+
+class Noted(Base):
+    """A base model that keeps what it wrote last to each list of prompts."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.wrote: dict[tuple[Any, ...], list[list[str]]] = {}
+
+    def write(self, prompts: Sequence[Any], **how: Any) -> Any:
+        answers = super().write(prompts, **how)
+        self.wrote.setdefault(tuple(prompts), []).append([each.text for each in answers])
+        return answers
+
+
+class Upgrades:
+    """Runs cells one after another; keeps the last pair's two models."""
+
+    def __init__(self, bench: Mapping[str, Any]):
+        self.bench = bench
+        self.built = Path(bench["built"])
+        self.pair = ""
+        self.old: Any = None
+        self.new: Any = None
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """What a cell gives."""
+        begun = time.monotonic()
+        self._load(cell["pair"])
+        tokens = self.bench["apps"][cell["app"]]["tokens"]
+        for base in (self.old, self.new):
+            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=128), {}
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        loaded = time.monotonic()
+        result = getattr(self, f"_{cell['stage']}")(cell)
+        seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        result["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+        return result | {"gpu_gib": round(peak / 2**30, 2)}
+
+    def _load(self, pair: str) -> None:
+        if pair != self.pair:
+            self.old = self.new = None
+            names = self.bench["pairs"][pair]
+            self.old, self.new = (Noted.load(self.bench["models"][name]) for name in names)
+            self.pair = pair
+
+    def _records(self, app: str, part: str) -> list[dict[str, Any]]:
+        text = (self.built / "sets" / f"{app}.{part}.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.split("\n") if line]
+        return rows[: self.bench["items"] or len(rows)] if part == "test" else rows
+
+    def drawn(self, app: str, labels: int, seed: int) -> list[Record]:
+        """Prompts of an upgrade; the first `labels` are the small set of a seed, with its answers."""
+        pairs = [Example(r["prompt"], r["completion"]) for r in self._records(app, "train")]
+        first = subset(pairs, labels, seed) if labels else []
+        taken = {each.prompt for each in first}
+        count = self.bench["prompts"]
+        rest = [e for e in subset(pairs, min(2 * count, len(pairs)), seed) if e.prompt not in taken]
+        records = [Record(each.prompt, each.completion) for each in first]
+        return records + [Record(each.prompt) for each in rest[: count - len(records)]]
+
+    def test(self, app: str) -> list[Record]:
+        """The items of the verdict, with gold answers."""
+        return [Record(row["prompt"], row["answer"]) for row in self._records(app, "test")]
+
+    def adapter(self, side: int, pair: str, app: str) -> Path:
+        """LoRA(full) of the old (0) or new (1) model."""
+        return self.built / "adapters" / self.bench["pairs"][pair][side] / app
+
+    def settings(self, cell: Cell) -> Settings:
+        """As `loraport upgrade` has them without options, but for the comparison of answers."""
+        match = self.bench["apps"][cell["app"]]["match"]
+        more = {"trial": 1, "epochs": 1} if self.bench["steps"] else {}
+        return Settings(
+            teacher=cell["teacher"],
+            prompts=self.bench["prompts"],
+            seed=cell["seed"],
+            teaching=lessons.Settings(match=match, seed=cell["seed"], **more),
+            verdict=verdicts.Settings(match=match),
+        )
+
+    def _scored(self, app: str, written: Sequence[str]) -> dict[str, Any]:
+        items, rule = self._records(app, "test"), RULES[self.bench["apps"][app]["score"]]
+        right = [rule(text, item) for text, item in zip(written, items, strict=True)]
+        return {"score": float(np.mean(right)), "right": "".join(map(str, right))}
+
+    def _upgraded(self, cell: Cell) -> dict[str, Any]:
+        pair, app, start = cell["pair"], cell["app"], cell["start"]
+        place = Path(self.bench["carried"]) / pair / app / start / "lora_transferred"
+        carried = {} if start == NOTHING else {start: place}
+        records = self.drawn(app, cell["labels"], cell["seed"])
+        with tempfile.TemporaryDirectory() as folder:
+            done = upgrade(
+                self.old,
+                self.new,
+                self.adapter(0, pair, app),
+                carried,
+                records,
+                Path(folder) / "out",
+                self.settings(cell),
+                test=self.test(app),
+            )
+        prompts = tuple(record.prompt for record in self.test(app))
+        upgraded, at_start = self.new.wrote[prompts][-2:]
+        bare, adapted = self.old.wrote[prompts][:2]
+        sides = {"old_bare": bare, "old": adapted, "start": at_start, "upgraded": upgraded}
+        scores = {side: self._scored(app, written) for side, written in sides.items()}
+        told = {key: done.report[key] for key in ("choice", "start", "prompts")}
+        teaching = {
+            "best": done.report["taught"]["best"],
+            "epochs": len(done.report["taught"]["epochs"]),
+        }
+        verdict = {"verdict": done.verdict.verdict, "why": done.verdict.why}
+        return {"scores": scores, "report": told, "taught": teaching, **verdict}
+
+    def _planted(self, cell: Cell) -> dict[str, Any]:
+        """Verdicts on LoRA(full) of the new model and on bad ones, with labels and without."""
+        pair, app = cell["pair"], cell["app"]
+        judging = verdicts.Settings(match=self.bench["apps"][app]["match"])
+        test = self.test(app)
+        unlabelled = [Record(record.prompt) for record in test]
+        before = old_answers(self.old, self.adapter(0, pair, app), unlabelled)
+        prompts = tuple(record.prompt for record in test)
+        told: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, adapter in self._bad(pair, app, Path(folder)).items():
+                self.new.wrote.clear()
+                judged = _word(
+                    lambda path=adapter: verify(self.new, path, before, test, (), judging)[0]
+                )
+                (written,) = self.new.wrote[prompts]
+                agreed = _word(lambda said=written: judge(before, said, unlabelled, judging))
+                told[name] = {"labels": judged, "agreement": agreed, **self._scored(app, written)}
+        old = {"old_bare": before.bare, "old": before.adapted}
+        return {"adapters": told} | {name: self._scored(app, said) for name, said in old.items()}
+
+    def _bad(self, pair: str, app: str, folder: Path) -> dict[str, Path]:
+        """LoRA(full) of the new model, and what is made of it."""
+        good = self.adapter(1, pair, app)
+        others = [name for name in self.bench["apps"] if name != app]
+        other = next(path for name in others if (path := self.adapter(1, pair, name)).is_dir())
+        changes: dict[str, Callable[[str, torch.Tensor], torch.Tensor]] = {
+            "zero": lambda name, values: 0 * values,
+            "half of the layers": lambda name, values: values * (_layer(name) % 2),
+            "half of the strength": lambda name, values: values / 2,
+        }
+        made = {"good": good, "another task": other}
+        for name, change in changes.items():
+            made[name] = folder / name
+            made[name].mkdir()
+            shutil.copy(good / CONFIG, made[name])
+            weights = load_file(good / WEIGHTS)
+            changed = {n: change(n, v) if "lora_B" in n else v for n, v in weights.items()}
+            save_file(changed, made[name] / WEIGHTS, {"format": "pt"})
+        return made
+
+
+def _layer(name: str) -> int:
+    """The layer of a tensor's name."""
+    return int(name.partition(".layers.")[2].partition(".")[0])
+
+
+def _word(work: Callable[[], verdicts.Verdict]) -> str:
+    """A verdict's word; `refused` and why, where the yardstick does not measure."""
+    try:
+        return work().verdict
+    except LoraportError as error:
+        return f"refused: {error}"
