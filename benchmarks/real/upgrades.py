@@ -157,6 +157,8 @@ class Upgrades:
     def _upgraded(self, cell: Cell) -> dict[str, Any]:
         pair, app, start = cell["pair"], cell["app"], cell["start"]
         place = Path(self.bench["carried"]) / pair / app / start / "lora_transferred"
+        if start != NOTHING and not place.is_dir():
+            raise FileNotFoundError(place)
         carried = {} if start == NOTHING else {start: place}
         records = self.drawn(app, cell["labels"], cell["seed"])
         with tempfile.TemporaryDirectory() as folder:
