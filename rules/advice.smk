@@ -1,6 +1,6 @@
 # What to expect of a transfer before it is run: how large the adapter's update is, how far apart the
 # models are, and what was measured on pairs like this one.
-from loraport.report.advice import MEASURED
+from loraport.report.cases import MEASURED
 
 CASES = [str(path) for path in sorted(MEASURED.glob("*.json"))]  # they come with the package
 

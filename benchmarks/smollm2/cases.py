@@ -14,7 +14,7 @@ from typing import Any
 from asked import ROOT
 
 from loraport.artifacts import atomic
-from loraport.report import advice
+from loraport.report.cases import MEASURED, RANKED_BY, make_case
 
 RESULTS = ROOT / "benchmarks" / "results" / "smollm2.json"
 BY = "benchmarks/smollm2/run.sh"
@@ -34,7 +34,7 @@ def by_worked(rows: list[Row]) -> list[Row]:
         kept = {name: held for name, held in row.items() if not name.startswith("nll")}
         if row.get("worked") is not None:
             kept["nll"] = row["worked"]
-            kept[advice.RANKED_BY] = (bare - row["worked"]) / (bare - full)
+            kept[RANKED_BY] = (bare - row["worked"]) / (bare - full)
             for end in ("", "_low", "_high"):
                 kept[f"nll_difference{end}"] = row.get(f"worked_difference{end}")
         found.append(kept)
@@ -44,7 +44,7 @@ def by_worked(rows: list[Row]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--folder", type=Path, default=advice.MEASURED)
+    parser.add_argument("--folder", type=Path, default=MEASURED)
     given = parser.parse_args()
     held = json.loads(given.results.read_text())
     examples = held["settings"]["finetune"]["examples"]
@@ -54,7 +54,7 @@ def main() -> None:
         if not rows:
             print(f"{name}: no worked answers were scored")
             continue
-        case = advice.make_case(held["diagnostics"][pair][f"{app}/advice"], rows, BY, examples)
+        case = make_case(held["diagnostics"][pair][f"{app}/advice"], rows, BY, examples)
         case = {**case, "nll": "of worked answers"}
         with atomic(given.folder / f"smollm2_{pair}.{app}.{examples}.json") as temporary:
             temporary.write_text(json.dumps({**case, "pair": f"smollm2_{pair}"}, indent=1) + "\n")

@@ -28,7 +28,7 @@ from .planning import checks, layout, preflight
 from .planning.lookups import Lookups
 from .planning.prospect import look_at
 from .provenance import code_hash
-from .transfer.carry import transfer_files
+from .transfer.files import transfer_files
 
 CACHE = "LORAPORT_CACHE"  # of the environment: the folder of maps
 

@@ -115,6 +115,7 @@ def test_transfer_setting_redoes_one_rule(finished):
         ("mapping/heads.py", {"heads", "maps", "transferred"}),
         ("methods/lorasuite.py", {"maps", "transferred"}),
         ("transfer/carry.py", {"transferred"}),
+        ("transfer/carry_module.py", {"transferred"}),
         ("runtime/job.py", set()),
     ],
 )
@@ -144,7 +145,7 @@ def test_transfer_imports_no_torch(finished):
     import sys
 
     code = (
-        "import loraport.transfer.carry, loraport.runtime.job, sys; "
+        "import loraport.transfer.files, loraport.runtime.job, sys; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

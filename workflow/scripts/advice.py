@@ -2,7 +2,8 @@
 
 from loraport.artifacts import identities, read_json, write_json
 from loraport.models.spec import load_spec
-from loraport.report.advice import advise, facts, in_short, read_cases
+from loraport.report.advice import advise, facts, in_short
+from loraport.report.cases import read_cases
 from loraport.runtime.job import job
 
 with job(snakemake) as log:

@@ -1,7 +1,7 @@
 """Rule advice_page: the advice for all of a pair's apps, as a page of the report."""
 
 from loraport.artifacts import read_json
-from loraport.report.advice import page
+from loraport.report.advice_page import page
 from loraport.report.render import write_text
 from loraport.runtime.job import job
 

@@ -8,7 +8,7 @@ from loraport.artifacts import identities
 from loraport.evaluation.gain import choose_for, write_gain
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job
-from loraport.transfer.carry import transfer_whole
+from loraport.transfer.files import transfer_whole
 
 with job(snakemake) as log:
     params = snakemake.params

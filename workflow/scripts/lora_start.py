@@ -11,7 +11,7 @@ from loraport.runtime.job import job, progress
 from loraport.training.data import read
 from loraport.training.starts import fresh_like
 from loraport.training.train import Settings
-from loraport.transfer.carry import transfer_whole
+from loraport.transfer.files import transfer_whole
 
 OTHERS = ("adapter", "spec", "data", "transferred")
 

@@ -2,7 +2,7 @@
 
 from loraport.artifacts import read_json
 from loraport.report import plots, plots_compared
-from loraport.report.advice import DISTANCES, pearson, points, read_cases
+from loraport.report.cases import DISTANCES, pearson, points, read_cases
 from loraport.runtime.job import job
 
 with job(snakemake) as log:

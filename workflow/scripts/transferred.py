@@ -3,7 +3,7 @@
 from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities
 from loraport.runtime.job import job
-from loraport.transfer.carry import transfer_files
+from loraport.transfer.files import transfer_files
 
 with job(snakemake) as log:
     inputs = {key: path for key, path in snakemake.input.items() if key != "adapter"}

@@ -9,7 +9,7 @@ from typing import Any
 from .. import methods
 from ..errors import LoraportError
 from . import contenders, layout, rows, stages, sweeps, tasks
-from .lookups_pairs import Inputs, Lookup, Wildcards
+from .lookups_models import Inputs, Lookup, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -49,7 +49,7 @@ class Lookups(UpgradeLookups):
 
     Parameters
     ----------
-    config, given, source : as for `PairLookups`
+    config, given, source : as for `ModelLookups`
     """
 
     # names in paths

@@ -7,16 +7,17 @@ from typing import Any
 from ..adapters.base_names import recorded_commit
 from ..evaluation import task_files
 from . import layout, preflight, rows, stages, tasks
-from .lookups_pairs import Inputs, Lookup, PairLookups, Wildcards
+from .lookups_carry import CarryLookups
+from .lookups_models import Inputs, Lookup, Wildcards
 from .places import Aside
 
 
-class ScoreLookups(PairLookups):
+class ScoreLookups(CarryLookups):
     """Inputs and params of rules, from their wildcards.
 
     Parameters
     ----------
-    config, given, source : as for `PairLookups`
+    config, given, source : as for `ModelLookups`
     """
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import layout, needs, stages
-from .lookups_pairs import Inputs, Wildcards
+from .lookups_models import Inputs, Wildcards
 from .lookups_scores import ScoreLookups
 
 NOT_SETTINGS = ("gpus",)

@@ -1,57 +1,16 @@
 """What to expect of a transfer before it is run: which method, whether to fine-tune, on how much.
 
-The advice rests on cases that were measured, one file each in `measured/`, and says how few they
-are. It is told in four sentences by
-
-    python -m loraport.advice artifacts/{pair}/{app}/advice.json
-
-and a case is added by
-
-    python -m loraport.advice artifacts/{pair}/{app}/advice.json \\
-        artifacts/{pair}/tables/{app}.methods.csv --by "the command that made the table"
+The advice rests on cases that were measured (`cases`), and says how few they are.
 """
 
-import argparse
-import html
-import json
-import math
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..artifacts import atomic, read_json
-from ..errors import LoraportError
 from ..models.families import ROLES, Dimensions
-from . import render
+from .cases import RANKED_BY, Case, best_method, left_out, share
 
-MEASURED = Path(__file__).parent / "measured"
 MIN_RETENTION = 0.9  # retention at which an app counts as carried
-RANKED_BY = "nll_retention"  # what methods are ranked by: defined where scores tell nothing apart
-NUMBERS = (
-    *("average", "low", "high", "nll"),
-    *(f"{of}{end}" for of in ("retention", RANKED_BY, "difference", "nll_difference")
-      for end in ("", "_low", "_high")),
-    *("p_low", "p_high", "seeds"),
-)  # fmt: skip
-# fact -> how a figure names it; more means further apart
-DISTANCES = {
-    "distance": "model distance (equal shapes)",
-    "path_dissimilarity": "1 − mean CKA along the path",
-    "residual": "residual of the embedding map",
-}
-FACTS = {
-    "same_shapes": "equal shapes",
-    **DISTANCES,
-    "heads_assigned": "similarity of assigned heads",
-    "heads_random": "the same, of a random assignment",
-    "magnitude": "‖sBA‖² of the adapter",
-    "depth": "layers",
-    "width": "hidden size",
-}
-Case = dict[str, Any]
 
 
 def facts(
@@ -78,43 +37,6 @@ def facts(
     }
 
 
-def read_cases(folder: str | Path = MEASURED) -> list[Case]:
-    """All measured cases, by name."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
-
-
-def make_case(
-    advised: Mapping[str, Any], table: Sequence[Mapping[str, Any]], by: str, examples: int
-) -> Case:
-    """A case from an app's advice.json (for its facts) and its comparison of methods.
-
-    Parameters
-    ----------
-    by : the command that made the table
-    examples : size of the small set that was fine-tuned on
-    """
-    rows = [row for row in table if row.get("seed") in (None, "")]
-    methods: dict[str, Any] = {}
-    for row in (row for row in rows if row.get("method")):
-        if render.is_number(row.get("average")):
-            methods.setdefault(row["method"], {})[row["stage"]] = _numbers(row)
-        else:
-            methods.setdefault(row["method"], {})["note"] = row.get("note")
-    return {
-        "pair": advised["pair"],
-        "app": advised["app"],
-        "by": by,
-        "examples": examples,
-        "facts": advised["facts"],
-        "baselines": {row["stage"]: _numbers(row) for row in rows if not row.get("method")},
-        "methods": methods,
-    }
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in NUMBERS if row.get(key) is not None}
-
-
 def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case]) -> dict[str, Any]:
     """The advice for an app of a pair.
 
@@ -136,7 +58,7 @@ def advise(pair: str, app: str, known: Mapping[str, Any], cases: Sequence[Case])
     reasons = []
     if best := best_method(used, "transferred"):
         enough = [
-            case for case in used if _share(case, best, "transferred", "_low") >= MIN_RETENTION
+            case for case in used if share(case, best, "transferred", "_low") >= MIN_RETENTION
         ]
         advised["finetuning_needed"] = len(enough) < len(used)
         stage = "finetuned" if advised["finetuning_needed"] else "transferred"
@@ -197,31 +119,9 @@ def _helps(cases: Sequence[Case], method: str) -> bool:
     for case in cases:
         finetuned = case["methods"].get(method, {}).get("finetuned", {})
         ahead = _better_score(finetuned) or _better_likelihood(finetuned)
-        if ahead or _share(case, method, "transferred", "_low") > 0:
+        if ahead or share(case, method, "transferred", "_low") > 0:
             return True
     return False
-
-
-def best_method(cases: Iterable[Case], stage: str) -> str:
-    """The method with the greatest mean share kept over cases that all have it; empty if none."""
-    held: dict[str, list[float]] = {}
-    cases = list(cases)
-    for case in cases:
-        for name, stages in case["methods"].items():
-            share = stages.get(stage, {}).get(RANKED_BY)
-            if render.is_number(share):
-                held.setdefault(name, []).append(share)
-    means = {name: math.fsum(v) / len(v) for name, v in held.items() if len(v) == len(cases)}
-    return max(sorted(means), key=lambda name: means[name], default="")
-
-
-def _share(case: Case, method: str, stage: str, end: str = "") -> float:
-    """Retention of the score or, where that is undefined, of the answers' likelihood."""
-    held = case["methods"].get(method, {}).get(stage, {})
-    for key in ("retention", RANKED_BY):
-        if render.is_number(held.get(f"{key}{end}")):
-            return float(held[f"{key}{end}"])
-    return -math.inf
 
 
 def _span(cases: Sequence[Case], method: str, stage: str) -> str:
@@ -242,7 +142,7 @@ def _examples(cases: Sequence[Case], method: str) -> tuple[int | None, str]:
         return None, ""
     for size in sizes:
         own = [case for case in cases if case["examples"] == size]
-        if all(_share(case, method, "finetuned", "_low") >= MIN_RETENTION for case in own):
+        if all(share(case, method, "finetuned", "_low") >= MIN_RETENTION for case in own):
             return (
                 size,
                 f"{size} examples were enough for {100 * MIN_RETENTION:.0f} % of the gain.",
@@ -325,131 +225,3 @@ def limits(
         else "Too few pairs were measured to check the advice on one that it did not see."
     )
     return said
-
-
-def left_out(cases: Sequence[Case]) -> tuple[int, int]:
-    """Apps whose best method the cases of other pairs alike name, and how many could be asked."""
-    hits = tried = 0
-    for case in cases:
-        others = [
-            other
-            for other in cases
-            if other["pair"] != case["pair"]
-            and other["facts"]["same_shapes"] == case["facts"]["same_shapes"]
-        ]
-        named, best = best_method(others, "transferred"), best_method([case], "transferred")
-        if others and named and best:
-            hits, tried = hits + (named == best), tried + 1
-    return hits, tried
-
-
-def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's r; None for fewer than three points, or where one of the two does not vary."""
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def points(cases: Sequence[Case], fact: str) -> list[tuple[str, float, float]]:
-    """(pair/app, distance, share kept by the best training-free method) of the cases that have it.
-
-    The model distance in log10, as the trivial-baselines study has it.
-    """
-    parts = []
-    for case in cases:
-        x = case["facts"].get(fact)
-        best = best_method([case], "transferred")
-        if x is None or not best or (fact == "distance" and x <= 0):
-            continue
-        x = math.log10(x) if fact == "distance" else x
-        y = case["methods"][best]["transferred"][RANKED_BY]
-        parts.append((f"{case['pair']}/{case['app']}", x, y))
-    return parts
-
-
-def page(title: str, advised: Sequence[Mapping[str, Any]]) -> str:
-    """The HTML page of a pair's advice."""
-    parts = []
-    for each in advised:
-        size = each["examples"]
-        needed = {True: "yes", False: "no", None: "not known"}[each["finetuning_needed"]]
-        rows = [
-            ("method", each["method"] or "not known"),
-            ("light fine-tuning needed", needed),
-            ("examples", "not known, see below" if size is None else str(size)),
-            *((label, _shown(each["facts"][fact])) for fact, label in FACTS.items()),
-        ]
-        grid = render.grid(["", ""], rows).replace("<table>", '<table class="facts">')
-        said = [*each["reasons"], *each["limits"]]
-        parts += [f"<h2>{html.escape(each['app'])}</h2>", grid]
-        parts += [f"<p class=note>{html.escape(line)}</p>" for line in said]
-        if each["evidence"]:
-            parts.append(render.grid(*_evidence_grid(each["evidence"])))
-            made = dict.fromkeys(row["by"] for row in each["evidence"])
-            parts += [f"<p class=legend>Made by: {html.escape(by)}</p>" for by in made]
-    return render.document(title, parts)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " → ".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none: shapes differ"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _evidence_grid(
-    evidence: Sequence[Mapping[str, Any]],
-) -> tuple[list[str], list[list[str]]]:
-    titles = ["measured", "method", "stage", "examples", "score", "NLL", "retention", "NLL kept"]
-    rows = []
-    for row in sorted(evidence, key=lambda row: (row["stage"], -(row.get(RANKED_BY) or -math.inf))):
-        rows.append(
-            [
-                f"{row['pair']}/{row['app']}",
-                row["method"],
-                row["stage"],
-                str(row["examples"]) if row["stage"] == "finetuned" else "0",
-                *(
-                    f"{row[key]:.3g}" if render.is_number(row.get(key)) else render.NONE
-                    for key in ("average", "nll", "retention", RANKED_BY)
-                ),
-            ]
-        )
-    return titles, rows
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Tell an advice in short, or add a measured case; status 2 where it can't be read."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m loraport.advice", description=__doc__, formatter_class=form
-    )
-    parser.add_argument("advice", help="advice.json of the app")
-    parser.add_argument("table", nargs="?", help="its comparison of methods, {app}.methods.csv")
-    parser.add_argument("--by", default="", help="the command that made the table")
-    parser.add_argument("--examples", type=int, default=100, help="that were fine-tuned on")
-    parser.add_argument("--folder", type=Path, default=MEASURED, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if asked.table and not asked.by:
-        parser.error("a case needs the command that made its table: --by")
-    try:
-        advised = read_json(asked.advice, "advice")
-        if not asked.table:
-            print("\n".join(in_short(advised, asked.advice)))
-            return 0
-        case = make_case(advised, render.read_csv(asked.table), asked.by, asked.examples)
-    except LoraportError as error:
-        print(error, file=sys.stderr)
-        return 2
-    path = asked.folder / f"{case['pair']}.{case['app']}.{case['examples']}.json"
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(case, indent=1, allow_nan=False) + "\n")
-    print(f"{path}: {len(case['methods'])} methods")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ from ..errors import LoraportError
 from ..evaluation.verdict import Settings as Judging
 from ..evaluation.verdict import Verdict
 from ..training.data import Conversation, Example, read
-from ..transfer.carry import transfer_whole
+from ..transfer.files import transfer_whole
 from .base import Base, Limits
 from .card import write_card
 from .prompts import Prompt, Record, as_messages

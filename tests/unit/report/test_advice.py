@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loraport.advice import main
 from loraport.artifacts import write_json
 from loraport.models.families import Dimensions
-from loraport.report import advice, plots, plots_compared
+from loraport.report import advice, advice_page, plots, plots_compared
+from loraport.report import cases as measured_cases
 from loraport.report.render import write_csv
 
 KNOWN = {
@@ -128,25 +130,28 @@ def test_without_a_case_there_is_no_advice():
         found = advice.advise("new", "a", KNOWN, cases)
         assert found["method"] is found["finetuning_needed"] is found["examples"] is None
         assert any("there is no advice" in line for line in found["limits"])
-        assert "not known" in advice.page("t", [found])
+        assert "not known" in advice_page.page("t", [found])
 
 
 def test_leaving_pairs_out_counts_what_the_others_would_have_named():
     cases = [case("p", "a", {"x": 0.2, "y": 0.1}), case("p", "b", {"x": 0.2, "y": 0.1})]
-    assert advice.left_out(cases) == (0, 0)  # apps of one pair do not check one another
+    assert measured_cases.left_out(cases) == (0, 0)  # apps of one pair do not check one another
     cases += [case("q", "a", {"x": 0.1, "y": 0.4})]
-    assert advice.left_out(cases) == (0, 3)
+    assert measured_cases.left_out(cases) == (0, 3)
     cases += [case("r", "a", {"x": 0.9, "y": 0.1})]
-    assert advice.left_out(cases) == (2, 4)  # both of p; of q the others name x, of r they name y
+    assert measured_cases.left_out(cases) == (
+        2,
+        4,
+    )  # both of p; of q the others name x, of r they name y
     assert "in 2 of 4 apps" in " ".join(advice.limits("n", "a", KNOWN, cases, cases, []))
 
 
 def test_pearson_is_numpys_and_not_given_where_it_means_nothing():
     x, y = [1.0, 2.0, 4.0], [3.0, 2.0, -1.0]
-    assert advice.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-    assert advice.pearson(x, [2 * each + 1 for each in x]) == pytest.approx(1)
-    assert advice.pearson(x[:2], y[:2]) is None
-    assert advice.pearson([1.0, 1.0, 1.0], y) is None
+    assert measured_cases.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert measured_cases.pearson(x, [2 * each + 1 for each in x]) == pytest.approx(1)
+    assert measured_cases.pearson(x[:2], y[:2]) is None
+    assert measured_cases.pearson([1.0, 1.0, 1.0], y) is None
 
 
 def test_points_are_logs_of_the_distance_and_the_best_share(tmp_path):
@@ -154,9 +159,9 @@ def test_points_are_logs_of_the_distance_and_the_best_share(tmp_path):
         case("p", "a", {"x": 0.2, "y": 0.4}, same=True, distance=0.01),
         case("q", "a", {"x": 0.1}, residual=0.7),
     ]
-    assert advice.points(cases, "distance") == [("p/a", math.log10(0.01), 0.4)]
-    assert advice.points(cases, "residual") == [("p/a", 0.5, 0.4), ("q/a", 0.7, 0.1)]
-    panels = {"d": (advice.points(cases, "residual"), None), "e": ([], None)}
+    assert measured_cases.points(cases, "distance") == [("p/a", math.log10(0.01), 0.4)]
+    assert measured_cases.points(cases, "residual") == [("p/a", 0.5, 0.4), ("q/a", 0.7, 0.1)]
+    panels = {"d": (measured_cases.points(cases, "residual"), None), "e": ([], None)}
     plots.save(plots_compared.distance(panels, "p"), tmp_path / "d.svg")
     plots.save(plots_compared.distance({"d": ([], None)}, "p"), tmp_path / "none.svg")
 
@@ -189,16 +194,16 @@ def test_a_case_is_added_by_one_command(tmp_path, capsys):
     write_csv(tmp_path / "t.csv", rows, [*keys, "note"])
     arguments = [str(tmp_path / "advice.json"), str(tmp_path / "t.csv"), "--by", "make compare"]
     folder = tmp_path / "measured"
-    assert advice.main([*arguments, "--folder", str(folder)]) == 0
-    (added,) = advice.read_cases(folder)
+    assert main([*arguments, "--folder", str(folder)]) == 0
+    (added,) = measured_cases.read_cases(folder)
     assert added["by"] == "make compare" and added["facts"] == advised["facts"]
     assert added["baselines"]["new"]["average"] == 0.1
     assert added["methods"]["x"]["transferred"]["nll_retention"] == 0.3
     assert added["methods"]["x"]["finetuned"]["average"] == 0.4
     assert added["methods"]["y"] == {"note": "not served: shapes"}
-    assert advice.main(["nowhere.json", "nowhere.csv", "--by", "x"]) == 2
+    assert main(["nowhere.json", "nowhere.csv", "--by", "x"]) == 2
     with pytest.raises(SystemExit):
-        advice.main(["nowhere.json", "nowhere.csv"])
+        main(["nowhere.json", "nowhere.csv"])
     capsys.readouterr()
 
 
@@ -214,7 +219,7 @@ def test_on_the_terminal_it_is_four_sentences_that_name_the_file(tmp_path, capsy
         stages["finetuned"] |= {"difference_low": -0.02, "nll_difference_high": 0.1}
     for words, measured in cases.items():
         write_json(path, "advice", {}, advice.advise("new", "a", KNOWN, measured))
-        assert advice.main([str(path)]) == 0
+        assert main([str(path)]) == 0
         told = capsys.readouterr().out.splitlines()
         assert words in " ".join(told) and len(told) <= 4
         assert all(line.endswith(".") for line in told)
@@ -223,7 +228,7 @@ def test_on_the_terminal_it_is_four_sentences_that_name_the_file(tmp_path, capsy
 
 
 def test_shipped_cases_name_their_command_and_can_be_advised_from():
-    cases = advice.read_cases()
+    cases = measured_cases.read_cases()
     assert all(each["by"] and each["facts"].keys() == KNOWN.keys() for each in cases)
-    assert all(Path(path).stem.count(".") >= 2 for path in advice.MEASURED.glob("*.json"))
+    assert all(Path(path).stem.count(".") >= 2 for path in measured_cases.MEASURED.glob("*.json"))
     json.dumps(advice.advise("new", "a", KNOWN, cases), allow_nan=False)
