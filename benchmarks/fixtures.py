@@ -76,8 +76,9 @@ def make_whole_model(
 ) -> None:
     """A model of a published family with all its tensors: shards of some 2 GB, never held whole.
 
-    `kind` and `config` are a transformers config class and its arguments; matrices are filled from
-    16 million draws of N(0, 1/d_in), the deviation rounded to a power of 2; norm weights are 1.
+    `kind` and `config` are a config class of transformers and its arguments. Matrices are of
+    N(0, 1/d_in), the deviation rounded to a power of 2, on a CPU from 16 million draws; norm
+    weights are 1.
     """
     import torch
     import transformers
@@ -104,7 +105,10 @@ def make_whole_model(
         count, start = shape.numel(), int(torch.randint(len(drawn), (1,)))
         deviation = 2.0 ** round(math.log2(shape[1] ** -0.5 if len(shape) == 2 else 0.1))
         values = torch.ones(shape, dtype=drawn.dtype)
-        if not name.endswith("norm.weight"):  # each begins elsewhere in what was drawn
+        if device != "cpu" and not name.endswith("norm.weight"):  # all are drawn
+            fresh = torch.randn(shape, dtype=drawn.dtype, device=device)
+            values = fresh.mul_(deviation).cpu()
+        elif not name.endswith("norm.weight"):  # each begins elsewhere in what was drawn
             flat = values.view(-1)
             for place in range(-start, count, len(drawn)):
                 first, last = max(place, 0), min(place + len(drawn), count)

@@ -44,6 +44,13 @@ PAIRS: dict[str, dict[str, Any]] = {
         "new": (151936, 2048, 11008, 36, 16, 2, True),
         "layers": None,
     },
+    "small": {
+        "title": "Qwen2.5-0.5B → Qwen2.5-1.5B",
+        "kind": "Qwen2Config",
+        "old": (151936, 896, 4864, 24, 14, 2, True),
+        "new": (151936, 1536, 8960, 28, 12, 2, True),
+        "layers": None,
+    },
     "llama": {
         "title": "Llama-2-13B → Llama-3.1-70B",
         "kind": "LlamaConfig",
@@ -82,24 +89,27 @@ def plans(pair: str) -> dict[str, dict[str, int]]:
             for row in needs.table(*models)}  # fmt: skip
 
 
+def make_model(run: Pipeline, pair: str, side: str, given: dict[str, int]) -> None:
+    """The model of one side with random weights, in bfloat16, in the folder of its name."""
+    config = {
+        "vocab_size": given["vocab"],
+        "hidden_size": given["hidden"],
+        "intermediate_size": given["intermediate"],
+        "num_hidden_layers": given["layers"],
+        "num_attention_heads": given["heads"],
+        "num_key_value_heads": given["kv_heads"],
+        "tie_word_embeddings": PAIRS[pair][side][-1],
+        "pad_token_id": 1,
+    }
+    made = {"directory": str(run.root / side), "kind": PAIRS[pair]["kind"], "config": config,
+            "dtype": "bfloat16", "device": run.device, "seed": int(side == "new")}  # fmt: skip
+    run.note("fixture", f"model {side}", 0, run.child("fixtures.py", "whole", made))
+
+
 def make_models(run: Pipeline, options: argparse.Namespace, layers: int | None) -> None:
     """Both models, their specs, and an adapter on q, k, v, o and one on all linear modules."""
-    for seed, side in enumerate(("old", "new")):
-        given = sizes(options.pair, side, options.shrink, layers)
-        config = {
-            "vocab_size": given["vocab"],
-            "hidden_size": given["hidden"],
-            "intermediate_size": given["intermediate"],
-            "num_hidden_layers": given["layers"],
-            "num_attention_heads": given["heads"],
-            "num_key_value_heads": given["kv_heads"],
-            "tie_word_embeddings": PAIRS[options.pair][side][-1],
-            "pad_token_id": 1,
-        }
-        made = {"directory": str(run.root / side), "kind": PAIRS[options.pair]["kind"],
-                "config": config, "dtype": "bfloat16", "device": options.device,
-                "seed": seed}  # fmt: skip
-        run.note("fixture", f"model {side}", 0, run.child("fixtures.py", "whole", made))
+    for side in ("old", "new"):
+        make_model(run, options.pair, side, sizes(options.pair, side, options.shrink, layers))
         run.spec(side)
     given = sizes(options.pair, "old", options.shrink, layers)
     for name, roles in (("adapter", ROLES[:4]), ("adapter_all", ROLES)):

@@ -78,7 +78,7 @@ def carry(run: Pipeline, options: argparse.Namespace) -> list[dict[str, Any]]:
         "known_as": ["old"],
         "base": "new",
         "revision": "",
-        "of": {"pair": "pair", "app": "app", "method": "lorasuite"},
+        "of": {"old": "old", "new": "new", "app": "app", "method": "lorasuite"},
     }
     inputs = {name: str(run.root / path) for name, path in SPECS.items()}
     inputs |= {"maps": str(run.root / "maps.h5"), "adapter": str(run.root / "adapter")}

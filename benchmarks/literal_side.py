@@ -2,7 +2,7 @@
 
 Run as a child process by transfer.py: `literal_side.py STEP JSON`; prints one JSON line. Seconds
 are those of the computation alone: weights are in memory, in float64, before the clock starts. On a
-GPU the same code runs on CuPy arrays, which NumPy's functions accept.
+GPU the same code runs on CuPy arrays, which NumPy's functions accept, or on torch_arrays.
 """
 
 import json
@@ -26,6 +26,17 @@ from loraport.models.spec import open_model  # noqa: E402
 ROLES = literal.ROLES
 
 
+def on_gpu() -> Any:
+    """CuPy, or torch in its place where it is not installed."""
+    try:
+        import cupy
+    except ImportError:
+        import torch_arrays
+
+        return torch_arrays
+    return cupy
+
+
 class Side:
     """The two models, the layer pair that is looked at, and where to compute."""
 
@@ -37,9 +48,7 @@ class Side:
         self.pair = self.path[len(self.path) // 2]
         self.cupy = None
         if job["device"] == "cuda":
-            import cupy
-
-            self.cupy = cupy
+            self.cupy = on_gpu()
 
     def array(self, values: np.ndarray) -> Any:
         values = values.astype(np.float64)

@@ -137,7 +137,9 @@ class Pipeline:
         settings = {"minibatch": 64, "similarity": "cka"}
         self.rule("cka", "cka.h5", {**SPECS, **features}, {"settings": settings}, repeat)
         settings = {"layers": "cka", "max_offset": None, "unmatched": "empty"}
-        self.rule("layers", "layers.json", {"cka": "cka.h5"}, {"settings": settings}, repeat)
+        self.rule(
+            "layers", "layers.json", {**SPECS, "cka": "cka.h5"}, {"settings": settings}, repeat
+        )
         params = {"settings": {"heads": "hungarian", **device}, **sources}
         self.rule("heads", "heads.h5", inputs, params, repeat)
         settings = {"modules": self.roles, "wi": "code", **device}
@@ -147,7 +149,12 @@ class Pipeline:
     def transferred(self, adapter: str = "adapter", repeat: int = 0, **more: Any) -> None:
         """One adapter from disk to disk."""
         transfer = {
-            "settings": {"scale": "paper", "new_layers": "zero", "dtype": "float32"},
+            "settings": {
+                "scale": "paper",
+                "new_layers": "zero",
+                "dtype": "float32",
+                "allow_large": True,
+            },
             "known_as": ["old"],
             "base": "new",
             "revision": "",

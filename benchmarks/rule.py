@@ -6,10 +6,16 @@ memory and of the GPU's (MiB).
 """
 
 import ast
+import cProfile
+import io
 import json
+import os
+import pstats
 import runpy
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +42,30 @@ def import_first(path: Path) -> None:
     exec(compile(tree, str(path), "exec"), {})
 
 
+@contextmanager
+def profiled(script: str) -> Iterator[None]:
+    """Add the 15 operations that took longest to the file $LORAPORT_PROFILE, if it is named: of the
+    host's functions, and of torch's operations on the host and on the GPU.
+    """
+    path = os.environ.get("LORAPORT_PROFILE")
+    if not path:
+        yield
+        return
+    import torch
+
+    host, kinds = cProfile.Profile(), [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    with torch.profiler.profile(activities=kinds) as operations, host:
+        yield
+    text = io.StringIO()
+    pstats.Stats(host, stream=text).sort_stats("tottime").print_stats(15)
+    averages = operations.key_averages()
+    for order in ("self_cpu_time_total", "self_device_time_total")[: len(kinds)]:
+        text.write(averages.table(sort_by=order, row_limit=15, max_name_column_width=60))
+    with Path(path).open("a") as file:
+        file.write(f"\n==== {script}\n{text.getvalue()}\n")
+
+
 def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> dict[str, float]:
     """Run a script; its log lies beside the output."""
     given = SimpleNamespace(
@@ -51,7 +81,8 @@ def run(script: str, output: str, inputs: dict, params: dict, threads: int) -> d
     import_first(path)
     process = psutil.Process()
     start, cpu, read = time.perf_counter(), time.process_time(), process.io_counters().read_chars
-    runpy.run_path(str(path), init_globals={"snakemake": given})
+    with profiled(script):
+        runpy.run_path(str(path), init_globals={"snakemake": given})
     return {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - cpu,

@@ -81,7 +81,9 @@ def run_rules(run: Pipeline, options: argparse.Namespace) -> None:
                 settings = {"minibatch": 64, "similarity": "cka"}
                 run.rule("cka", "cka.h5", {**SPECS, **features}, {"settings": settings})
                 settings = {"layers": "first", "max_offset": None, "unmatched": "empty"}
-                run.rule("layers", "layers.json", {"cka": "cka.h5"}, {"settings": settings})
+                run.rule(
+                    "layers", "layers.json", {**SPECS, "cka": "cka.h5"}, {"settings": settings}
+                )
             known = ("examples", "max_tokens", "batch_size", "device")
             asked = {**{key: reading[key] for key in known}, "stream": stream}
             params = {"sources": {**sources, "texts": texts}, "settings": {"modules": ROLES},

@@ -20,8 +20,11 @@ EXAMPLES = 512  # calibration texts
 ADAPTERS = 3  # times that one adapter is carried in each repeat
 
 
-def arguments() -> argparse.Namespace:
-    """The command line; the new model is like the old one but for what is given."""
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, or what stands in its place.
+
+    The new model is like the old one but for what is given.
+    """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--hidden", type=int, default=1024)
@@ -41,7 +44,7 @@ def arguments() -> argparse.Namespace:
     add("--sample-pairs", type=int, default=4, help="head pairs that the literal side is timed on")
     add("--repeats", type=int, default=3)
     add("--out", type=Path, help="folder for the table (Markdown and JSON)")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     options.kv_heads = options.kv_heads or options.heads
     options.intermediate = options.intermediate or options.hidden * 11 // 4
     options.new_layers = options.new_layers or options.layers + 1

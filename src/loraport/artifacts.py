@@ -259,7 +259,7 @@ class H5Writer:
         """Store an array in one piece, to be read without HDF5; its CRC-32 stands beside it."""
         values = self._digested(name, values)
         dataset = self._file.create_dataset(name, data=values)
-        dataset.attrs[CHECKSUM] = zlib.crc32(values.tobytes())
+        dataset.attrs[CHECKSUM] = zlib.crc32(values.data if values.size else b"")
 
     def _digested(self, name: str, values: np.ndarray) -> np.ndarray:
         values = np.ascontiguousarray(values)

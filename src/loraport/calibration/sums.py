@@ -1,17 +1,19 @@
 """Sums over two models that are walked side by side, of one layer pair at a time."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model, shared_roles
+from ..numerics.linalg import chunks
 from .batches import PARTS, Batch
 from .moments import LayerMoments, Moments
 from .sites import needed, rms, width
 from .walk import Walk, side_by_side
+
+MIRRORED_AT_ONCE = 1024  # rows of a matrix of sums
 
 
 class Keeper(Protocol):
@@ -105,25 +107,6 @@ def _keep_on(device: str, sums: LayerMoments, part: int) -> None:
             moments.move("cpu" if number != part else device)
 
 
-class OnDevice(Mapping[str, tuple[Moments, Moments]]):
-    """Moments of a layer pair on the CPU; those of a site are given as copies on a device."""
-
-    def __init__(self, sums: LayerMoments, device: str):
-        self._sums, self._device = sums, device
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sums)
-
-    def __len__(self) -> int:
-        return len(self._sums)
-
-    def __getitem__(self, site: str) -> tuple[Moments, Moments]:
-        fit, held = (replace(moments) for moments in self._sums[site])
-        fit.move(self._device)
-        held.move(self._device)
-        return fit, held
-
-
 class InTurn:
     """Function of a new layer: its moments, asked for once each, in the order of the layer path.
 
@@ -131,12 +114,10 @@ class InTurn:
     ----------
     found : of `layer_moments`; it goes on in the thread that asks, with as many threads of torch's
         as there are now: one who fits maps may have set fewer
-    device : where the moments are asked for
     """
 
-    def __init__(self, found: Iterator[LayerMoments], device: str):
+    def __init__(self, found: Iterator[LayerMoments]):
         self._found, self._threads = found, torch.get_num_threads()
-        self._device = device
 
     def __call__(self, layer: int) -> LayerMoments:
         before = torch.get_num_threads()
@@ -148,7 +129,7 @@ class InTurn:
         for parts in sums.values():
             for moments in parts:
                 _mirror(moments)
-        return OnDevice(sums, self._device)
+        return sums
 
 
 def _mirror(moments: Moments) -> None:
@@ -157,5 +138,7 @@ def _mirror(moments: Moments) -> None:
     """
     for gram in (moments.gram_old, moments.gram_new):
         if gram is not None:
-            for row in range(len(gram)):
-                gram[:row, row] = gram[row, :row]
+            for rows in chunks(len(gram), MIRRORED_AT_ONCE):
+                gram[: rows.start, rows] = gram[rows, : rows.start].T
+                square = gram[rows, rows]
+                square.copy_(square.tril() + square.tril(-1).T)

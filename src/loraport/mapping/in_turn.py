@@ -25,4 +25,4 @@ def in_turn(pair: Pair, texts: Any, summed: Mapping[str, Any]) -> Pair:
     walks, batches = open_walks(sides, lines, settings, reading["remote_code"])
     modules = summed["modules"]
     found = layer_moments(sides, walks, batches, pair.path, pair.device, roles=modules)
-    return replace(pair, moments=InTurn(found, pair.device))
+    return replace(pair, moments=InTurn(found))

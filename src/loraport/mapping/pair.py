@@ -55,8 +55,9 @@ class Pair:
     hidden_map : W_h (d_o, d_n) float64, or None for the identity
     path : (old, new) layers
     heads : new layer -> its matched heads and their blocks
-    moments : new layer -> site -> second moments of the tokens to fit on and of those held out.
-        They may be summed only then: ask in the order of the path, once for each layer (`summed`)
+    moments : new layer -> site -> second moments of the tokens to fit on and of those held out,
+        in the machine's memory: a fit moves what it needs. They may be summed only then: ask in
+        the order of the path, once for each layer (`summed`)
     gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
     outputs : new layer -> site -> what the method's `outputs` made of it
     adapter : what is carried, for methods whose maps are its own
@@ -124,7 +125,7 @@ def open_pair(
         hidden_map=on_device(inputs["embedding"], device) if "embedding" in inputs else None,
         path=read_path(inputs["layers"]) if "layers" in inputs else [],
         heads=lambda layer: read_matched_heads(inputs["heads"], layer),
-        moments=lambda layer: read_moments(inputs["moments"], layer, device),
+        moments=lambda layer: read_moments(inputs["moments"], layer),
         outputs=lambda layer: read_outputs(inputs["outputs"], layer, device),
         adapter=adapter,
         workers=workers,

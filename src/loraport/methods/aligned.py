@@ -74,7 +74,9 @@ def _layer(
     tokens: dict[str, int] = {}
     for site in dict.fromkeys(READS[role] for role in mapped):
         parts = moments[site]
-        right[site] = fit_parts(reading, parts, settings["ridge"], settings["prior"])
+        right[site] = fit_parts(
+            reading, parts, settings["ridge"], settings["prior"], device=pair.device
+        )
         tokens[site] = sum(part.count for part in parts)
     gain = mean(fit.share for fit in right.values()) ** -GAIN_EXPONENT
     modules = {}
@@ -110,9 +112,10 @@ def _output(parts: tuple[Moments, Moments], site: str, pair: Pair, layers: tuple
     asked, auto = pair.settings["ridge"], pair.settings["ridge"] == "auto"
     if site not in STREAM.values():
         ridge = OUTPUT_RIDGE if auto else asked
-        return fit_parts(writing, parts, ridge, pair.settings["prior"], auto)
-    read = fit_parts(reading, parts, STREAM_RIDGE if auto else asked, "zero", auto)
-    before, after = _norms(parts, site, pair, layers)
+        return fit_parts(writing, parts, ridge, pair.settings["prior"], auto, pair.device)
+    ridge = STREAM_RIDGE if auto else asked
+    read = fit_parts(reading, parts, ridge, "zero", auto, pair.device)
+    before, after = (each.to(read.matrix) for each in _norms(parts, site, pair, layers))
     return replace(read, matrix=right_inverse(read.matrix * after, read.ridge) * before)
 
 

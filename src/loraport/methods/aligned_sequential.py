@@ -98,7 +98,9 @@ def outputs(pair: Pair, layer: int) -> dict[str, Fit]:
         ridge, prior = OUTPUT_RIDGE, pair.settings["prior"]
         if site in STREAM.values():
             ridge, prior = STREAM_RIDGE, "zero"
-        fits[site] = fit_parts(writing, moments[site], ridge if auto else asked, prior, auto)
+        fits[site] = fit_parts(
+            writing, moments[site], ridge if auto else asked, prior, auto, pair.device
+        )
     return fits
 
 

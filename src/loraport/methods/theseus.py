@@ -41,21 +41,23 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
         for each in modules:
             site = READS[each.role]
             if site not in right:
-                right[site] = Dense(polar(_cross(moments, site)), f"layer_{layer}_{site}_right")
-            yield each.module_map(Term(_left(each, moments), (right[site],)))
+                right[site] = Dense(
+                    polar(_cross(moments, site, pair.device)), f"layer_{layer}_{site}_right"
+                )
+            yield each.module_map(Term(_left(each, moments, pair.device), (right[site],)))
 
 
-def _left(each: Weights, moments: LayerMoments) -> tuple[Factor, ...]:
+def _left(each: Weights, moments: LayerMoments, device: str) -> tuple[Factor, ...]:
     """Q_outᵀ (d_n, d_o), as a product where it is of a lower rank."""
     site = WRITES[each.role]
     if site != WRITES["up"]:
-        return (Dense(polar(_cross(moments, site).T)),)
+        return (Dense(polar(_cross(moments, site, device).T)),)
     (turned_old, old), (turned_new, new) = torch.linalg.qr(each.old), torch.linalg.qr(each.new)
-    small = polar(new @ _cross(moments, READS[each.role]).T @ old.T)
+    small = polar(new @ _cross(moments, READS[each.role], device).T @ old.T)
     return Dense(turned_new @ small), Dense(turned_old.T)
 
 
-def _cross(moments: LayerMoments, site: str) -> torch.Tensor:
+def _cross(moments: LayerMoments, site: str, device: str) -> torch.Tensor:
     """Σ x yᵀ (d_o, d_n) of both parts of the texts."""
     fit, held = moments[site]
-    return fit.cross + held.cross
+    return (fit.cross + held.cross).to(device)

@@ -204,8 +204,8 @@ def _write_product(
 
 def _float32(values: Any) -> np.ndarray:
     if not isinstance(values, np.ndarray):
-        values = values.detach().cpu().numpy()
-    return values.astype(np.float32)
+        values = values.detach().float().cpu().numpy()  # rounded where it is: half is moved
+    return values.astype(np.float32, copy=False)
 
 
 class Maps:

@@ -27,6 +27,7 @@ TYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),  # its bits lie as uint16
     "float16": np.dtype(np.float16),
 }
+FIRST_NUMBERS = 4096  # of a matrix, that mostly show whether two bytes hold all
 LEAST_ROWS = 64  # of a block, however long they are: products of fewer are slow
 
 
@@ -123,6 +124,9 @@ class Transposed:
 def narrowed(values: np.ndarray) -> tuple[str, np.ndarray]:
     """The name of the narrowest type that holds float32 numbers as they are, and what is stored."""
     bits = values.view(np.uint32)
+    first = values.reshape(-1)[:FIRST_NUMBERS]
+    if len(first) < values.size and narrowed(np.ascontiguousarray(first))[0] == "matrix":
+        return "matrix", values  # as a fitted map shows with its first numbers
     if np.isfinite(values).all():
         if not (bits & 0xFFFF).any():
             return "bfloat16", (bits >> 16).astype(np.uint16)

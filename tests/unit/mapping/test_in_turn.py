@@ -105,7 +105,7 @@ def test_sums_in_turn_are_symmetric_as_those_that_are_read(pico_pair, tmp_path):
             for gram in (each.gram_old, each.gram_new):
                 if gram is not None:
                     gram += gram.triu(1)  # what no one reads
-    found = InTurn(iter([stored]), "cpu")(layer)
+    found = InTurn(iter([stored]))(layer)
     for site, parts in read_moments(file, layer).items():
         for a, b in zip(parts, found[site], strict=True):
             for name in ("gram_old", "gram_new"):
@@ -123,7 +123,7 @@ def test_models_run_with_all_threads_though_those_who_fit_have_one():
         yield {}
 
     torch.set_num_threads(2)
-    asked = InTurn(found(), "cpu")
+    asked = InTurn(found())
     torch.set_num_threads(1)
     asked(0)
     assert seen == [2] and torch.get_num_threads() == 1
