@@ -56,3 +56,4 @@ def check_outputs():
 
 
 look = Told(told(load, tell)(), tell)
+look.tell_after_dry_run(workflow)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pico
 import pytest
 from workdir import PROJECT, Workdir
 
@@ -138,6 +139,22 @@ def test_new_adapter_costs_one_rule_and_no_base_model(work):
         (work.root / path / "adapter_model.safetensors").read_bytes() for path in (ADAPTER, target)
     )
     assert first == second
+
+
+def test_a_dry_run_tells_of_trained_tokens_that_the_new_tokenizer_lacks(work):
+    words = [
+        json.loads((work.root / name / "tokenizer.json").read_text())["model"]["vocab"]
+        for name in ("old", "new")
+    ]
+    lost = next(word for word in words[0] if word not in words[1])
+    ids = [words[0][lost], next(number for word, number in words[0].items() if word in words[1])]
+    pico.make_adapter(work.root / "tokens", work.root / "old", seed=4, trainable_token_indices=ids)
+    work.table(("a", "old", "adapter"), ("t", "old", "tokens"))
+    target = "artifacts/p/t/lora_transferred"
+    told = "t: left behind: model.embed_tokens: 1 of 2 trained tokens, which the new tokenizer "
+    assert f"{told}lacks: {lost}\n" in work.run("-n", target).stdout
+    assert told in work.run(target).stdout
+    assert told not in work.run("-n", target).stdout
 
 
 def test_transfer_imports_no_torch(finished):

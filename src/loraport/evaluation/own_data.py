@@ -29,7 +29,8 @@ def entry(name: str, task: Mapping[str, Any]) -> dict[str, str]:
 
 def template_of(source: str) -> str:
     """The template that the first record of a file asks for: `plain` where it has a prompt and a
-    completion, and else `question`; for what is no file here, `question`.
+    completion, or a prompt and nothing of another layout, and else `question`; for what is no file
+    here, `question`.
     """
     path = Path(source)
     if path.suffix not in FILES or not path.is_file():
@@ -43,8 +44,9 @@ def _template_of(source: str, _changed: int) -> str:
         records = read_records(source)
     except LoraportError:
         return "question"
-    plain = bool(records) and {"prompt", "completion"} <= records[0].keys()
-    return "plain" if plain else "question"
+    names = records[0].keys() if records else set()
+    fits = "completion" in names or not {"instruction", "question"} & names
+    return "plain" if "prompt" in names and fits else "question"
 
 
 def items(test: str, template: str, score: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from ..errors import LoraportError
 from . import contenders, layout, rows, stages, sweeps, tasks
 from .lookups_models import Inputs, Lookup, Wildcards
 from .lookups_upgrade import UpgradeLookups
+from .together import with_the_rest
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 PLOTS_OF_APP = ("loss", "retention", "cost")
@@ -35,10 +36,11 @@ def told(value: Any, tell: Callable[[LoraportError], Any]) -> Any:
 
 
 class Told:
-    """Look-ups by name, each of them `told`."""
+    """Look-ups by name, each of them `told`, with what else is wrong."""
 
     def __init__(self, lookups: Any, tell: Callable[[LoraportError], Any]):
-        self._lookups, self._tell = lookups, tell
+        self._lookups = lookups
+        self._tell = lambda error: tell(with_the_rest(error, lookups))
 
     def __getattr__(self, name: str) -> Any:
         return told(getattr(self._lookups, name), self._tell)

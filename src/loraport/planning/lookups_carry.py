@@ -1,5 +1,7 @@
 """Look-ups of the rules that carry adapters."""
 
+import atexit
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ class CarryLookups(PairLookups):
         together with all others of its model that can't.
         """
         app, pair = wildcards.app, wildcards.pair
-        if not self._refused(app, pair):
+        if not self.refused(app, pair):
             return
         model = self.config.pair(pair)[0]
         given = (
@@ -75,10 +77,10 @@ class CarryLookups(PairLookups):
         )
         every = dict.fromkeys([app, *given])
         raise preflight.refused_together(
-            {each: why for each in every if (why := self._refused(each, pair))}
+            {each: why for each in every if (why := self.refused(each, pair))}
         )
 
-    def _refused(self, app: str, pair: str) -> list[str]:
+    def refused(self, app: str, pair: str) -> list[str]:
         """Why a given adapter can't be carried."""
         try:
             return self.prospect(app, pair).refused
@@ -106,6 +108,16 @@ class CarryLookups(PairLookups):
             if self.config.given_adapter(app, self.config.pair(pair)[0])
             for each in self.prospect(app, pair).left
         ]
+
+    def tell_after_dry_run(self, workflow: Any) -> None:
+        """Have the same written at the end of a dry run, which has no `onstart`."""
+
+        def tell() -> None:
+            if workflow.dryrun and workflow.dag is not None:
+                jobs = workflow.dag.needrun_jobs(exclude_finished=False)  # a dry run finishes all
+                sys.stderr.writelines(f"{note}\n" for note in self.notes(jobs))
+
+        atexit.register(tell)
 
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""

@@ -37,6 +37,9 @@ def test_the_template_is_that_of_the_first_record(write):
     assert own_data.template_of(write(PLAIN)) == "plain"
     assert own_data.template_of(write(QUESTION, name="q.jsonl")) == "question"
     assert own_data.template_of("owner/name") == "question"
+    both = {"prompt": "unused", **QUESTION}
+    assert own_data.template_of(write({"prompt": "1 + 1 ="}, name="p.jsonl")) == "plain"
+    assert own_data.template_of(write(both, name="b.jsonl")) == "question"
 
 
 def test_what_is_compared_is_the_answer_beside_a_completion_or_the_completion(write):

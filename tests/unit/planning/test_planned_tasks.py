@@ -67,11 +67,19 @@ def test_everything_is_told_at_once(made):
     with pytest.raises(LoraportError) as told:
         tasks.check(config, stages.task_of(config, "a", "old"), TASKS)
     words = str(told.value)
-    assert words.startswith("the tasks have 4 errors:\n- ")
+    assert words.startswith("the tasks have 3 errors:\n- ")
     assert "unknown evaluation task 'nano_maths'" in words and "nano_math," in words
     assert "bad.jsonl, record 0 has no field 'completion' (and 2 more of its records)" in words
     assert "training data 'gone.jsonl' of task 'b' is not there" in words
     tasks.check(config, stages.task_of(config, "c", "old"), TASKS)
+
+
+def test_what_tasks_share_is_told_once(made):
+    Path("bad.jsonl").write_text('{"prompt": "x"}\n')
+    same = {"train": "bad.jsonl", "test": "good.jsonl"}
+    with pytest.raises(LoraportError, match=r"^bad\.jsonl, record 0 has no field 'completion'\."):
+        config = made(a=same, b=same)
+        tasks.check(config, stages.task_of(config, "a", "old"), TASKS)
 
 
 def test_settings_that_fit_no_data_are_told_with_the_rest(made):
