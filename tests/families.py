@@ -149,6 +149,35 @@ def qwen3_5_moe(**fields) -> transformers.Qwen3_5MoeConfig:
     return qwen3_5(transformers.Qwen3_5MoeConfig, qwen3_5_moe_text, **fields)
 
 
+def gemma4(**fields) -> transformers.Gemma4TextConfig:
+    """Layers of two head sizes in turns; in the second kind keys are values, of fewer heads."""
+    own = {"num_global_key_value_heads": 1, "attention_k_eq_v": True, **GEMMA4}
+    own |= {"hidden_size_per_layer_input": 0}
+    return transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
+
+
+def gemma4_multimodal(**fields) -> transformers.Gemma4Config:
+    """Of text and images: an input of its own for each layer; of four layers the last two read the
+    keys and values of the first two, and their feed-forward networks are twice as wide.
+    """
+    own = {"hidden_size_per_layer_input": 6, "num_kv_shared_layers": 2, **GEMMA4}
+    own |= {"use_double_wide_mlp": True, "vocab_size_per_layer_input": fields.get("vocab_size", 48)}
+    tied = fields.pop("tie_word_embeddings", True)
+    seeing = {**SEEING, "head_dim": 8, "num_key_value_heads": 2, "position_embedding_size": 4}
+    text = transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
+    return transformers.Gemma4Config(
+        text_config=text.to_dict(), vision_config=seeing, tie_word_embeddings=tied
+    )
+
+
+def _by_turns(fields: dict) -> dict:
+    """Sliding and full attention in turns, heads of the latter four dimensions larger."""
+    types = ["sliding_attention", "full_attention"] * fields["num_hidden_layers"]
+    types = types[: fields["num_hidden_layers"]]
+    return {"layer_types": types, "global_head_dim": fields["head_dim"] + 4, **fields}
+
+
+GEMMA4 = {"sliding_window": 6}
 DELTA = {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4,
          "linear_value_head_dim": 8,
          "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5,
@@ -171,7 +200,11 @@ DELTA_NET = {
 QWEN3_5 = {**SEPARATE, "q_gate": "self_attn.q_proj", **DELTA_NET}
 # name -> of each layer in turn, roles that it lacks
 MIXED = [("q", "k", "v", "o", "q_gate"), tuple(DELTA_NET)]
-BY_LAYER = dict.fromkeys(("qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe"), MIXED)
+QWEN3_5_ALL = ("qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe")
+BY_LAYER = dict.fromkeys(QWEN3_5_ALL, MIXED) | {
+    "gemma4": [(), ("v",)],
+    "gemma4_multimodal": [(), (), ("k", "v"), ("k", "v")],
+}
 QWEN3_5_MOE = {role: path for role, path in QWEN3_5.items() if not path.startswith("mlp.")}
 FAMILIES = {
     "llama": Family(transformers.LlamaConfig, {}, SEPARATE),
@@ -187,6 +220,8 @@ FAMILIES = {
         SEPARATE,
         *INSIDE,
     ),
+    "gemma4": Family(gemma4, {**ROUND, "layers": 2}, SEPARATE),
+    "gemma4_multimodal": Family(gemma4_multimodal, {**ROUND, "layers": 4}, SEPARATE, *INSIDE),
     "olmo": Family(transformers.OlmoConfig, {}, SEPARATE),
     "olmo2": Family(transformers.Olmo2Config, {}, SEPARATE),
     "phi": Family(
@@ -306,7 +341,7 @@ def split(name: str, role: str, weight: np.ndarray, heads: int, kv_heads: int) -
         head = len(weight) // (heads + 2 * kv_heads)
         cuts = np.split(weight, [heads * head, (heads + kv_heads) * head])
         return cuts["qkv".index(role)]
-    if name in BY_LAYER and role in ("q", "q_gate"):  # in turns, head by head
+    if name in QWEN3_5_ALL and role in ("q", "q_gate"):  # in turns, head by head
         both = weight.reshape(heads, 2, -1, weight.shape[1])
         return both[:, ("q", "q_gate").index(role)].reshape(-1, weight.shape[1])
     if FAMILIES[name].paths[role] == "linear_attn.in_proj_qkv":  # values are twice as wide
@@ -346,15 +381,20 @@ def load_layers(name: str, directory: Path) -> list[literal.Layer]:
     config, tensors = AutoConfig.from_pretrained(directory), read_tensors(directory)
     config = config.get_text_config()
     heads = config.num_attention_heads
-    kv_heads = heads if FAMILIES[name].sizes is MHA else config.num_key_value_heads
     family, layers = FAMILIES[name], []
     for i in range(config.num_hidden_layers):
+        own = config.per_layer_config[i]
+        kv_heads = heads if family.sizes is MHA else own.num_key_value_heads
         weights = {
             role: split(name, role, tensors[f"{family.block}.{i}.{path}.weight"], heads, kv_heads)
             for role, path in family.paths.items()
             if role in roles(name, i) and role in SEPARATE
         }
         empty = dict.fromkeys(SEPARATE, np.zeros((0, 0)))
+        if name.startswith("gemma4") and "k" in weights:  # keys may be values
+            weights = {"v": weights["k"], **weights}
+        elif name.startswith("gemma4"):  # keys and values are those of the layer two before
+            weights |= {role: getattr(layers[i - 2], role) for role in "kv"}
         layers.append(literal.Layer(**{**empty, **weights}, heads=heads, kv_heads=kv_heads))
     return layers
 
@@ -366,7 +406,7 @@ def load_updates(name: str, model_dir: Path, adapter_dir: Path) -> dict:
     model = pico.load(model_dir)
     config, family = model.config.get_text_config(), FAMILIES[name]
     heads = config.num_attention_heads
-    kv_heads = heads if family.sizes is MHA else config.num_key_value_heads
+    kv_heads = heads if family.sizes is MHA else config.per_layer_config[0].num_key_value_heads
     updates = {}
     for path, module in attach(model, adapter_dir).base_model.model.named_modules():
         if not hasattr(module, "lora_A"):

@@ -16,13 +16,15 @@ SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps":
 HIDDEN = families.SIZES["hidden"]
 # their norms take the mean off: it has to stay where it is
 CENTRED = ("cohere2", "nemotron", "phimoe")
-SHIFTED = ("nemotron", *families.BY_LAYER)  # whose norms add 1 to their weight
+GEMMA4 = ("gemma4", "gemma4_multimodal")  # whose larger heads have four dimensions more
+SHIFTED = ("nemotron", *families.QWEN3_5_ALL)  # whose norms add 1 to their weight
 # where files of models that see have the decoder
 OLDER = ("model.layers", "model.embed_tokens", "language_model.model", "language_model.lm_head")
 # whose entries stand for no dimension of the stream
 NEITHER = ("gate_up_proj_bias", "e_score_correction_bias", "conv1d.weight")
 WRITERS = ("o", "linear_o", "down")
-PATH = [(0, 0), (1, 1)]
+# of inputs of their own for each layer: what they read of the stream, and what is none of it
+PER_LAYER = "per_layer_model_projection.weight", "embed_tokens_per_layer.weight"
 # families that no other twins are of
 NEWER = (
     "ministral3", "olmo3", "smollm3", "granite", "glm4", "exaone4", "hunyuan_v1_dense", "ernie4_5",
@@ -37,7 +39,7 @@ def make_old(directory: Path, name: str) -> Path:
     """A random model of a family. What norms that take the mean off let through is one dimension
     less: q has to write fewer.
     """
-    given = {**SAFE, "head_dim": 4} if name in CENTRED else SAFE
+    given = {**SAFE, "head_dim": 4} if name in (*CENTRED, *GEMMA4) else SAFE
     return families.make_model(directory, name, seed=1, **given)
 
 
@@ -52,6 +54,7 @@ def writers(name: str) -> tuple[str, ...]:
     ends = {paths[role].rpartition(".")[2] for role in WRITERS if role in paths}
     if name in families.MIXTURES:
         ends |= {"down_proj", "w2", "output_linear"}
+    ends.add("per_layer_projection")
     return tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))
 
 
@@ -72,7 +75,9 @@ def turn(tensors: Tensors, name: str, Q: torch.Tensor, norms: bool) -> Tensors:
     for key, values in tensors.items():
         if of_the_stream(key, values):
             turned[key] = values @ Q if norms else values
-        elif not key.startswith(outside) or key.endswith(NEITHER):
+        elif key.endswith(PER_LAYER[0]):
+            turned[key] = values @ Q
+        elif not key.startswith(outside) or key.endswith((*NEITHER, PER_LAYER[1])):
             continue
         # what writes the stream, and experts as one parameter, which read it by their rows
         elif key.endswith((*writers(name), "experts.gate_up_proj")):
@@ -109,6 +114,11 @@ def louder(directory: Path, old: Path) -> Path:
         lambda t: {key: values * (20 if key.endswith(ends) else 1) for key, values in t.items()},
         residual_multiplier=share,
     )
+
+
+def path(name: str) -> list[tuple[int, int]]:
+    """Each layer to itself."""
+    return [(layer, layer) for layer in range(families.sizes(name)["layers"])]
 
 
 def make_pair(root: Path, name: str, edit: str) -> tuple[Path, Path]:

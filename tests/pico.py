@@ -124,6 +124,9 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
                 values.add_(0.2 * noise)
             else:
                 values.copy_(noise / values.shape[-1] ** 0.5)
+        for name, values in model.named_buffers():
+            if name.endswith("layer_scalar"):  # by which a block multiplies the stream
+                values.fill_(0.7 + 0.6 * float(torch.rand(1, generator=generator)))
 
 
 def _shard(directory: Path, shards: int) -> None:

@@ -22,8 +22,8 @@ from ..errors import LoraportError
 from .batches import Batch
 from .moments import LayerMoments
 from .moments_file import layer_sums, read_moments, write_layer
-from .streams import bits
-from .walk import Walk
+from .streams import Streams, bits
+from .walk import LENT, Reached, Walk
 
 SAVE_EVERY_S = 600.0  # seconds between two times that streams and sums are kept
 SUMS, STREAMS = "moments_so_far", "streams_so_far"
@@ -108,7 +108,7 @@ class KeptMoments(Kept):
         except LoraportError:  # not there, or damaged
             return []
         for walk, state in zip(walks, reached, strict=True):
-            walk.resume(*state)
+            walk.resume(state)
         self._done = done
         return sums
 
@@ -141,7 +141,7 @@ class KeptFeatures(Kept):
         except LoraportError:  # not there, or damaged
             return
         features[: len(done)] = done
-        walk.resume(*reached)
+        walk.resume(reached)
 
     def save_if_due(self, walk: Walk, features: np.ndarray) -> None:
         """Keep the stream and the features of the layers behind it, if it is time to."""
@@ -151,22 +151,35 @@ class KeptFeatures(Kept):
 
 
 def _write_reached(file: H5Writer, group: str, walk: Walk) -> None:
-    layer, streams, gives_tuple = walk.reached()
-    file.attributes(group, layer=layer, gives_tuple=gives_tuple, count=len(streams))
-    for number in range(len(streams)):
-        values = streams[number]
+    reached = walk.reached()
+    file.attributes(group, layer=reached.layer, gives_tuple=reached.gives_tuple)
+    _write_tensors(file, group, reached.streams)
+    for kind, states in reached.lent.items():
+        _write_tensors(file, f"{group}/{LENT}/{kind}", states)
+
+
+def _write_tensors(file: H5Writer, group: str, tensors: Streams) -> None:
+    file.attributes(group, count=len(tensors))
+    for number in range(len(tensors)):
+        values = tensors[number]
         file.dataset(f"{group}/{number}/bytes", bits(values))
         file.attributes(f"{group}/{number}", shape=list(values.shape), dtype=str(values.dtype))
 
 
-def _reached(group: Any) -> tuple[int, list[torch.Tensor], bool]:
-    streams = []
+def _reached(group: Any) -> Reached:
+    lent = {kind: _tensors(node) for kind, node in group.get(LENT, {}).items()}
+    layer, gives_tuple = int(group.attrs["layer"]), bool(group.attrs["gives_tuple"])
+    return Reached(layer, gives_tuple, _tensors(group), lent)
+
+
+def _tensors(group: Any) -> Streams:
+    tensors = Streams()
     for number in range(int(group.attrs["count"])):
         node = group[str(number)]
         dtype = getattr(torch, node.attrs["dtype"].removeprefix("torch."))
         shape = tuple(int(size) for size in node.attrs["shape"])
-        streams.append(torch.from_numpy(node["bytes"][...]).view(dtype).view(shape))
-    return int(group.attrs["layer"]), streams, bool(group.attrs["gives_tuple"])
+        tensors[number] = torch.from_numpy(node["bytes"][...]).view(dtype).view(shape)
+    return tensors
 
 
 def digest(batches: Sequence[Batch], *settings: Any) -> str:

@@ -59,7 +59,8 @@ def caught_sites(
 
     Where a norm or a factor stands on what o or down writes, `normed(site)` of the site behind it
     holds what the residual stream takes in; of a norm `rms(site)`, (tokens, 1), is the rms of what
-    the module wrote.
+    the module wrote. Where a block changes the stream once more behind down, `stream` is what it is
+    before that.
     """
     family, dims, caught = model.architecture, model.dims.at(layer), {}
     roles = family.roles_of(dims)
@@ -107,6 +108,8 @@ def caught_sites(
 
     def add_attention(module: Any, inputs: Any, output: Any) -> None:
         caught["middle"] = caught["middle"] + written(caught, "middle")
+        if family.behind and "down" in roles:
+            caught["stream"] = caught["middle"] + written(caught, "stream")
 
     handles.append(block.register_forward_hook(add_attention))
     try:

@@ -3,11 +3,13 @@ and that a block can be changed before the next one runs.
 
 The residual stream of every text is kept between blocks: O(tokens · d). What else a block is called
 with (masks, rotary angles) is what the model's own code hands it: that code runs up to the block,
-through the ones before it as through open doors.
+through the ones before it as through open doors. Keys and values that later blocks read as well
+(Gemma 4) are kept beside the streams.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,27 @@ from .sites import SITES, STREAM, caught_sites, written
 from .streams import Streams
 
 Caught = dict[str, torch.Tensor]  # site -> (tokens, width), of the paired tokens
+# argument of a block, by transformers' name: layer type -> keys and values, (b, heads, t, h) each,
+# which the type's last block that has its own leaves there for those behind it
+LENT = "shared_kv_states"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a walk has come to.
+
+    Attributes
+    ----------
+    layer : the block that comes next
+    gives_tuple : whether the model's blocks give back tuples
+    streams : by batch
+    lent : layer type -> keys and values that later blocks read, two a batch
+    """
+
+    layer: int
+    gives_tuple: bool
+    streams: Streams
+    lent: dict[str, Streams]
 
 
 class _Enough(Exception):
@@ -38,6 +61,7 @@ class Walk:
     def __init__(self, model: Model, blocks: Blocks, batches: Sequence[Batch], side: int):
         self.base, self.layer, self.residual = blocks.base, 0, model.residual
         self.streams = Streams()
+        self._lent: dict[str, Streams] = {}  # layer type -> keys and values, two a batch
         self._model, self._blocks, self._batches, self._side = model, blocks, batches, side
         self._modules = dict(self.base.named_modules())
         names = (model.architecture.block.format(layer=n) for n in range(model.dims.layers))
@@ -105,15 +129,15 @@ class Walk:
             for _ in self.outputs():
                 pass
 
-    def reached(self) -> tuple[int, Streams, bool]:
+    def reached(self) -> Reached:
         """What a walk needs that is to go on from here: `resume` takes it."""
-        return self.layer, self.streams, self._gives_tuple
+        return Reached(self.layer, self._gives_tuple, self.streams, dict(self._lent))
 
-    def resume(self, layer: int, streams: Sequence[torch.Tensor], gives_tuple: bool) -> None:
+    def resume(self, reached: Reached) -> None:
         """Go on where another walk of the same model and texts had come to."""
-        self.layer, self._gives_tuple = layer, gives_tuple
-        for number, values in enumerate(streams):
-            self.streams[number] = values
+        self.layer, self._gives_tuple = reached.layer, reached.gives_tuple
+        self.streams = reached.streams
+        self._lent = dict(reached.lent)
 
     def _leave(self) -> None:
         self._blocks.leave(self.layer)
@@ -138,9 +162,29 @@ class Walk:
         if self.layer:
             stream = self.streams[number].to(self._blocks.device)
         self._entering = stream
+        before = self._borrowed(number)
+        lent = {} if named.get(LENT) is None else named[LENT]
+        lent.update(before)
         output = self._layers[self.layer](stream, *more, **named)
+        for kind, both in lent.items():
+            if both is not before.get(kind):
+                self._lend(number, kind, both)
         self._gives_tuple = isinstance(output, tuple)
         return output[0] if self._gives_tuple else output
+
+    def _borrowed(self, number: int) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Keys and values of a batch that earlier blocks have left for later ones."""
+        device = self._blocks.device
+        return {
+            kind: tuple(states[2 * number + n].to(device) for n in range(2))
+            for kind, states in self._lent.items()
+            if len(states) > 2 * number
+        }
+
+    def _lend(self, number: int, kind: str, both: tuple[torch.Tensor, ...]) -> None:
+        states = self._lent.setdefault(kind, Streams())
+        for n, values in enumerate(both):
+            states[2 * number + n] = values
 
     def _call(self, number: int) -> tuple[torch.Tensor, tuple, dict[str, Any]]:
         """What the model's code calls the next block with, the stream first; that is right in front

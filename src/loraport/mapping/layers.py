@@ -84,11 +84,15 @@ def serve_all(path: LayerPath, layers: int) -> LayerPath:
 def shared_counts(old: Model, new: Model) -> np.ndarray | None:
     """How many roles an old and a new layer have in common, (l_o, l_n); None where all layers of
     both models have the same ones.
+
+    k and v count wherever both layers have attention: one whose keys and values are another
+    layer's, or whose keys are its values, is a layer of attention like others.
     """
     if not (old.dims.by_layer or new.dims.by_layer):
         return None
     layers = itertools.product(range(old.dims.layers), range(new.dims.layers))
-    counts = [len(shared_roles((old, new), pair)) for pair in layers]
+    found = [set(shared_roles((old, new), pair)) for pair in layers]
+    counts = [len(roles | {"k", "v"} if "q" in roles else roles) for roles in found]
     return np.reshape(counts, (old.dims.layers, new.dims.layers))
 
 

@@ -5,7 +5,7 @@ import family_twins
 import methodcase
 import pico
 import pytest
-from family_twins import CASES, PATH
+from family_twins import CASES, path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_model_rewritten_gets_the_whole_adapter(tmp_path, name, edit):
     old, new = family_twins.make_pair(tmp_path, name, edit)
     lora = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(name))
-    moments = methodcase.collect_moments(old, new, PATH, pico.texts(60))
+    moments = methodcase.collect_moments(old, new, path(name), pico.texts(60))
     for method in ("aligned", "aligned_sequential"):
-        pair = methodcase.make_method_pair(old, new, PATH, moments)
+        pair = methodcase.make_method_pair(old, new, path(name), moments)
         if method == "aligned_sequential":
             pair = methodcase.adapted(pair, lora, pico.texts(60))
         (out := tmp_path / method).mkdir()

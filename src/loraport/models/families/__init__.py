@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -69,6 +69,9 @@ class Architecture:
         Without it experts' own updates are not carried
     vectors : parameters below the block that are no module's weight or bias, such as the sinks of
         attention
+    uncarried : other modules, with `{layer}` or without, whose updates are left behind
+    behind : those of them and of `vectors`, below the block, by which it changes the stream once
+        more behind what down writes
     layer_types, by_layer : what layers are called, and what differs by it, see `by_layer`
     """
 
@@ -93,6 +96,8 @@ class Architecture:
     stored: Mapping[str, tuple[str, ...]]
     routed: Mapping[str, str]
     vectors: tuple[str, ...]
+    uncarried: tuple[str, ...]
+    behind: tuple[str, ...]
     layer_types: Mapping[str, Any]
     by_layer: tuple[Mapping[str, Any], ...]
 
@@ -191,9 +196,10 @@ class Architecture:
         words = {*outer.split("."), *ROOTS}
         stem = outer.rstrip(".").rpartition(".")[2]
         match = re.fullmatch(rf"((?:\w+\.)*){stem}\.(\d+){re.escape(below)}\.(.+)", path)
-        if match and set(match[1].split(".")) <= {*words, ""} and match[3] in self.modules:
+        held = {*self.modules, *(each.removeprefix(f"{self.block}.") for each in self.uncarried)}
+        if match and set(match[1].split(".")) <= {*words, ""} and match[3] in held:
             return self.path(int(match[2]), match[3])
-        outside = [each for each in self.norms if "{layer}" not in each]
+        outside = [each for each in (*self.norms, *self.uncarried) if "{layer}" not in each]
         for module in (self.embedding, self.head, *outside):
             older = self.aliases.get(module, module)
             for last in {module.rpartition(".")[2], older.rpartition(".")[2]}:
@@ -220,12 +226,18 @@ class Architecture:
         if any(each.startswith(f"{part}.") for each in candidates for part in self.beside):
             return True
         vectors = (f"{self.block}.{each}" for each in self.vectors)
-        known = (self.embedding, self.head, *self.norms, *vectors)
-        patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in known]
-        return any(
-            self.locate(each) is not None or re.fullmatch("|".join(patterns), each) is not None
-            for each in candidates
-        )
+        known = (self.embedding, self.head, *self.norms, *self.uncarried, *vectors)
+        return any(self.locate(each) is not None or _is_one_of(known, each) for each in candidates)
+
+    def is_uncarried(self, path: str) -> bool:
+        """Whether a module, by its own name, is one whose updates are left behind."""
+        return _is_one_of(self.uncarried, path)
+
+
+def _is_one_of(names: Sequence[str], path: str) -> bool:
+    """Whether a path is one of some names, which may have `{layer}` in them."""
+    patterns = [re.escape(each).replace(r"\{layer\}", r"\d+") for each in names]
+    return re.fullmatch("|".join(patterns), path) is not None
 
 
 def _of_experts_alone(quantised: Any, family: Architecture | None) -> bool:
@@ -239,6 +251,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
     optional |= {"experts": [], "stored": {}, "routed": {}, "vectors": []}
+    optional |= {"uncarried": [], "behind": []}
     optional |= {"layer_types": {}, "by_layer": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
@@ -252,6 +265,12 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     wrong |= set(content.get("layouts", {})) ^ fused
     wrong |= set(content.get("layouts", {}).values()) - set(LAYOUTS)
     wrong |= _wrong_norms(content) | wrong_rules(content, held)
+    block, below = content.get("block", ""), content.get("vectors", [])
+    wrong |= {
+        each
+        for each in content.get("behind", [])
+        if each not in below and f"{block}.{each}" not in content.get("uncarried", [])
+    }
     routed = content.get("routed", {})
     wrong |= set(routed) ^ ({"experts", "router", "rows", "axes"} if routed else set())
     wrong |= {routed.get("rows", "halves")} - {"halves", "interleaved"}

@@ -8,9 +8,11 @@ else is said.
 A rule of `by_layer` holds for the layers of one `type`, or for as many at the end as the field
 `last` says; of models whose field `if` is set, and whose field `unless` is not. It names roles that
 these layers have no module for (`lacks`), and `dimensions` that they have from elsewhere. Of rules
-that hold for one layer the last one says what a dimension is.
+that hold for one layer the last one says what a dimension is. Attention of layers for which one
+`borrows` reads the keys and values of the last layer of their type for which none does.
 
-transformers writes what differs into `per_layer_config` as well: a layer's number -> its fields.
+transformers writes what differs into `per_layer_config` as well: a layer's number, maybe with
+leading zeros, -> its fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ from ...errors import LoraportError
 from .dimensions import Dimensions, field_of, read_dimensions
 
 TYPES = {"field", "every", "nth", "others", "last"}
-RULE = {"type", "last", "if", "unless", "lacks", "dimensions"}
+RULE = {"type", "last", "if", "unless", "lacks", "borrows", "dimensions"}
+APART = ("lacks", "borrows", "by_layer")  # fields of `Dimensions` that are no sizes
 
 
 def read_layers(
@@ -41,11 +44,13 @@ def read_layers(
     Raises
     ------
     LoraportError
-        For what `read_dimensions` refuses, and names that are not one a layer.
+        For what `read_dimensions` refuses, names that are not one a layer, and layers that borrow
+        where there is nothing.
     """
     whole = read_dimensions(sources, config, where)
     names = _names(types, whole.layers, config, where)
-    layers = []
+    layers: list[Dimensions] = []
+    own_keys: dict[str, int] = {}  # layer type -> its last layer that borrows from none
     for layer, name in enumerate(names):
         held = [rule for rule in rules if _holds(rule, name, whole.layers - layer, config)]
         said = dict(sources)
@@ -53,12 +58,29 @@ def read_layers(
             said |= {key: tuple(value) for key, value in rule.get("dimensions", {}).items()}
         own = read_dimensions(said, _with_own(config, types["field"], layer), where)
         lacks = tuple(dict.fromkeys(role for rule in held for role in rule.get("lacks", ())))
-        layers.append(replace(own, lacks=lacks))
+        borrows = -1
+        if any(rule.get("borrows") for rule in held):
+            borrows = _lender(own_keys, name, layer, where)
+        else:
+            own_keys[name] = layer
+        layers.append(replace(own, lacks=lacks, borrows=borrows))
     if len(set(layers)) == 1:
         return layers[0]
-    sizes = [field.name for field in fields(Dimensions) if field.name not in ("lacks", "by_layer")]
+    sizes = [field.name for field in fields(Dimensions) if field.name not in APART]
     largest: dict[str, Any] = {name: max(getattr(each, name) for each in layers) for name in sizes}
     return Dimensions(**largest, by_layer=tuple(layers))
+
+
+def _lender(own_keys: Mapping[str, int], name: str, layer: int, where: str) -> int:
+    """The layer whose keys and values a layer of a type reads."""
+    if name not in own_keys:
+        raise LoraportError(
+            f"{where} contradicts itself",
+            got=f"layer {layer} reads keys and values of an earlier one of type {name!r}",
+            expected="one of that type that has its own",
+            todo="repair config.json",
+        )
+    return own_keys[name]
 
 
 def _names(
@@ -98,7 +120,8 @@ def _with_own(config: Mapping[str, Any], types: str, layer: int) -> Mapping[str,
     outer = types.rpartition(".")[0]
     part = config.get(outer, {}) if outer else config
     listed = part.get("per_layer_config") or {}
-    own = {**part, **listed.get(str(layer), {})}
+    fields_of = {str(number).lstrip("0") or "0": more for number, more in listed.items()}
+    own = {**part, **fields_of.get(str(layer), {})}
     return {**config, outer: own} if outer else own
 
 

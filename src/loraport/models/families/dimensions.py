@@ -23,6 +23,7 @@ class Dimensions:
         values; 0 without one
     linear_heads : heads of its values
     lacks : roles that have no module in this layer
+    borrows : the layer whose keys and values this one's attention reads; -1 where it has its own
     by_layer : of each layer, where layers differ
     """
 
@@ -39,6 +40,7 @@ class Dimensions:
     linear_values: int = 0
     linear_heads: int = 0
     lacks: tuple[str, ...] = ()
+    borrows: int = -1
     by_layer: tuple["Dimensions", ...] = ()
 
     @classmethod
