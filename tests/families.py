@@ -153,6 +153,11 @@ def gemma4(**fields) -> transformers.Gemma4TextConfig:
     """Layers of two head sizes in turns; in the second kind keys are values, of fewer heads."""
     own = {"num_global_key_value_heads": 1, "attention_k_eq_v": True, **GEMMA4}
     own |= {"hidden_size_per_layer_input": 0}
+    if fields.pop("mixture", False):
+        width = fields["intermediate_size"]
+        own |= {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
+        own |= {"moe_intermediate_size": width}
+        fields["intermediate_size"] = 40
     return transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
 
 
@@ -163,10 +168,23 @@ def gemma4_multimodal(**fields) -> transformers.Gemma4Config:
     own = {"hidden_size_per_layer_input": 6, "num_kv_shared_layers": 2, **GEMMA4}
     own |= {"use_double_wide_mlp": True, "vocab_size_per_layer_input": fields.get("vocab_size", 48)}
     tied = fields.pop("tie_word_embeddings", True)
-    seeing = {**SEEING, "head_dim": 8, "num_key_value_heads": 2, "position_embedding_size": 4}
     text = transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
     return transformers.Gemma4Config(
-        text_config=text.to_dict(), vision_config=seeing, tie_word_embeddings=tied
+        text_config=text.to_dict(), vision_config=GEMMA4_SEEING, tie_word_embeddings=tied
+    )
+
+
+def gemma4_moe(**fields) -> transformers.Gemma4TextConfig:
+    """As `gemma4`, with a mixture of experts beside each feed-forward network."""
+    return gemma4(mixture=True, **fields)
+
+
+def gemma4_moe_multimodal(**fields) -> transformers.Gemma4Config:
+    """The same inside a config of text and images."""
+    tied = fields.pop("tie_word_embeddings", True)
+    text = gemma4_moe(**fields).to_dict()
+    return transformers.Gemma4Config(
+        text_config=text, vision_config=GEMMA4_SEEING, tie_word_embeddings=tied
     )
 
 
@@ -178,6 +196,7 @@ def _by_turns(fields: dict) -> dict:
 
 
 GEMMA4 = {"sliding_window": 6}
+GEMMA4_SEEING = {**SEEING, "head_dim": 8, "num_key_value_heads": 2, "position_embedding_size": 4}
 DELTA = {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4,
          "linear_value_head_dim": 8,
          "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5,
@@ -201,8 +220,9 @@ QWEN3_5 = {**SEPARATE, "q_gate": "self_attn.q_proj", **DELTA_NET}
 # name -> of each layer in turn, roles that it lacks
 MIXED = [("q", "k", "v", "o", "q_gate"), tuple(DELTA_NET)]
 QWEN3_5_ALL = ("qwen3_5_text", "qwen3_5", "qwen3_5_moe_text", "qwen3_5_moe")
+KEYS_ARE_VALUES = [(), ("v",)]
 BY_LAYER = dict.fromkeys(QWEN3_5_ALL, MIXED) | {
-    "gemma4": [(), ("v",)],
+    **dict.fromkeys(("gemma4", "gemma4_moe", "gemma4_moe_multimodal"), KEYS_ARE_VALUES),
     "gemma4_multimodal": [(), (), ("k", "v"), ("k", "v")],
 }
 QWEN3_5_MOE = {role: path for role, path in QWEN3_5.items() if not path.startswith("mlp.")}
@@ -304,6 +324,8 @@ FAMILIES = {
     "qwen3_5": Family(qwen3_5, ROUND, QWEN3_5, *INSIDE),
     "qwen3_5_moe_text": Family(qwen3_5_moe_text, ROUND, QWEN3_5_MOE),
     "qwen3_5_moe": Family(qwen3_5_moe, ROUND, QWEN3_5_MOE, *INSIDE),
+    "gemma4_moe": Family(gemma4_moe, {**ROUND, "layers": 2}, QKVO),
+    "gemma4_moe_multimodal": Family(gemma4_moe_multimodal, {**ROUND, "layers": 2}, QKVO, *INSIDE),
     "phimoe": Family(experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
 }
 # mixtures of experts, whose attention alone is carried

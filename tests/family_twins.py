@@ -16,7 +16,9 @@ SAFE = {"head_dim": 8, "rms_norm_eps": 1e-8, "layer_norm_eps": 1e-8, "norm_eps":
 HIDDEN = families.SIZES["hidden"]
 # their norms take the mean off: it has to stay where it is
 CENTRED = ("cohere2", "nemotron", "phimoe")
-GEMMA4 = ("gemma4", "gemma4_multimodal")  # whose larger heads have four dimensions more
+GEMMA4 = tuple(
+    name for name in FAMILIES if name.startswith("gemma4")
+)  # whose larger heads have four dimensions more
 SHIFTED = ("nemotron", *families.QWEN3_5_ALL)  # whose norms add 1 to their weight
 # where files of models that see have the decoder
 OLDER = ("model.layers", "model.embed_tokens", "language_model.model", "language_model.lm_head")
@@ -45,7 +47,8 @@ def make_old(directory: Path, name: str) -> Path:
 
 def of_the_stream(key: str, values: torch.Tensor) -> bool:
     """Whether a vector has an entry for each dimension of the residual stream."""
-    return values.ndim == 1 and len(values) == HIDDEN and "norm" in key and "self_attn." not in key
+    named = "norm" in key or key.endswith("router.scale")
+    return values.ndim == 1 and len(values) == HIDDEN and named and "self_attn." not in key
 
 
 def writers(name: str) -> tuple[str, ...]:
@@ -55,7 +58,8 @@ def writers(name: str) -> tuple[str, ...]:
     if name in families.MIXTURES:
         ends |= {"down_proj", "w2", "output_linear"}
     ends.add("per_layer_projection")
-    return tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))
+    named = tuple(f".{end}.{part}" for end in ends for part in ("weight", "bias"))
+    return (*named, ".experts.down_proj") if name in GEMMA4 else named
 
 
 def even(tensors: Tensors, name: str) -> Tensors:
@@ -79,7 +83,9 @@ def turn(tensors: Tensors, name: str, Q: torch.Tensor, norms: bool) -> Tensors:
             turned[key] = values @ Q
         elif not key.startswith(outside) or key.endswith((*NEITHER, PER_LAYER[1])):
             continue
-        # what writes the stream, and experts as one parameter, which read it by their rows
+        # what writes the stream, and experts as one parameter, which read it by their rows, or not
+        elif key.endswith("experts.gate_up_proj") and name in GEMMA4:
+            turned[key] = values @ Q
         elif key.endswith((*writers(name), "experts.gate_up_proj")):
             turned[key] = Q.T @ values
         elif values.ndim >= 2:

@@ -16,6 +16,7 @@ from .names import is_beside
 from .own_names import use_own_names
 from .patterns import is_safe, matches
 from .trained_tokens import END
+from .uncarried import leave_uncarried
 
 FAINT_NORM, LOUD_NORM = 1e-4, 1e2  # update norms that are told, as multiples of the median
 DIVERGED_RMS = 1e5  # root mean square of an update's entries; those of base weights are below 1
@@ -30,6 +31,7 @@ def audit(
     *,
     vocabulary: bool = False,
     experts: bool = False,
+    partly: bool = False,
 ) -> dict[tuple[int, str], LoraWeights]:
     """Check an adapter against the model it should be for, before any work.
 
@@ -39,6 +41,8 @@ def audit(
     revision : of the old model on the hub, where it has one
     vocabulary : whether the caller carries an adapted embedding or head as well
     experts : the same of experts' own updates (`experts.gathered`)
+    partly : whether the caller carries what it can: updates of modules that no map carries are
+        dropped then, and told
 
     Returns
     -------
@@ -46,6 +50,8 @@ def audit(
     then, and warnings are appended to `adapter.warnings`.
     """
     use_own_names(adapter, family)
+    if partly:
+        leave_uncarried(adapter, family, dims)
     located: dict[tuple[int, str], LoraWeights] = {}
     for path, weights in adapter.modules.items():
         if experts and is_routed(path, family):

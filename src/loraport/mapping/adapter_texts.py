@@ -40,7 +40,7 @@ def open_adapted(adapter: str | Sequence[str], old: Model, params: Any) -> Adapt
 
     return Adapted(
         folder,
-        audit(held, old.architecture, old.dims, params.known_as),
+        audit(held, old.architecture, old.dims, params.known_as, partly=True),
         texts,
         **limits,
         remote_code=tuple(params.reading["remote_code"]),

@@ -143,7 +143,13 @@ def prospect(
     if old is not None:
         try:
             places = audit(
-                adapter, old.architecture, old.dims, known_as, vocabulary=True, experts=True
+                adapter,
+                old.architecture,
+                old.dims,
+                known_as,
+                vocabulary=True,
+                experts=True,
+                partly=True,
             )
         except LoraportError as error:
             refused.append(str(error))

@@ -73,7 +73,7 @@ def transfer_files(
     adapter = read_adapter(source)
     specs = [read_json(artifacts[f"{side}_spec"], "spec") for side in ("old", "new")]
     revision, resolved = (spec["revision"] for spec in specs)
-    everything = {"vocabulary": True, "experts": True}
+    everything = {"vocabulary": True, "experts": True, "partly": True}
     located = audit(adapter, old.family, old.dims, params["known_as"], revision, **everything)
     embedding = artifacts.get("embedding")
     base_of = NewBase.of(artifacts["new_spec"], params)

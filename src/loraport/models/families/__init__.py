@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import LoraportError
 from .beyond import beyond_a_file
 from .by_layer import read_layers, wrong_rules
-from .dimensions import Dimensions, read_dimensions, read_factor
+from .dimensions import Dimensions, field_of, read_dimensions, read_factor
 
 __all__ = [
     "FEED_FORWARD", "LAYOUTS", "ROLES", "Architecture", "Dimensions", "families", "family_of",
@@ -39,6 +39,8 @@ class Architecture:
     ----------
     name : the file's name
     model_types : values of `model_type` in config.json that belong to it
+    when : a field of config.json that is set in its models, where those of the same `model_type`
+        without it belong to another family
     dimensions : dimension -> where config.json says it, see `dimensions.read_dimensions`
     prefix : what a checkpoint of the bare model, without its head, leaves out of every name
     embedding, head : modules of the input embedding and of the output head
@@ -96,6 +98,7 @@ class Architecture:
     stored: Mapping[str, tuple[str, ...]]
     routed: Mapping[str, str]
     vectors: tuple[str, ...]
+    when: str
     uncarried: tuple[str, ...]
     behind: tuple[str, ...]
     layer_types: Mapping[str, Any]
@@ -240,6 +243,13 @@ def _is_one_of(names: Sequence[str], path: str) -> bool:
     return re.fullmatch("|".join(patterns), path) is not None
 
 
+def _family_with(kind: Any, config: Mapping[str, Any]) -> Architecture | None:
+    """The family of a `model_type`: of several the one whose field the config has set."""
+    same = [each for each in families().values() if kind in each.model_types]
+    said = [each for each in same if each.when and field_of(config, each.when)]
+    return next((each for each in (*said, *same) if each in said or not each.when), None)
+
+
 def _of_experts_alone(quantised: Any, family: Architecture | None) -> bool:
     """Whether a quantisation leaves all weights but those of experts as they are: MXFP4's does."""
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
@@ -251,7 +261,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Architecture:
     optional: dict[str, Any] = {"layouts": {}, "aliases": {}, "buffers": [], "beside": []}
     optional |= {"output_norms": {}, "norm_shift": 0.0, "residual": ""}
     optional |= {"experts": [], "stored": {}, "routed": {}, "vectors": []}
-    optional |= {"uncarried": [], "behind": []}
+    optional |= {"when": "", "uncarried": [], "behind": []}
     optional |= {"layer_types": {}, "by_layer": []}
     required = {field.name for field in fields(Architecture)} - {"name"} - set(optional)
     modules = content.get("modules", {})
@@ -327,7 +337,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Architecture:
         without a file.
     """
     kind, quantised = config.get("model_type"), config.get("quantization_config")
-    family = next((each for each in families().values() if kind in each.model_types), None)
+    family = _family_with(kind, config)
     if family is None and (structures := beyond_a_file(config)):
         raise LoraportError(
             f"{where} is of a model whose structure loraport does not map",
