@@ -34,7 +34,9 @@ NEWER = (
     *dict.fromkeys((*families.MIXTURES, *families.BY_LAYER)),
 )  # fmt: skip
 CASES = [(name, edit) for name in NEWER for edit in ("rotated", "permuted")]
-CASES += [("granite", "louder")]
+CASES += [("granite", "louder"), ("gemma4_multimodal", "scaled")]
+# of Gemma 4: by what the stream in front of a layer is multiplied, once more behind the last one
+SCALES = (1.0, 3.0, 0.4, 2.0, 0.5)
 
 
 def make_old(directory: Path, name: str) -> Path:
@@ -122,6 +124,27 @@ def louder(directory: Path, old: Path) -> Path:
     )
 
 
+def scaled(directory: Path, old: Path) -> Path:
+    """Another factor at the end of each layer, for which writers and their norms make up."""
+
+    def edit(tensors: Tensors) -> Tensors:
+        edited = dict(tensors)
+        for key, values in tensors.items():
+            if ".layers." not in key or ".vision_tower." in key:
+                continue
+            layer, name = key.split(".layers.")[1].split(".", 1)
+            here, after = SCALES[int(layer) :][:2]
+            if name == "layer_scalar":
+                edited[key] = values * after / here
+            elif name.startswith("post_"):
+                edited[key] = values * here
+            elif name.startswith("per_layer_input_gate"):
+                edited[key] = values / here
+        return edited
+
+    return pico.edit_model(directory, old, edit)
+
+
 def path(name: str) -> list[tuple[int, int]]:
     """Each layer to itself."""
     return [(layer, layer) for layer in range(families.sizes(name)["layers"])]
@@ -130,8 +153,8 @@ def path(name: str) -> list[tuple[int, int]]:
 def make_pair(root: Path, name: str, edit: str) -> tuple[Path, Path]:
     """An old and a new model of one function, the new one made by an edit."""
     old, new = make_old(root / "any", name), root / edit
-    if edit == "louder":
-        louder(new, old)
+    if edit in ("louder", "scaled"):
+        {"louder": louder, "scaled": scaled}[edit](new, old)
     elif edit == "rotated":
         old = pico.edit_model(root / "even", old, lambda t: even(t, name))
         pico.edit_model(new, old, lambda t: turn(t, name, rotation(name), False))

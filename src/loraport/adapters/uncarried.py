@@ -37,10 +37,10 @@ def leave_uncarried(adapter: Adapter, family: Architecture, dims: Dimensions) ->
     for path in (*left, *idle):
         del adapter.modules[path]
     if left:
+        share = gone / whole if whole else 0
         adapter.warnings.append(
-            f"{len(left)} updates of {', '.join(_ends(left))} will be left behind, "
-            f"{gone / whole if whole else 0:.0%} of the update's squared norm: no map carries these "
-            f"modules of {family.name}"
+            f"{len(left)} updates of {', '.join(_ends(left))} will be left behind, {share:.0%} of "
+            f"the update's squared norm: no map carries these modules of {family.name}"
         )
     if idle:
         adapter.warnings.append(

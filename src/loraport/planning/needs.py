@@ -43,7 +43,22 @@ TABLE_COPIES = 3.5
 def parameters(dims: Dimensions) -> int:
     """Weights of all linear modules and of both embeddings, a close upper bound."""
     blocks = sum(block_parameters(dims.at(layer)) for layer in range(dims.layers))
-    return blocks + 2 * dims.vocabulary * dims.hidden
+    return blocks + dims.vocabulary * dims.hidden + around_blocks(dims)
+
+
+def around_blocks(dims: Dimensions) -> int:
+    """Weights that stay while blocks are streamed: the input embedding, and that of the layers'
+    own inputs.
+    """
+    return dims.vocabulary * (dims.hidden + dims.layers * dims.per_layer_input)
+
+
+def kept_widths(dims: Dimensions) -> int:
+    """Numbers a token that are kept between blocks: the stream, and of two layer types the keys and
+    values that later layers read.
+    """
+    borrow = any(dims.at(layer).borrows >= 0 for layer in range(dims.layers))
+    return dims.hidden + (4 * dims.kv_heads * dims.head_dim if borrow else 0)
 
 
 def block_parameters(dims: Dimensions) -> int:
@@ -81,10 +96,10 @@ class Walked(NamedTuple):
 
 def _walk(dims: Dimensions, number: int, whole: bool) -> tuple[float, float]:
     """Of one model, with the input embedding around its blocks; `number` bytes each."""
-    around, block = dims.vocabulary * dims.hidden, block_parameters(dims)
+    around, block = around_blocks(dims), block_parameters(dims)
     weights = parameters(dims) if whole else around + block
     inside = BATCH_TOKENS * (8 * dims.hidden + 3 * dims.intermediate)
-    streams = min(STREAMS_BYTES, READ_TOKENS * dims.hidden * number)
+    streams = min(STREAMS_BYTES, READ_TOKENS * kept_widths(dims) * number)
     return (weights + inside) * number, streams + (0 if whole else block * number)
 
 

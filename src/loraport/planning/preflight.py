@@ -98,8 +98,8 @@ def _audited(directory: str, model: str, revision: str, known_as: tuple[str, ...
     adapter = read_adapter(directory)
     base = _config_at_hand(model, revision)
     if base is not None:
-        carried = {"vocabulary": True, "experts": True, "partly": True}
-        audit(adapter, base.architecture, base.dims, known_as, **carried)
+        family, dims = base.architecture, base.dims
+        audit(adapter, family, dims, known_as, vocabulary=True, experts=True, partly=True)
 
 
 def check_adapter(directory: str, model: str, known_as: list[str], revision: str = "") -> None:

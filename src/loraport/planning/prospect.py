@@ -142,14 +142,9 @@ def prospect(
     places: Mapping[tuple[int, str], LoraWeights] = {}
     if old is not None:
         try:
+            family, dims = old.architecture, old.dims
             places = audit(
-                adapter,
-                old.architecture,
-                old.dims,
-                known_as,
-                vocabulary=True,
-                experts=True,
-                partly=True,
+                adapter, family, dims, known_as, vocabulary=True, experts=True, partly=True
             )
         except LoraportError as error:
             refused.append(str(error))

@@ -170,6 +170,48 @@ def test_features_go_on_at_the_block_that_was_reached(pico_pair, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_keys_and_values_of_earlier_blocks_are_kept_where_a_run_goes_on(tmp_path, monkeypatch):
+    """Gemma 4: the last two of four blocks read those of the first two."""
+    directory = families.make_model(tmp_path / "model", "gemma4_multimodal", seed=5)
+    model = open_model(directory)
+    assert [model.dims.at(layer).borrows for layer in range(4)] == [-1, -1, 0, 1]
+    whole, _ = pooled_features(model, TEXTS, batch_size=4)
+    monkeypatch.setattr("loraport.calibration.streams.IN_MEMORY", 9000)
+    assert np.allclose(pooled_features(model, TEXTS, batch_size=4)[0], whole, atol=1e-5)
+    monkeypatch.undo()
+    files, written = iter(range(9)), resume.write_h5
+
+    def write(*given):
+        if next(files) == 2:
+            raise Cut
+        return written(*given)
+
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "write_h5", write)
+    kept = [KeptFeatures(tmp_path, "activations.h5", {"spec": "a"}) for _ in range(2)]
+    with pytest.raises(Cut):
+        pooled_features(model, TEXTS, batch_size=4, so_far=kept[0])
+    run, run_block = [], Walk._run
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 1e9)
+    monkeypatch.setattr(Walk, "_run", lambda w, n: run.append(w.layer) or run_block(w, n))
+    found, _ = pooled_features(model, TEXTS, batch_size=4, so_far=kept[1])
+    assert run == [2, 2, 2, 3, 3, 3]
+    assert np.array_equal(found, whole)
+
+
+def test_a_block_that_lends_keys_and_values_may_run_again(tmp_path):
+    directory = families.make_model(tmp_path, "gemma4_multimodal", seed=5)
+    model, base, batches, walk = open_both(directory)
+    for layer in range(4):
+        expected = [passed(model, base, batch, layer)["output"] for batch in batches]
+        for _ in range(2):
+            list(walk.through(move=False))
+        list(walk.seen("heads"))
+        list(walk.through(move=True))
+        for number, output in enumerate(expected):
+            assert torch.equal(walk.streams[number], output)
+
+
 # ---- memory, and what is read
 
 

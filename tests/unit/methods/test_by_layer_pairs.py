@@ -48,6 +48,36 @@ def test_what_both_layers_have_is_carried(tmp_path, method, names):
     methodcase.logits(new, tmp_path / "adapter")  # peft finds a place for each
 
 
+# Gemma 4: in layer 1 of `gemma4` keys are values; from layer 2 on `gemma4_multimodal` has no keys
+GEMMA = {
+    ("gemma3", "gemma4"): [MLP | ATTENTION, (MLP | ATTENTION) - {"self_attn.v_proj"}],
+    ("gemma4", "gemma3"): [MLP | ATTENTION, (MLP | ATTENTION) - {"self_attn.v_proj"}],
+    ("gemma3", "gemma4_moe"): [ATTENTION, ATTENTION - {"self_attn.v_proj"}],
+}
+UNEQUAL = ["aligned", "aligned_gradients", "aligned_sequential", "crosslora"]
+
+
+@pytest.mark.parametrize("method", UNEQUAL)
+@pytest.mark.parametrize("names", GEMMA, ids="-".join)
+def test_layers_of_unequal_heads_are_carried_where_both_have_the_role(tmp_path, method, names):
+    old = families.make_model(tmp_path / "old", names[0], seed=1)
+    new = families.make_model(tmp_path / "new", names[1], seed=2)
+    adapter = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(names[0]))
+    weights, _ = methodcase.carried(tmp_path, method, (old, new), adapter, PATH, pico.texts(24))
+    for layer, modules in enumerate(GEMMA[names]):
+        carried = {m for (n, m), each in weights.items() if n == layer and each.norm() > 0}
+        assert carried == modules
+    methodcase.logits(new, tmp_path / "adapter")
+
+
+def test_all_layers_of_attention_count_alike(tmp_path):
+    """Whether a layer has keys and values of its own does not choose the layer path."""
+    old = open_model(families.make_model(tmp_path / "old", "gemma3", seed=1))
+    for name in ("gemma4", "gemma4_multimodal"):
+        new = open_model(families.make_model(tmp_path / name, name, seed=1))
+        assert (shared_counts(old, new) == 7).all()
+
+
 def test_layers_with_roles_in_common_are_paired_first(tmp_path):
     """Of two models of alternating layers, the deeper one's first layer has no partner then."""
     old = open_model(families.make_model(tmp_path / "old", "qwen3_5_text", seed=1, layers=2))

@@ -22,6 +22,7 @@ class Dimensions:
     linear_keys, linear_values : width of a gated DeltaNet's queries and of its keys, and of its
         values; 0 without one
     linear_heads : heads of its values
+    per_layer_input : width of the input of its own that each layer has, 0 without one
     lacks : roles that have no module in this layer
     borrows : the layer whose keys and values this one's attention reads; -1 where it has its own
     by_layer : of each layer, where layers differ
@@ -39,6 +40,7 @@ class Dimensions:
     linear_keys: int = 0
     linear_values: int = 0
     linear_heads: int = 0
+    per_layer_input: int = 0
     lacks: tuple[str, ...] = ()
     borrows: int = -1
     by_layer: tuple["Dimensions", ...] = ()
