@@ -153,12 +153,19 @@ def gemma4(**fields) -> transformers.Gemma4TextConfig:
     """Layers of two head sizes in turns; in the second kind keys are values, of fewer heads."""
     own = {"num_global_key_value_heads": 1, "attention_k_eq_v": True, **GEMMA4}
     own |= {"hidden_size_per_layer_input": 0}
+    kind = fields.pop("kind", transformers.Gemma4TextConfig)
     if fields.pop("mixture", False):
         width = fields["intermediate_size"]
         own |= {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
         own |= {"moe_intermediate_size": width}
         fields["intermediate_size"] = 40
-    return transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
+    return kind(**_by_turns({**own, **fields}))
+
+
+def gemma4_unified(**fields) -> transformers.Gemma4UnifiedConfig:
+    """The same layers inside a config of text and images without towers."""
+    text = gemma4(kind=transformers.Gemma4UnifiedTextConfig, **fields).to_dict()
+    return transformers.Gemma4UnifiedConfig(text_config=text)
 
 
 def gemma4_multimodal(**fields) -> transformers.Gemma4Config:

@@ -70,6 +70,16 @@ def test_what_passes_each_block_has_the_bytes_of_a_whole_pass(tmp_path, name):
     assert_same_walk(families.make_model(tmp_path, name, seed=5))
 
 
+def test_a_model_of_another_class_with_the_same_layers_is_walked_alike(tmp_path):
+    directory = families.make_model(
+        tmp_path, "gemma4", seed=5, config_class=families.gemma4_unified
+    )
+    model = open_model(directory)
+    assert model.architecture.name == "gemma4_multimodal"
+    assert describe(directory, "x", "")["other_tensors"] == []
+    assert_same_walk(directory)
+
+
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "cohere2", "mistral"])
 def test_windows_that_slide_by_layer_are_those_of_the_models_own_code(tmp_path, name):
     """A window of four tokens on every second layer, or on each."""
