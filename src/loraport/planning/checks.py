@@ -7,6 +7,7 @@ from typing import Any
 from .. import methods
 from ..errors import LoraportError
 from ..training.data import TEMPLATES
+from ..training.watched import KNOWN, NONE, is_installed
 from .adapters_table import ERRORS_SHOWN, read_table
 from .config_paths import beside, rebased
 from .layout import RESERVED_APPS, RESERVED_PAIRS, RESERVED_VARIANTS
@@ -170,7 +171,15 @@ def _adapter_errors(config: Config) -> Iterator[str]:
 
 
 def _training_errors(config: Config) -> Iterator[str]:
-    """Trainings whose steps can't be made of whole micro-batches."""
+    """Logs that can't be written; steps that can't be made of whole micro-batches."""
+    place = config.content["finetune"]["report_to"]
+    if place != NONE and not is_installed(place):
+        yield problem(
+            "config.finetune.report_to: its package is not installed",
+            place,
+            f"{NONE}, or one that is here of {', '.join(KNOWN)}",
+            f"pip install {place}, or set it to {NONE}",
+        )
     for kind in ("lft", "small", "full"):
         settings = {**config.content["finetune"], **config.content["finetune"].get(kind, {})}
         batch, micro = settings["batch_size"], settings["micro_batch"]

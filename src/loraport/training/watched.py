@@ -6,14 +6,17 @@ whether it is watched or not.
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
 
-NONE = "none"
+NONE, NAME = "none", "loraport"
 KNOWN = ("trackio", "tensorboard", "wandb")  # each by its package's name
-FOLDER = "TENSORBOARD_LOGGING_DIR"  # of the environment, as transformers reads it
+# of the environment, as transformers reads them
+FOLDER, PROJECT = "TENSORBOARD_LOGGING_DIR", "WANDB_PROJECT"
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX")}  # any of which will do
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,13 @@ class Watched:
             )
         if self.folder:
             os.environ.setdefault(FOLDER, str(self.folder))
-        return {"report_to": self.to, "run_name": self.name or None, "project": "loraport"}
+        os.environ.setdefault(PROJECT, NAME)
+        return {"report_to": self.to, "run_name": self.name or None, "project": NAME}
+
+
+def is_installed(place: str) -> bool:
+    """Whether the package is here that a place of KNOWN needs; nothing is imported."""
+    return any(find_spec(name) for name in PACKAGES.get(place, (place,)))
 
 
 UNWATCHED = Watched()

@@ -15,8 +15,7 @@ import torch
 import yaml
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, integrations
-from transformers.integrations import integration_utils
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loraport.artifacts import write_json
 from loraport.errors import LoraportError
@@ -25,7 +24,6 @@ from loraport.training.card import Names, write_card
 from loraport.training.data import IGNORED, Example
 from loraport.training.starts import Fresh, fresh_like
 from loraport.training.train import Settings, count_steps, train_lora
-from loraport.training.watched import FOLDER, Watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -438,7 +436,7 @@ def test_settings_that_make_no_sense_are_told(change, message):
         replace(FAST, **change)
 
 
-# ---- cards and logs besides
+# ---- cards
 
 
 def test_a_card_tells_what_a_training_began_as(tmp_path, model, start):
@@ -470,30 +468,3 @@ def test_a_carried_start_is_told_with_where_it_came_from(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "the adapter `Own/tickets` of `v1`, carried by `aligned`" in text
     assert "multiplied by 0.5" in text and "/models" not in text
-
-
-def test_a_training_that_is_watched_gives_the_same_bytes(tmp_path, model, start, monkeypatch):
-    logged = []
-
-    class Callback(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            logged.append((args.run_name, logs))
-
-    monkeypatch.delenv(FOLDER, raising=False)
-    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: ["trackio"])
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Callback)
-    watched = Watched("trackio", "lora_finetuned p math", tmp_path / "logs")
-    for name, how in (("bare", Watched()), ("seen", watched)):
-        train_lora(model, sums(20), tmp_path / name, start=start, settings=FAST, watched=how)
-    assert os.environ.pop(FOLDER) == str(tmp_path / "logs")
-    assert {name for name, _ in logged} == {"lora_finetuned p math"}
-    assert any("loss" in logs for _, logs in logged)
-    for file in ("adapter_model.safetensors", "adapter_config.json", "loss.csv"):
-        assert (tmp_path / "bare" / file).read_bytes() == (tmp_path / "seen" / file).read_bytes()
-
-
-@pytest.mark.parametrize("to", ["nowhere", "wandb"])
-def test_a_log_that_can_not_be_written_is_refused(monkeypatch, to):
-    monkeypatch.setattr(integrations, "get_available_reporting_integrations", list)
-    with pytest.raises(LoraportError, match=f"can't be logged to '{to}'"):
-        Watched(to).arguments()
