@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from ..artifacts import H5Writer, read_h5
+from ..models.side import Side
 from ..models.spec import Model, shared_roles
 from ..models.weights import Checkpoint
 
@@ -88,29 +89,16 @@ def assign(similarity: np.ndarray, how: str = "hungarian") -> np.ndarray:
     return np.stack([old[order], new[order]], axis=1).astype(np.int64)
 
 
-def weight_of(model: Model, layer: int, role: str) -> tuple[int, str] | None:
-    """The (layer, role) whose weight makes a role of attention in a layer; None where none does.
-
-    Attention may read the keys and values of an earlier layer, and take its keys for values.
-    """
-    lender = model.dims.at(layer).borrows
-    if role in ("k", "v") and lender >= 0:
-        return weight_of(model, lender, role)
-    held = model.architecture.roles_of(model.dims.at(layer))
-    if role == "v" and role not in held:
-        role = "k"
-    return (layer, role) if role in held else None
-
-
 def read_heads(model: Model, checkpoint: Checkpoint, layer: int, device: str) -> Heads:
     """One layer's attention weights as heads of rows in the residual stream's basis.
 
     `o` is the transpose of the output projection. Keys and values are those that attention reads,
-    by `weight_of`.
+    by `Side.maker`.
     """
+    side = Side(model.architecture, model.dims)
 
     def read(role: str) -> torch.Tensor:
-        place = weight_of(model, layer, role) or (layer, role)
+        place = side.maker(layer, role) or (layer, role)
         weight = model.weight(checkpoint, *place).astype(np.float64)
         rows = torch.from_numpy(weight.T if role == "o" else weight).to(device)
         return rows.reshape(-1, model.dims.at(layer).head_dim, model.dims.hidden)
@@ -124,7 +112,8 @@ def head_pairs(
     """The (old, new) layers that both have heads, and whether both have a gate on them."""
 
     def has_heads(model: Model, layer: int) -> bool:
-        return all(weight_of(model, layer, role) for role in ROLES)
+        side = Side(model.architecture, model.dims)
+        return all(side.maker(layer, role) for role in ROLES)
 
     return [
         (*layers, GATE in shared_roles(models, layers))

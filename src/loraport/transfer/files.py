@@ -15,7 +15,7 @@ from .carry import carry
 from .experts import carry_experts, left_experts
 from .gauge import scaled
 from .guard import check_size, listed
-from .left import no_layer, no_place
+from .left import made_elsewhere, no_layer, no_place
 from .maps import open_maps
 from .modules_to_save import keep_saved
 from .new_base import NewBase
@@ -91,8 +91,8 @@ def transfer_files(
         adapter, artifacts.get("experts"), old, new, settings["gain"]
     )
     told, oversized = check_size(report["modules"], allow_large=allow_large)
-    told = [*no_place(located, old, new), *no_layer(located, served, old, new),
-            *left_experts(of_experts), *told]  # fmt: skip
+    by_layer = [*no_layer(located, served, old, new), *made_elsewhere(located, served, old, new)]
+    told = [*no_place(located, old, new), *by_layer, *left_experts(of_experts), *told]
     base = params["base"], resolved or params["revision"]
     write_adapter(
         out,

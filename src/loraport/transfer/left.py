@@ -70,6 +70,36 @@ def no_layer(
                   "the new layers that they are mapped to have other modules there")]  # fmt: skip
 
 
+def made_elsewhere(
+    adapter: Collection[Place],
+    served: Iterable[tuple[int | None, int]],
+    old: Side,
+    new: Side,
+) -> list[str]:
+    """A line, or none, on keys and values of new layers that get no update, though the adapter
+    changes those that the old layers serving them read: from another layer, or keys as values.
+
+    Parameters
+    ----------
+    served : (old, new) layers; None for a new one that none serves
+    """
+    without: dict[str, set[int]] = defaultdict(set)
+    for old_layer, layer in served:
+        if old_layer is None:
+            continue
+        for role in {"k", "v"} & {*new.at(layer).roles} - {*old.at(old_layer).roles}:
+            place = old.maker(old_layer, role)
+            if place is not None and (place[0], old.family.module_of(place[1])) in adapter:
+                without[new.family.module_of(role)].add(layer)
+    if not without:
+        return []
+    names = ", ".join(f"{module} of {len(layers)}" for module, layers in sorted(without.items()))
+    return [
+        f"{names} new layers get no update: the old layers that serve them read keys or values "
+        f"that {old.family.name} makes elsewhere, and updates are carried to where those are mapped"
+    ]
+
+
 def fewer_layers(places: Collection[Place], old: Side, new: Side) -> list[str]:
     """What is sure to be left behind, whatever layers are mapped to: modules that fewer layers of
     the new model have than the adapter adapts.

@@ -547,7 +547,7 @@ BEYOND = {  # model type -> what its config says that no family file describes
     "xlstm": "recurrent layers",
     "qwen3_next": DELTA,
     "olmo_hybrid": DELTA,
-    "gemma3n": "share keys and values",
+    "gemma3n": r"several residual streams.*altup_num_inputs = 4",
     "jetmoe": "experts in attention",
     "minimax": "layers of type 'linear_attention'",
     "mimo_v2_flash": "heads of values of another size",

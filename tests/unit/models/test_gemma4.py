@@ -11,11 +11,13 @@ from safetensors.numpy import load_file, save_file
 from test_by_layer import read
 
 from loraport.errors import LoraportError
-from loraport.mapping.heads import head_pairs, weight_of
+from loraport.mapping.heads import head_pairs
 from loraport.models.families import family_of, parse
+from loraport.models.side import Side
 from loraport.models.spec import describe, open_model
 from loraport.planning import needs
 from loraport.planning.prospect import prospect
+from loraport.transfer.left import made_elsewhere
 
 # hub id -> hidden, intermediate, layers, heads, key-value heads, those of full attention, layers
 # that borrow, n of every n-th with full attention, experts; billions of weights, of text
@@ -111,6 +113,12 @@ def test_the_field_chooses_between_families_of_one_model_type():
     assert family_of(inside, "").name == "gemma4_moe_multimodal"
 
 
+@pytest.mark.parametrize("kind", ["gemma4_assistant", "gemma4_unified_assistant"])
+def test_draft_models_are_refused_by_name(kind):
+    with pytest.raises(LoraportError, match=f"'{kind}' has a draft model"):
+        family_of({"model_type": kind, "text_config": published("google/gemma-4-E2B")}, "")
+
+
 def test_a_family_whose_block_goes_on_by_what_it_does_not_name_is_refused():
     from test_architectures import content
 
@@ -120,18 +128,39 @@ def test_a_family_whose_block_goes_on_by_what_it_does_not_name_is_refused():
         parse("x", {**whole, "behind": ["mixer"]})
 
 
+def sides(root, *names):
+    made = (open_model(families.make_model(root / name, name, seed=1)) for name in names)
+    return [Side(model.architecture, model.dims) for model in made]
+
+
 def test_heads_are_compared_by_the_keys_and_values_that_they_read(tmp_path):
-    names = ("gemma4_multimodal", "gemma4", "qwen3_5_text", "gemma3")
-    made = {name: open_model(families.make_model(tmp_path / name, name, seed=1)) for name in names}
-    assert weight_of(made["gemma4_multimodal"], 2, "k") == (0, "k")
-    assert weight_of(made["gemma4_multimodal"], 3, "v") == (1, "v")
-    assert weight_of(made["gemma4_multimodal"], 3, "q") == (3, "q")
-    assert weight_of(made["gemma4"], 1, "v") == (1, "k")
-    assert weight_of(made["gemma4"], 0, "v") == (0, "v")
-    assert weight_of(made["qwen3_5_text"], 0, "v") is None
+    borrowing, keys_alone, linear = sides(tmp_path, "gemma4_multimodal", "gemma4", "qwen3_5_text")
+    assert borrowing.maker(2, "k") == (0, "k")
+    assert borrowing.maker(3, "v") == (1, "v")
+    assert borrowing.maker(3, "q") == (3, "q")
+    assert keys_alone.maker(1, "v") == (1, "k")
+    assert keys_alone.maker(0, "v") == (0, "v")
+    assert linear.maker(0, "v") is None
+    names = ("gemma3", "gemma4", "qwen3_5_text")
+    old, *new = (
+        open_model(families.make_model(tmp_path / f"{name}_again", name, seed=1)) for name in names
+    )
     path = [(0, 0), (1, 1)]
-    assert head_pairs((made["gemma3"], made["gemma4"]), path) == [(0, 0, False), (1, 1, False)]
-    assert head_pairs((made["gemma3"], made["qwen3_5_text"]), path) == [(1, 1, False)]
+    assert head_pairs((old, new[0]), path) == [(0, 0, False), (1, 1, False)]
+    assert head_pairs((old, new[1]), path) == [(1, 1, False)]
+
+
+def test_keys_and_values_that_get_no_update_are_told(tmp_path):
+    """Of old layers that borrow, or whose keys are values, though the adapter changes those."""
+    borrowing, keys_alone, plain = sides(tmp_path, "gemma4_multimodal", "gemma4", "gemma3")
+    k = "self_attn.k_proj"
+    (line,) = made_elsewhere({(0, k)}, [(0, 0), (2, 1), (None, 2)], borrowing, plain)
+    assert line.startswith("self_attn.k_proj of 1 new layers get no update")
+    (line,) = made_elsewhere({(1, k)}, [(0, 0), (1, 1)], keys_alone, plain)
+    assert line.startswith("self_attn.v_proj of 1 new layers get no update")
+    assert made_elsewhere({(1, k)}, [(0, 0), (2, 1)], borrowing, plain) == []  # another's keys
+    assert made_elsewhere({(0, k), (1, k)}, [(0, 0), (1, 1)], plain, keys_alone) == []
+    assert made_elsewhere({(0, "mlp.up_proj")}, [(2, 1)], borrowing, plain) == []
 
 
 def told(adapter, old, new):

@@ -17,15 +17,15 @@ FIELDS = {
     "conv_L_cache ": "convolutions in place of attention in some layers",
     "conv1d_width ": "recurrent layers with convolutions in place of attention",
     "linear_conv_kernel_dim ": "linear attention (gated DeltaNet) in some layers",
-    "global_head_dim ": "heads whose size differs by layer",
-    "hidden_size_per_layer_input ": "an input of its own for each layer",
-    "num_kv_shared_layers ": "layers that share keys and values",
+    "altup_num_inputs ": "several residual streams beside one another (AltUp)",
     "is_encoder_decoder ": "an encoder beside the decoder",
     "cross_attention_layers ": "layers of attention to images between the others",
     "cross_layer_interval ": "layers of attention to images between the others",
     "v_head_dim ": "heads of values of another size than those of queries and keys",
 }
 MODEL_TYPES = {
+    "gemma4_assistant": "a draft model, whose layers read keys and values of another model",
+    "gemma4_unified_assistant": "a draft model, whose layers read keys and values of another model",
     "gpt2": "weights that are stored transposed (Conv1D)",
     "openai-gpt": "weights that are stored transposed (Conv1D)",
     "rwkv": "recurrent layers in place of attention",
