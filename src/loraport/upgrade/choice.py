@@ -1,7 +1,13 @@
-"""Which teacher serves: by its answers to labelled prompts, or by both models' likelihoods.
+"""Which teacher serves: by its answers to labelled prompts, or by how sure it is of them.
 
 Where the old model is about as good as the new one, its adapter's answers are the best target there
 is. Where the new one is far stronger, imitating the old one costs what it knows.
+
+Without labels, a teacher that knows the answer gives it again when it is sampled; one that guesses
+gives another. So the share of prompts on which it agrees with itself stands for the share on which
+it is right (Wang et al., Self-Consistency Improves Chain of Thought Reasoning, ICLR 2023, section
+3.3, measure the two together). How surprised the bare models are at each other's answers does not
+serve: on real pairs it was the same where the new model was far stronger (`docs/upgrade.md`).
 """
 
 from collections.abc import Sequence
@@ -13,11 +19,11 @@ import numpy as np
 from ..evaluation.matching import scores
 from ..evaluation.paired import compare
 from .prompts import Prompt, Record, labelled
-from .teachers import Classroom, teacher
+from .teachers import Classroom, context, teacher
 
 ENOUGH_LABELS = 20  # labelled prompts by which teachers are compared
 READ = 64  # prompts that a choice reads, at most
-FAR_STRONGER = 2.0  # ratio of the two models' surprise at each other's answers, a character
+TEMPERATURE = 0.7  # of the samples that tell how sure a teacher is
 AMONG = ("old", "context", "delta")  # compared on labels, in the order that ties go by
 IMITATES, SHOWS = "old", "context"
 
@@ -53,7 +59,7 @@ def choose_teacher(
         choice = by_labels(room, known, match)
         if choice is not None:
             return choice
-    return by_likelihood(room, [record.prompt for record in records][:READ])
+    return by_certainty(room, [record.prompt for record in records][:READ], match)
 
 
 def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | None:
@@ -79,31 +85,35 @@ def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | 
     return Choice(best, why, {"right": shares, "labelled": len(known)})
 
 
-def by_likelihood(room: Classroom, prompts: Sequence[Prompt]) -> Choice:
-    """`old`, unless the bare new model is far stronger than the bare old one; then `context`.
+def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact") -> Choice:
+    """`old`, unless the new model, shown what it answers, is clearly surer of its own answers.
 
-    Both bare models answer. A model that is far stronger is hardly surprised by what the other one
-    says, and surprises it.
+    The new model's answers must also follow the old adapter's: agree with them on the same prompts
+    more often than with those to other prompts. A model that says one thing to everything is sure
+    of it, too.
     """
-    with room.old.without_adapter():
-        old_texts = [answer.text for answer in room.old.write(prompts)]
-        new_texts = [answer.text for answer in room.new.write(prompts)]
-        old_surprise = room.old.losses(prompts, new_texts).sum() / _characters(new_texts)
-    new_surprise = room.new.losses(prompts, old_texts).sum() / _characters(old_texts)
-    ratio = float(old_surprise / max(new_surprise, 1e-9))
+    if not room.shown or len(prompts) < 2:
+        return Choice(IMITATES, "There is nothing to compare it by.")
+    said = [answer.text for answer in room.old.write(prompts)]
+    again = room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)
+    shown = [target.answer for target in context.targets(room, prompts)]
+    shown_again = context.targets(room, prompts, TEMPERATURE)
+    sure = scores(match, [answer.text for answer in again], said)
+    surer = scores(match, [target.answer for target in shown_again], shown)
+    follows = scores(match, shown, said)
+    by_chance = scores(match, shown, said[1:] + said[:1])
+    gap, form = compare(sure, surer), compare(by_chance, follows)
     measured = {
-        "old_at_new_nats_a_character": float(old_surprise),
-        "new_at_old_nats_a_character": float(new_surprise),
-        "ratio": ratio,
-        "far_stronger_above": FAR_STRONGER,
+        "old_agrees_with_itself": gap.first,
+        "context_agrees_with_itself": gap.second,
+        "context_agrees_with_old": form.second,
+        "by_chance": form.first,
     }
-    stronger = ratio > FAR_STRONGER and bool(room.shown)
+    chosen = SHOWS if gap.low > 0 and form.low > 0 else IMITATES
     why = (
-        f"The bare old model finds the new one's answers {ratio:.2f} times as surprising as the "
-        f"new one finds the old one's; above {FAR_STRONGER:g} the new one counts as far stronger."
+        f"Sampled again, the old adapter agrees with itself on {100 * gap.first:.0f} % of "
+        f"{len(prompts)} prompts, and the new model that is shown its answers on "
+        f"{100 * gap.second:.0f} %; the two agree on {100 * form.second:.0f} % "
+        f"({100 * form.first:.0f} % by chance)."
     )
-    return Choice(SHOWS if stronger else IMITATES, why, measured)
-
-
-def _characters(texts: Sequence[str]) -> int:
-    return max(sum(map(len, texts)), 1)
+    return Choice(chosen, why, measured)

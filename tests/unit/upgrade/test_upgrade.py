@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -13,6 +14,7 @@ from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
 from loraport.report.terminal import table
+from loraport.training.own_answers import Answer
 from loraport.upgrade import base, choice, more_prompts, teach
 from loraport.upgrade import chat as chats
 from loraport.upgrade.base import Base, Limits
@@ -136,29 +138,64 @@ def test_labels_choose_the_teacher_that_is_clearly_right(room, monkeypatch):
     said.update(old=" right")
     assert choice.choose_teacher("auto", room, known).name == "old"
     few = choice.choose_teacher("auto", room, known[:19])
-    assert "ratio" in few.measured
+    assert "old_agrees_with_itself" in few.measured
 
 
-def test_without_labels_a_far_stronger_model_is_shown_and_not_taught_by_the_old_one(
-    room, monkeypatch
-):
-    chosen = choice.choose_teacher("auto", room, RECORDS[:8])
-    ratio = chosen.measured["ratio"]
-    for bound, name in ((0.9 * ratio, "context"), (1.1 * ratio, "old")):
-        monkeypatch.setattr(choice, "FAR_STRONGER", bound)
-        assert choice.choose_teacher("auto", room, RECORDS[:8]).name == name
+LETTERS = ["A", "B", "C", "D"]
+
+
+def scripted(monkeypatch, old_again, shown, shown_again):
+    """What is chosen where the old adapter says the letters in turn, and all else as given."""
+    prompts = [f"p {n}" for n in range(40)]
+    first = [LETTERS[n % 4] for n in range(40)]
+
+    def write(asked, temperature=0.0, seed=0):
+        assert asked == prompts
+        return [Answer(text, True) for text in (old_again(first) if temperature else first)]
+
+    def targets(room, asked, temperature=0.0):
+        said = shown_again(shown(first)) if temperature else shown(first)
+        return [Target(p, text) for p, text in zip(asked, said, strict=True)]
+
+    monkeypatch.setattr(choice.context, "targets", targets)
+    room = SimpleNamespace(
+        old=SimpleNamespace(write=write), settings=TeacherSettings(), shown=[("p", "A")]
+    )
+    return choice.by_certainty(room, prompts)
+
+
+def steady(said):
+    return said
+
+
+def guessed(said):
+    """Half of the answers are others when asked again."""
+    return [LETTERS[LETTERS.index(each) - n // 4 % 2] for n, each in enumerate(said)]
+
+
+def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(monkeypatch):
+    surer = scripted(monkeypatch, guessed, guessed, steady)
+    assert surer.name == "context" and "on 50 %" in surer.why and "100 %" in surer.why
+    assert surer.measured["context_agrees_with_old"] == 0.5
+    assert surer.measured["by_chance"] < 0.3
+    assert scripted(monkeypatch, steady, guessed, steady).name == "old"  # as sure as the other
+    assert scripted(monkeypatch, guessed, guessed, guessed).name == "old"
+    # sure of one answer to everything: what it knows of the task is nothing
+    stuck = scripted(monkeypatch, guessed, lambda said: ["A"] * len(said), steady)
+    assert stuck.name == "old" and stuck.measured["context_agrees_with_itself"] == 1
+
+
+def test_a_teacher_that_is_asked_for_is_taken(room):
     assert choice.choose_teacher("delta", room, RECORDS).name == "delta"
     with pytest.raises(LoraportError, match="unknown teacher"):
         choice.choose_teacher("nobody", room, RECORDS)
 
 
-def test_equal_models_surprise_each_other_equally(pico_pair):
-    old, new = (Base.load(pico_pair.old, Limits(new_tokens=5), device="cpu") for _ in range(2))
-    with old.wearing(pico_pair.adapter):
-        chosen = choice.by_likelihood(
-            Classroom(old, new, TeacherSettings()), [each.prompt for each in RECORDS[:6]]
-        )
-    assert chosen.measured["ratio"] == pytest.approx(1.0, abs=1e-3) and chosen.name == "old"
+def test_models_choose_by_what_they_write(room):
+    chosen = choice.choose_teacher("auto", room, RECORDS[:8])
+    assert 0 <= chosen.measured["context_agrees_with_itself"] <= 1 and chosen.name == "old"
+    room.shown = []
+    assert choice.choose_teacher("auto", room, RECORDS[:8]).measured == {}
 
 
 def test_written_prompts_are_new_shaped_and_marked(room, monkeypatch):
