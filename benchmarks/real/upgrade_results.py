@@ -62,10 +62,10 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
     mine = {seed: row["scores"]["upgraded"] for seed, row in seeds.items()}
     gaps = {}
     for name, other in others.items():
-        # the same seeds where both have them; else all of the other's, by item
-        shared = sorted(set(mine) & set(other)) if name in ("old", "labelled") else []
-        theirs = vectors(other, shared, "right") if shared else _items(other)
-        own = vectors(mine, shared or sorted(mine), "right")
+        if set(other) == set(mine):
+            theirs, own = (vectors(each, sorted(mine), "right") for each in (other, mine))
+        else:  # other seeds, or none: the mean of the other's by item
+            theirs, own = _items(other), vectors(mine, sorted(mine), "right")
         gaps[name] = {"score": float(theirs.mean()), **paired(own - theirs)}
     first = next(iter(seeds.values()))
     return {
@@ -83,8 +83,9 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
 
 
 def _items(other: Mapping[str, Any]) -> np.ndarray:
-    """Right or wrong, (1, items)."""
-    return np.array([list(map(int, other["right"]))], float)
+    """Share of right answers by item, (1, items), of one row or of several seeds."""
+    rows = [other] if "right" in other else list(other.values())
+    return np.mean([list(map(int, row["right"])) for row in rows], axis=0, keepdims=True)
 
 
 def _words(adapters: Mapping[str, Row]) -> Row:

@@ -1,5 +1,6 @@
 """README is short, its numbers are the measured ones, and its links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 from statistics import mean
@@ -71,18 +72,27 @@ def test_its_counts_of_cells_are_those_of_the_results():
         assert re.search(told, README).groups() == (str(above), str(level))
 
 
-def test_what_it_says_of_answers_in_place_of_labels_was_measured():
-    cells = measured()
-    taught = [row[2] for row in cells["arc", "nothing taught", "400"]]
-    pairs = re.findall(r"^## (\w+), arc$", REAL, re.M)
-    with_taught = [
-        pair
-        for pair in pairs
-        if "nothing taught" in REAL.partition(f"## {pair}, arc")[2].partition("## ")[0]
-    ]
-    labels = dict(zip(pairs, (row[2] for row in cells["arc", "nothing", "400"]), strict=True))
-    for scores in (taught, [labels[pair] for pair in with_taught]):
-        assert "{}, {} and {} %".format(*scores) in README
+def test_what_it_says_of_upgrades_was_measured():
+    rows = json.loads((ROOT / "benchmarks/results/upgrades.json").read_text())["upgraded"]
+    rows = [row for row in rows if not row["labels"]]
+    large = [row for row in rows if row["pair"] == "qwen_to_qwen15"]
+    commands = [row for row in rows if row["app"] == "command" and row not in large]
+    assert len({row["pair"] for row in commands}) == 4 and {row["seeds"] for row in rows} == {1}
+    upgraded = [100 * row["score"] for row in commands]
+    labelled = [100 * row["against"]["labelled"]["score"] for row in commands]
+    by_teacher = {
+        name: [100 * r["score"] for r in large if r["app"] == "arc" and r["taught_by"] == [name]]
+        for name in ("context", "old")
+    }
+    told = {
+        r"commands reach ([\d.]+) to ([\d.]+) %": [min(upgraded), max(upgraded)],
+        r"where 100 labels give ([\d.]+) to ([\d.]+) %": [min(labelled), max(labelled)],
+        r"it reaches ([\d.]+) to ([\d.]+) %": sorted(by_teacher["context"]),
+        r"and ([\d.]+) % if the old one does": by_teacher["old"],
+    }
+    for words, scores in told.items():
+        found = [float(each) for each in re.search(words, README).groups()]
+        assert found == pytest.approx(scores, abs=0.051), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
