@@ -173,12 +173,13 @@ class Walk:
         return output[0] if self._gives_tuple else output
 
     def _borrowed(self, number: int) -> dict[str, tuple[torch.Tensor, ...]]:
-        """Keys and values of a batch that earlier blocks have left for later ones."""
+        """Keys and values of a batch that the next block may read, if it has none of its own."""
+        if self._model.dims.at(self.layer).borrows < 0:
+            return {}
         device = self._blocks.device
         return {
             kind: tuple(states[2 * number + n].to(device) for n in range(2))
             for kind, states in self._lent.items()
-            if len(states) > 2 * number
         }
 
     def _lend(self, number: int, kind: str, both: tuple[torch.Tensor, ...]) -> None:

@@ -76,7 +76,10 @@ def _held(dims: Dimensions) -> list[str]:
 
 def _spec(*models: Dimensions) -> tuple[float, float]:
     """The largest matrix, in float32."""
-    largest = max(max(d.vocabulary, d.intermediate) * d.hidden for d in models)
+    largest = max(
+        max(d.intermediate * d.hidden, d.vocabulary * max(d.hidden, d.layers * d.per_layer_input))
+        for d in models
+    )
     return SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
 
 

@@ -84,6 +84,8 @@ def test_names_and_shapes_resolve_at_published_dimensions(name):
         head = dims.vocabulary * dims.hidden / 1e9  # which is the embedding's
         planned = needs.parameters(dims) / 1e9 - head
         assert planned == pytest.approx(billions, rel=0.03)
+        largest = max(values.numel() for values in model.parameters() if values.ndim == 2)
+        assert needs.need("spec", dims).mib > 4 * largest / needs.MIB
 
 
 def test_what_is_borrowed_is_recorded(tmp_path):
