@@ -22,6 +22,7 @@ rule lora_upgraded:
         runtime=look.runtime("upgrade"),
         gpu=look.gpus("upgrade"),
         gpu_mb=look.both_gpu_mb("upgrade"),
+        batch=4,  # adapters that share a start of Python
     params:
         bases=look.bases,
         data=look.task_data,
@@ -51,6 +52,7 @@ rule verdict:
         runtime=look.runtime("upgrade"),
         gpu=look.gpus("upgrade"),
         gpu_mb=look.both_gpu_mb("upgrade"),
+        batch=4,  # adapters that share a start of Python
     params:
         bases=look.bases,
         data=look.task_data,

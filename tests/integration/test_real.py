@@ -12,7 +12,7 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real import extract, gauge, model, results, run, scoring, sets
+from benchmarks.real import extract, gauge, model, results, run, scoring, sets, upgrade_results
 from benchmarks.real.learn import Learner, Schedule, _drawn
 
 from loraport.errors import LoraportError
@@ -313,3 +313,12 @@ def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeyp
     bad = {name: row for name, row in planted["adapters"].items() if name != "good"}
     assert len(bad) == 4
     assert bad["zero"]["labels"] == bad["zero"]["agreement"] == "RETRAIN"
+    monkeypatch.setattr("sys.argv", ["results", *common, "--out", str(tmp_path / "upgrades")])
+    upgrade_results.main()
+    content = json.loads((tmp_path / "upgrades.json").read_text())
+    assert [row["labels"] for row in content["upgraded"]] == [0, 4]
+    for row, cell in zip(content["upgraded"], sorted(done, key=lambda r: r["labels"]), strict=True):
+        gap = cell["scores"]["upgraded"]["score"] - cell["scores"]["old"]["score"]
+        assert row["against"]["old"]["mean"] == pytest.approx(gap)
+    told = (tmp_path / "upgrades.md").read_text()
+    assert "| p | a | 4 | old | m" in told and "| p | a | zero | 0.0 | RETRAIN | RETRAIN |" in told
