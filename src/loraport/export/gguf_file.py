@@ -2,9 +2,7 @@
 
 It computes `α / r · B A x` for each tensor, with one α for the file and r from the tensor's shape.
 Names of tensors are those of the package `gguf`; the order of rows and the metadata are those of
-llama.cpp's converter, convert_lora_to_gguf.py: rows of `q` and `k` are put in pairs where a model's
-rotary embedding turns neighbours, and a fused module whose rows lie head by head is laid out role
-by role.
+llama.cpp's converter, convert_lora_to_gguf.py (`gguf_rows`).
 """
 
 import json
@@ -23,6 +21,7 @@ from ..adapters.lora_weights import LoraWeights
 from ..artifacts import atomic
 from ..errors import LoraportError
 from ..models.spec import Model, read_config
+from .gguf_rows import column_order, row_order
 
 SAME_SCALE = float(np.finfo(np.float32).eps)  # relative difference below which two scales are one
 
@@ -120,15 +119,19 @@ def known_form(model: Model) -> dict[str, Any]:
 
 
 def refuse_what_gguf_lacks(adapter: Adapter, model: Model) -> None:
-    """Raise for what llama.cpp has no place for: magnitudes, biases, whole modules, tied heads."""
+    """Raise for what has no place in the file: magnitudes, biases, whole modules, experts (whose
+    tensors hold all of them at once), tied heads.
+    """
     family = model.architecture
     magnitudes = [path for path, each in adapter.modules.items() if each.magnitude is not None]
     biases = [path for path, each in adapter.modules.items() if each.bias is not None]
+    experts = [path for path in adapter.modules if family.is_of_experts(path)]
     tied = [path for path in adapter.modules if family.own_path(path) == family.head and model.tied]
     kinds = {
         "DoRA's magnitudes": magnitudes,
         "biases of the adapter's own": biases,
         "whole modules (modules_to_save)": sorted(adapter.saved),
+        "experts of a mixture, or their router": experts,
         "an output head that shares the embedding's weight": tied,
     }
     got = [f"{what}, such as {which[0]}" for what, which in kinds.items() if which]
@@ -168,8 +171,10 @@ def _tensors(
         if path == family.embedding:  # rows of tokens are looked up in a; b multiplies them
             a, b = b, a.T
         else:
-            order = row_order(model, path, kind.get("interleaved", ()))
-            b = b if order is None else b[order]
+            rows = row_order(model, path, kind.get("interleaved", ()))
+            columns = column_order(model, path)
+            b = b if rows is None else b[rows]
+            a = a if columns is None else a[:, columns]
         b = b * _ratio(weights, alpha)
         yield Tensor(f"{name}.lora_a", np.ascontiguousarray(a, np.float32))
         yield Tensor(f"{name}.lora_b", np.ascontiguousarray(b, np.float32))
@@ -188,27 +193,6 @@ def _tensor_name(table: Any, path: str) -> str:
         expected="a module of the base that the package `gguf` names",
         todo="take a newer `gguf`, or llama.cpp's own convert_lora_to_gguf.py",
     )
-
-
-def row_order(model: Model, path: str, interleaved: Any) -> np.ndarray | None:
-    """Order in which llama.cpp holds a module's rows; None where it is the module's own.
-
-    Row `2 i + j` of a head is row `i + j · d/2` where rotary embedding turns neighbours: of d rows
-    the first half of each pair lies in the first half of the head.
-    """
-    family = model.architecture
-    place = family.locate(path)
-    if place is None:
-        return None
-    dims = model.dims.at(place[0])
-    roles = family.modules[place[1]]
-    if len(roles) == 1 and roles[0] in interleaved:
-        heads = dims.heads if roles[0] == "q" else dims.kv_heads
-        rows = np.arange(heads * dims.head_dim).reshape(heads, 2, dims.head_dim // 2)
-        return rows.swapaxes(1, 2).reshape(-1)
-    if family.layouts.get(place[1]) == "per_head":
-        return np.concatenate([family.rows(role, dims) for role in roles])
-    return None
 
 
 def _write(

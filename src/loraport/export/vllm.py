@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..adapters.audit import audit
+from ..adapters.experts import FIELD as PARAMETERS
 from ..adapters.files import Adapter, read_adapter, write_adapter
 from ..adapters.lora_weights import LoraWeights
 from ..errors import LoraportError
@@ -28,7 +29,7 @@ MENDED = ("targets", "patterns", "kind")  # what a copy in plain LoRA mends
 class Problem:
     """Something about an adapter that vLLM refuses, or would read wrongly without saying so.
 
-    kind : `rank`, `whole`, `dora`, `bias`, or one of `MENDED`
+    kind : `rank`, `whole`, `dora`, `bias`, `experts`, or one of `MENDED`
     """
 
     kind: str
@@ -61,6 +62,11 @@ def problems(adapter: Adapter, most: int = 0) -> list[Problem]:
         found.append(Problem("whole", told))
     if any(each.magnitude is not None for each in adapter.modules.values()):
         found.append(Problem("dora", "DoRA, whose magnitudes it does not load"))
+    experts = [path for path in adapter.modules if ".experts." in path]
+    if experts or config.get(PARAMETERS):
+        named = config.get(PARAMETERS) or experts
+        told = f"experts of a mixture, or their router ({PARAMETERS}), such as {named[0]}"
+        found.append(Problem("experts", told))
     if any(each.bias is not None for each in adapter.modules.values()):
         found.append(Problem("bias", "biases of the adapter's own (lora_bias)"))
     if config.get("peft_type") != "LORA":
@@ -127,7 +133,7 @@ def refused(folder: Path, found: Sequence[Problem], most: int) -> LoraportError:
         ways.append("--stand-in RANK, with --out FOLDER, writes whole modules as LoRA of that rank")
     if "rank" in kinds:
         ways.append(f"raise --max-lora-rank (vLLM knows {', '.join(map(str, RANKS))})")
-    if kinds & {"dora", "bias"}:
+    if kinds & {"dora", "bias", "experts"}:
         ways.append("merge it into the model (loraport transfer --merged), and serve that")
     return LoraportError(
         f"vLLM does not serve adapter {folder}",
@@ -201,7 +207,7 @@ def write_plain(
         adapter has there
     """
     adapter = read_adapter(folder)
-    bad = [each for each in problems(adapter) if each.kind in ("dora", "bias")]
+    bad = [each for each in problems(adapter) if each.kind in ("dora", "bias", "experts")]
     whole = [each for each in problems(adapter) if each.kind == "whole"]
     if bad or (whole and not extra):
         raise refused(folder, [*bad, *whole], 0)

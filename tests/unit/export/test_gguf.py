@@ -9,7 +9,9 @@ from peft import LoraConfig
 from loraport.adapters.files import read_adapter
 from loraport.cli import main
 from loraport.errors import LoraportError
-from loraport.export.gguf_file import export_gguf, known, read_gguf, row_order
+from loraport.export import gguf_file
+from loraport.export.gguf_file import export_gguf, known, read_gguf
+from loraport.export.gguf_rows import row_order
 from loraport.models.families import families as all_families
 from loraport.models.spec import open_model
 
@@ -148,6 +150,83 @@ def test_the_rows_of_a_head_go_in_pairs_of_its_halves(bases):
     half = model.dims.head_dim // 2
     assert order[:4].tolist() == [0, half, 1, half + 1]
     assert row_order(model, "model.layers.0.self_attn.v_proj", ("q", "k")) is None
+
+
+NAMES = {
+    "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "gate": "ffn_gate",
+    "up": "ffn_up", "down": "ffn_down", "q k v": "attn_qkv", "gate up": "ffn_up",
+    "q q_gate": "attn_q", "linear_q linear_k linear_v": "attn_qkv", "linear_z": "attn_gate",
+    "linear_b": "ssm_beta", "linear_a": "ssm_alpha", "linear_o": "ssm_out",
+}  # fmt: skip
+# whose q and k llama.cpp's converter puts in pairs: those that it converts as Llama, and OLMo
+PAIRED = {"llama", "mistral", "mixtral", "minicpm", "olmo", "smollm3", "arcee", "granite",
+          "granitemoe", "ministral3", "mistral3"}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", all_families().values(), ids=lambda each: each.name)
+def test_the_library_has_a_tensor_for_each_role_of_each_family(family):
+    import gguf
+
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    for kind in family.model_types:
+        table = gguf.get_tensor_name_map(numbers[known()[kind]["architecture"]], 3)
+        for module, roles in family.modules.items():
+            wanted = f"blk.2.{NAMES[' '.join(roles)]}.weight"
+            assert gguf_file._tensor_name(table, family.path(2, module)) == wanted
+        assert gguf_file._tensor_name(table, family.embedding) == "token_embd.weight"
+
+
+def test_rows_are_paired_where_the_converter_of_llama_cpp_does_it():
+    assert {kind for kind, each in known().items() if "interleaved" in each} == PAIRED
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "qwen3_5"])
+def test_value_heads_of_a_deltanet_go_in_turn_through_the_key_heads(tmp_path, name):
+    base = families.make_model(tmp_path / "base", name, seed=1)
+    model = open_model(base)
+    inner = "language_model." if name == "qwen3_5" else ""
+    ends = [each.rpartition(".")[2] for each in model.architecture.modules]
+    targets = rf".*{inner}.*\.({'|'.join(ends)})"
+    folder = lora(tmp_path / "a", base, target_modules=targets)
+    assert export_gguf(folder, model, tmp_path / "a.gguf").architecture == "qwen35"
+    fields, tensors = read_gguf(tmp_path / "a.gguf")
+    held = read_adapter(folder).modules
+    block = model.architecture.block
+    layer = next(n for n in range(model.dims.layers) if "q" in model.dims.at(n).lacks)
+    size = model.dims.linear_values // 4
+
+    def whole(module, number=layer):
+        each = held[f"{block.format(layer=number)}.{module}"]
+        return each.scale * each.b.astype(np.float64) @ each.a
+
+    def in_turn(values, width):  # heads 0 and 1 are of the first key head, 2 and 3 of the second
+        return np.vstack([values[head * width : (head + 1) * width] for head in (0, 2, 1, 3)])
+
+    joint = whole("linear_attn.in_proj_qkv")
+    keys = 2 * model.dims.linear_keys
+    wanted = {
+        "attn_qkv": np.vstack([joint[:keys], in_turn(joint[keys:], size)]),
+        "attn_gate": in_turn(whole("linear_attn.in_proj_z"), size),
+        "ssm_beta": in_turn(whole("linear_attn.in_proj_b"), 1),
+        "ssm_alpha": in_turn(whole("linear_attn.in_proj_a"), 1),
+        "ssm_out": in_turn(whole("linear_attn.out_proj").T, size).T,
+    }
+    for tensor, values in wanted.items():
+        assert np.allclose(update(fields, tensors, f"blk.{layer}.{tensor}"), values, atol=1e-7)
+    full = next(n for n in range(model.dims.layers) if "q" not in model.dims.at(n).lacks)
+    as_it_is = whole("self_attn.q_proj", full)  # queries and their gate stay head by head
+    assert np.allclose(update(fields, tensors, f"blk.{full}.attn_q"), as_it_is, atol=1e-7)
+
+
+@pytest.mark.parametrize("targets", [["mlp.experts.down_proj"], ["mlp.gate.weight"]])
+def test_experts_are_refused_by_name(tmp_path, targets):
+    base = families.make_model(tmp_path / "base", "qwen3_moe", seed=1)
+    folder = lora(tmp_path / "a", base, target_modules=["q_proj"], target_parameters=targets)
+    with pytest.raises(
+        LoraportError, match=r"experts of a mixture, or their router, such as .*mlp"
+    ):
+        export_gguf(folder, open_model(base), tmp_path / "a.gguf")
+    assert not (tmp_path / "a.gguf").exists()
 
 
 def test_every_known_type_is_one_of_a_family_and_of_the_library():

@@ -57,6 +57,19 @@ def test_everything_that_it_does_not_take_is_told_at_once(base, tmp_path, capsys
     assert "--stand-in" in error and "raise --max-lora-rank" in error
 
 
+@pytest.mark.parametrize("targets", [["mlp.experts.down_proj"], ["mlp.gate.weight"]])
+def test_experts_and_routers_are_refused_by_name(tmp_path, capsys, targets):
+    base = families.make_model(tmp_path / "base", "qwen3_moe", seed=1)
+    more = {"target_modules": ["q_proj"], "target_parameters": targets}
+    folder = lora(tmp_path / "a", base, **more)
+    assert told(folder) == {"experts"}
+    for arguments in ([], ["--out", str(tmp_path / "out")]):
+        assert main(["export", str(folder), "--vllm", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert "experts of a mixture, or their router" in error and "--merged" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_scales_by_pattern_and_expressions_are_what_it_reads_wrongly(base, tmp_path):
     assert told(lora(tmp_path / "plain", base)) == set()
     assert told(lora(tmp_path / "rs", base, use_rslora=True)) == set()
