@@ -169,6 +169,8 @@ def test_the_library_has_a_tensor_for_each_role_of_each_family(family):
 
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     for kind in family.model_types:
+        if kind not in known():
+            pytest.skip(f"what llama.cpp calls {kind} is not told")
         table = gguf.get_tensor_name_map(numbers[known()[kind]["architecture"]], 3)
         for module, roles in family.modules.items():
             wanted = f"blk.2.{NAMES[' '.join(roles)]}.weight"

@@ -1,6 +1,7 @@
 """Sizes and roles that differ by layer."""
 
 import json
+import re
 
 import families
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import transformers
 from transformers import AttentionInterface, AutoModelForCausalLM
+from workdir import PROJECT
 
 from loraport.errors import LoraportError
 from loraport.models.families import Dimensions, family_of, parse
@@ -139,3 +141,26 @@ def test_specs_without_weights_know_their_layers(tmp_path):
     directory = families.make_model(tmp_path / "model", "qwen3_5", seed=1)
     write_json(tmp_path / "spec.json", "spec", {}, describe(directory, "x", ""))
     assert load_spec(tmp_path / "spec.json").dims == open_model(directory).dims
+
+
+def test_the_rules_in_the_guide_say_what_the_guide_says():
+    guide = (PROJECT / "CONTRIBUTING.md").read_text()
+    rules = json.loads(re.search(r'^```json\n(\{\n "layer_types".*?)^```', guide, re.M | re.S)[1])
+    whole = json.loads((PROJECT / "src/loraport/models/families/llama.json").read_text())
+    family = parse("x", {**whole, **rules})
+    config = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
+    more = {"attention_k_eq_v": True, "global_head_dim": 16, "num_kv_shared_layers": 2,
+            "full_attention_interval": 2}  # fmt: skip
+    dims = family.read_dimensions({**config, **more}, "x")
+    assert [each.head_dim for each in dims.by_layer] == [8, 16] * 3
+    assert [each.borrows for each in dims.by_layer] == [-1, -1, -1, -1, 2, 3]
+    assert [set(each.lacks) for each in dims.by_layer] == [
+        *(set(), {"v"}, set(), {"v"}),
+        *({"k", "v"}, {"k", "v"}),
+    ]
+    plain = family.read_dimensions(config, "x")
+    assert [each.head_dim for each in plain.by_layer] == [8, 8, 8, 512, 8, 8]
+    named = ["full_attention"] + ["sliding_attention"] * 5
+    listed = family.read_dimensions({**config, "layer_types": named}, "x")
+    assert [each.head_dim for each in listed.by_layer] == [512, 8, 8, 8, 8, 8]
