@@ -42,7 +42,7 @@ class Modules:
     name : such as `q_proj`
     count : layers that have it
     ranks : every rank that occurs
-    shape : (outputs, inputs) of the weight that is changed
+    shape : (outputs, inputs) of the weight that is changed; where layers differ, of the first one
     norms : least and greatest Frobenius norm of the update
     """
 

@@ -160,11 +160,12 @@ def summary(adapter: "Adapter") -> str:
         held = [w for path, w in adapter.modules.items() if path.rpartition(".")[2] == end]
         ranks = sorted({weights.rank for weights in held})
         norms = sorted(weights.norm() for weights in held)
+        shapes = sorted({(weights.b.shape[0], weights.a.shape[1]) for weights in held})
         paths = (path for path in adapter.modules if path.rpartition(".")[2] == end)
         unit = "experts" if any(".experts." in path for path in paths) else "layers"
         lines.append(
             f"  {end:<16} {count:>4} {unit:<7}  rank {', '.join(map(str, ranks))}   "
-            f"shape {held[0].b.shape[0]}×{held[0].a.shape[1]}   "
+            f"shape {', '.join(f'{rows}×{columns}' for rows, columns in shapes)}   "
             f"‖ΔW‖ {norms[0]:.3g} to {norms[-1]:.3g}"
         )
     lines += [f"whole     {name} {values.shape}" for name, values in adapter.saved.items()]

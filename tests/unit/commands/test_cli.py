@@ -11,6 +11,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+import families
 import pico
 import pytest
 import transformers
@@ -64,6 +65,13 @@ def test_inspect_tells_kind_base_ranks_and_norms(pico_pair, capsys):
     assert lines[2].split() == ["modules", "21"]
     down = next(line for line in lines if "down_proj" in line)
     assert "3 layers   rank 4   shape 32×56" in down
+
+
+def test_inspect_tells_all_shapes_of_modules_whose_layers_differ(tmp_path, capsys):
+    base = families.make_model(tmp_path / "base", "gemma4", seed=1)
+    lora = pico.make_adapter(tmp_path / "lora", base, seed=3, targets=["q_proj"])
+    assert main(["inspect", str(lora), "--base", str(base)]) == 0
+    assert "2 layers   rank 4   shape 48×32, 64×32   " in capsys.readouterr().out
 
 
 def test_inspect_tells_of_several_in_a_row_each_and_how_they_can_be_carried(
