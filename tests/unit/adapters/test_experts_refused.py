@@ -16,7 +16,8 @@ from loraport.planning.prospect import NOT, UNCLEAR, prospect
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    names = ("llama", "qwen3_moe", "mixtral", "llama4")
+    names = ("llama", "qwen3_moe", "mixtral", "llama4", "qwen2_moe", "glm4_moe", "ernie4_5_moe",
+             "qwen3_5_moe_text")  # fmt: skip
     return {name: families.make_model(root / name, name, seed=1) for name in names}
 
 
@@ -45,6 +46,14 @@ def told(adapter, old, new=None):
         ("llama4", "model.layers.1.feed_forward.shared_expert.up_proj", (56, 32)),
         ("llama4", "model.layers.1.feed_forward.experts.2.up_proj", (56, 32)),
         ("llama4", "model.layers.1.feed_forward.router", (4, 32)),
+        ("llama4", "model.layers.0.feed_forward.down_proj", (32, 56)),  # without experts
+        ("qwen2_moe", "model.layers.1.mlp.shared_expert.gate_proj", (56, 32)),
+        ("qwen2_moe", "model.layers.1.mlp.shared_expert_gate", (1, 32)),
+        ("qwen3_5_moe_text", "model.layers.1.mlp.shared_expert.down_proj", (32, 56)),
+        ("glm4_moe", "model.layers.0.mlp.gate_proj", (56, 32)),  # without experts
+        ("glm4_moe", "model.layers.1.mlp.shared_experts.up_proj", (56, 32)),
+        ("ernie4_5_moe", "model.layers.0.mlp.up_proj", (56, 32)),  # without experts
+        ("ernie4_5_moe", "model.layers.1.mlp.shared_experts.down_proj", (32, 56)),
     ],
 )
 def test_networks_beside_experts_are_refused_by_name(bases, tmp_path, family, name, shape):
