@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TextIO
 
 from . import __version__, commands
+from .commands._words import in_flags
 from .errors import LoraportError
 from .runtime.faults import explained
 
@@ -65,6 +66,9 @@ def _examples(lines: Sequence[str]) -> str:
     return "\n  ".join(["examples:", *lines]) if lines else ""
 
 
+CONFIGURED = ("pack", "unpack")  # commands for artifacts of the workflow, whose users write files
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors are told in one paragraph and give status 1."""
     whole = parser()
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         told: object = f"unexpected {type(error).__name__}: {error} (--verbose shows where)"
         if isinstance(error, LoraportError):
-            told = error
+            told = error if given.command in CONFIGURED else in_flags(str(error))
         elif known := explained(error, given.command, None):
             told = known
         print(folded(f"loraport: {told}", sys.stderr), file=sys.stderr)

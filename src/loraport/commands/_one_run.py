@@ -20,6 +20,7 @@ from ..models.spec import is_local, resolve
 from ..planning import layout
 from ._names import distinct_names, shortened
 from ._snakemake import command_line, execute
+from ._words import in_flags
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
@@ -163,6 +164,14 @@ def check_outs(outs: Sequence[Path]) -> None:
             )
 
 
+def _check_there(source: str) -> None:
+    """Refuse a model's folder that is not there; no config.yaml is spoken of, also from Python."""
+    try:
+        resolve(source)
+    except LoraportError as error:
+        raise LoraportError(in_flags(str(error))) from error
+
+
 def run(request: Request) -> list[Path]:
     """Carry the adapters.
 
@@ -178,7 +187,7 @@ def run(request: Request) -> list[Path]:
     check_outs(request.outs)
     for source in (request.old, request.new):
         if is_local(source):
-            resolve(source)
+            _check_there(source)
     for adapter in request.adapters:
         if not adapter.is_dir():
             raise LoraportError(

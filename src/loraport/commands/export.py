@@ -92,7 +92,15 @@ def _base(folder: Path, arguments: Namespace) -> tuple["Model", str]:
             todo="name it: --base MODEL",
         )
     revision = "" if arguments.base else str(config.get("revision") or "")
-    directory, _ = resolve(source, revision, patterns=["config.json"])
+    try:
+        directory, _ = resolve(source, revision, patterns=["config.json"])
+    except LoraportError as error:
+        raise LoraportError(
+            f"the base model {source!r} can't be looked at",
+            got=f"{error.what}: {error.got}" if error.got else error.what,
+            expected="a directory, or a hub id, whose config.json can be read",
+            todo="name it: --base MODEL",
+        ) from error
     return open_model(directory), source
 
 

@@ -1,11 +1,13 @@
 """What transfers did, as tables on the terminal: `python -m loraport.summary DIRECTORY`."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import read_json
+from ..errors import LoraportError
 from ..runtime.job import last_record
 from .terminal import WIDTH, in_lines, listed, table
 
@@ -153,6 +155,16 @@ def summarise_all(directories: Sequence[Path], shown: Sequence[Path], words: Wor
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the summary of a carried adapter's folder."""
-    print(summarise(Path(arguments[0])))
+    """Print the summary of a carried adapter's folder; status 2 where there is none."""
+    try:
+        if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+            raise LoraportError(
+                "no folder of a carried adapter was named",
+                got=" ".join(arguments) or "nothing",
+                expected="python -m loraport.summary artifacts/PAIR/APP/lora_transferred",
+            )
+        print(summarise(Path(arguments[0])))
+    except LoraportError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0

@@ -20,6 +20,7 @@ import loraport
 from loraport import commands
 from loraport.cli import folded, main, parser
 from loraport.commands import plan
+from loraport.report.summary import main as summary_main
 from loraport.upgrade import fleet
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
@@ -255,3 +256,33 @@ def test_warnings_of_libraries_are_told_where_they_are_asked_for(monkeypatch, re
     monkeypatch.setattr("loraport.commands.plan.run", warn)
     assert main(["plan", "a", "b"]) == 0 and not recwarn.list
     assert main(["--verbose", "plan", "a", "b"]) == 0 and len(recwarn.list) == 1
+
+
+def test_no_command_speaks_of_a_file_that_its_user_did_not_write(tmp_path, pico_pair, capsys):
+    old, new, adapter = map(str, (pico_pair.old, pico_pair.new, pico_pair.adapter))
+    gone, out = str(tmp_path / "gone"), str(tmp_path / "out")
+    test = tmp_path / "t.jsonl"
+    test.write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    for line in (
+        ["transfer", gone, new, adapter, out],
+        ["upgrade", old, gone, adapter, out, "--prompts", str(test)],
+        ["check", gone, adapter, new, adapter, "--test", str(test)],
+        ["plan", old, gone],
+        ["inspect", gone],
+        ["export", adapter, "--gguf", out, "--base", gone],
+    ):
+        assert main(line) == 1
+        told = capsys.readouterr().err
+        assert "gone" in told and "What to do: " in told, told
+        assert "config.yaml" not in told and "adapters table" not in told, told
+    with pytest.raises(loraport.LoraportError) as error:
+        loraport.transfer(gone, new, adapter, out, cache=str(tmp_path / "cache"))
+    assert "config.yaml" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", [[], ["--help"], ["nowhere"]])
+def test_the_summary_of_what_is_not_there_is_refused(given, capsys):
+    assert summary_main(given) == 2
+    told = capsys.readouterr().err
+    assert "no folder of a carried adapter was named" in told
+    assert f"Got: {' '.join(given) or 'nothing'}." in told
