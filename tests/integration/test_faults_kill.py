@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import expert_twins
 import h5py
 import pico
 import pytest
@@ -30,6 +31,7 @@ QUICK |= {"prompts": 80, "verify": 10, "temperature": 0.01, "device": "cpu"}
 OF_RULE = {
     "adapter_maps": {"method": ("own",)},
     "output_maps": {"method": ("aligned_sequential",)},
+    "experts": {"pair": ("mixtures",)},
 }
 
 
@@ -110,7 +112,8 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
 
 
 def everything(root: Path) -> Workdir:
-    """A pico pair with two apps, a task of each kind, a merge, and what its targets need set short.
+    """A pico pair with two apps, a task of each kind, a merge, and what its targets need set short;
+    and a pair of mixtures of experts.
 
     The first app's test has the old adapter's own answers for gold, so that it can be measured.
     """
@@ -125,10 +128,15 @@ def everything(root: Path) -> Workdir:
         answers = [each.text for each in old.write(asked)]
     pairs = [pair for pair in zip(asked, answers, strict=True) if pair[1].strip()]
     write(root / "test.jsonl", [{"prompt": p, "completion": a} for p, a in pairs])
+    (root / "mixtures").mkdir()
+    mixed, shuffled = expert_twins.make_pair(root / "mixtures", "mixtral")
+    models = {"mixed": {"source": str(mixed)}, "shuffled": {"source": str(shuffled)}}
     rows = ["app\tmodel\tsource\ttask", "a\told\tadapter\ttested", "b\told\tsecond\twords"]
     (root / "adapters.tsv").write_text("\n".join(rows) + "\n")
     words = {"train": "words.jsonl", "template": "plain"}
     work.configure(
+        models={**CONFIG["models"], **models},
+        pairs={**CONFIG["pairs"], "mixtures": {"old": "mixed", "new": "shuffled"}},
         calibration={"texts": "texts.txt", "examples": 40, "device": "cpu"},
         mapping={"minibatch": 8, "device": "cpu"},
         tasks={"words": words, "tested": {**words, "test": "test.jsonl", "score": "contains"}},

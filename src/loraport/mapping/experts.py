@@ -55,12 +55,21 @@ def match_layers(
     Raises
     ------
     LoraportError
-        Where experts of a layer don't match one to one, or their neurons don't.
+        If a model has no experts; where those of a layer don't match one to one, or their neurons
+        don't.
 
     Notes
     -----
     O(tokens · d²) and O(experts · f² · d) a layer.
     """
+    for model in models:
+        if not model.architecture.routed:
+            raise LoraportError(
+                "experts can't be matched",
+                got=f"{model.directory} of the family {model.architecture.name} without any",
+                expected="two mixtures of experts",
+                todo="carry the adapter without this match: attention goes through the maps",
+            )
     for pair, passing in side_by_side(walks, pairs):
         routers = _router(models[0], pair[0]), _router(models[1], pair[1])
         sums = _empty(models, device)

@@ -125,3 +125,9 @@ def test_experts_are_assigned_by_the_greatest_sum_and_only_where_it_is_clear():
     close = np.where(correlation == 0.3, 0.85, correlation)  # two old ones for one new one
     with pytest.raises(LoraportError, match=r"2 of 3 without a clear match"):
         assign_experts(close, (4, 5))
+
+
+def test_models_without_experts_are_refused_by_name(pico_pair):
+    models = open_model(pico_pair.old), open_model(pico_pair.new)
+    with pytest.raises(LoraportError, match="family llama without any"):
+        next(match_layers(models, (None, None), [], PATH, "cpu"))
