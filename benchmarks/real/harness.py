@@ -19,7 +19,7 @@ from loraport.adapters.attach import save_adapter
 from loraport.artifacts import atomic
 from loraport.training.data import Example, subset
 
-from . import gauge, upgrades
+from . import gauge, sets, upgrades
 from .extract import right_fields
 from .learn import Learner, Row, Schedule
 from .scoring import RULES
@@ -87,7 +87,6 @@ class Worker:
         self.built = Path(bench["built"])
         self.name = ""
         self.learner: Any = None
-        self._sets: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._rows: dict[tuple[str, str], list[Row]] = {}
         self._updates: dict[str, dict[str, gauge.Thin]] = {}
 
@@ -112,12 +111,7 @@ class Worker:
 
     def records(self, app: str, part: str) -> list[dict[str, Any]]:
         """Records of an app: `train`, `held`, `test` (as many as are scored) or `worked`."""
-        if (app, part) not in self._sets:
-            text = (self.built / "sets" / f"{app}.{part}.jsonl").read_text(encoding="utf-8")
-            rows = [json.loads(line) for line in text.split("\n") if line]
-            items = self.bench["items"] if part in ("test", "worked") else 0
-            self._sets[app, part] = rows[:items] if items else rows
-        return self._sets[app, part]
+        return sets.load(self.built / "sets", app, part, self.bench["items"])
 
     def rows(self, app: str, part: str) -> list[Row]:
         """The same, as tokens of the model at hand."""

@@ -13,7 +13,7 @@ its best rate, `nothing` among them.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,20 +247,33 @@ def _rate(bench: Mapping[str, Any], row: Row) -> str:
     return f"{row['rate']}{'↑' if row['rate'] == max(bench['light']['rates']) else ''}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--bench", type=Path, default=BENCH)
+def write_tables(
+    tables: Callable[[Mapping[str, Any], Sequence[Row]], Row],
+    words: Callable[[Mapping[str, Any], Row], str],
+    said: str,
+    bench: Path,
+    out: str,
+) -> None:
+    """Read the command line, and write what `tables` makes of all cells as JSON and, by `words`, as
+    Markdown.
+    """
+    parser = argparse.ArgumentParser(description=said.partition("\n")[0])
+    parser.add_argument("--bench", type=Path, default=bench)
     parser.add_argument("--cells", type=Path, help="folder of lines, where it is not the bench's")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real"))
+    parser.add_argument("--out", type=Path, default=Path(out))
     given = parser.parse_args()
-    bench = read_bench(given.bench)
-    content = table(bench, lines(given.cells or Path(bench["built"]) / "cells"))
+    settings = read_bench(given.bench)
+    content = tables(settings, lines(given.cells or Path(settings["built"]) / "cells"))
     for suffix, text in (
         (".json", json.dumps(content, indent=1) + "\n"),
-        (".md", markdown(bench, content)),
+        (".md", words(settings, content)),
     ):
         with atomic(given.out.with_suffix(suffix)) as temporary:
             temporary.write_text(text)
+
+
+def main() -> None:
+    write_tables(table, markdown, __doc__, BENCH, "benchmarks/results/real")
 
 
 if __name__ == "__main__":

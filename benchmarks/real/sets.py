@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ APPS: dict[str, Callable[[Path], Parts]] = {
     "math": math,
     "extract": notes,
 }
+
+
+@cache
+def load(folder: Path, app: str, part: str, items: int) -> Rows:
+    """Records of an app as `write` left them; of test items and worked ones the first `items`."""
+    text = (folder / f"{app}.{part}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.split("\n") if line]
+    return rows[:items] if items and part in ("test", "worked") else rows
 
 
 def write(path: Path, rows: Rows) -> None:

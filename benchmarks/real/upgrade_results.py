@@ -6,19 +6,13 @@ An upgrade is compared item by item with the bare new model, the old model with 
 100 labelled examples and LoRA on all of them; items and seeds are drawn again (`results.paired`).
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loraport.artifacts import atomic
-
-from .harness import read_bench
-from .results import paired, percent, vectors
-from .run import lines
+from .results import paired, percent, vectors, write_tables
 from .upgrades import STAGES
 
 BENCH = Path(__file__).with_name("upgrades.yaml")
@@ -93,7 +87,7 @@ def _words(adapters: Mapping[str, Row]) -> Row:
     return {name: {key: row.get(key) for key in keys} for name, row in adapters.items()}
 
 
-def markdown(content: Row) -> str:
+def markdown(_: Mapping[str, Any], content: Row) -> str:
     """The tables."""
     parts = [
         "# Upgrades on real pairs\n\nMade by `python -m benchmarks.real.upgrade_results`. Scores in"
@@ -131,19 +125,7 @@ def _both(asked: str, got: Sequence[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--bench", type=Path, default=BENCH)
-    parser.add_argument("--cells", type=Path, help="folder of lines, where it is not the bench's")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/upgrades"))
-    given = parser.parse_args()
-    bench = read_bench(given.bench)
-    content = table(bench, lines(given.cells or Path(bench["built"]) / "cells"))
-    for suffix, text in (
-        (".json", json.dumps(content, indent=1) + "\n"),
-        (".md", markdown(content)),
-    ):
-        with atomic(given.out.with_suffix(suffix)) as temporary:
-            temporary.write_text(text)
+    write_tables(table, markdown, __doc__, BENCH, "benchmarks/results/upgrades")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ the benchmark's own rules. A cell of the stage `planted` asks for a verdict on a
 model that are known to be good or bad.
 """
 
-import json
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from loraport.upgrade.prompts import Record
 from loraport.upgrade.upgrade import Settings, upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
 
+from . import sets
 from .scoring import RULES
 
 Cell = dict[str, Any]
@@ -115,9 +115,7 @@ class Upgrades:
             self.pair = pair
 
     def _records(self, app: str, part: str) -> list[dict[str, Any]]:
-        text = (self.built / "sets" / f"{app}.{part}.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.split("\n") if line]
-        return rows[: self.bench["items"] or len(rows)] if part == "test" else rows
+        return sets.load(self.built / "sets", app, part, self.bench["items"])
 
     def drawn(self, app: str, labels: int, seed: int) -> list[Record]:
         """Prompts of an upgrade; the first `labels` are a small set, with their answers."""
