@@ -189,8 +189,10 @@ def test_answers_in_bfloat16_leave_the_adapter_in_float32(pico_pair):
 
 
 @pytest.fixture
-def bench(pico_pair, tmp_path):
+def bench(pico_pair, tmp_path, monkeypatch):
     """One pair, one app, two steps a training; `m` is carried: an adapter of the new model."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
     (tmp_path / "sets").mkdir()
     rows = records(40)
     tests = [row | {"answer": "ba 3"} for row in rows[30:]]
@@ -213,8 +215,6 @@ def bench(pico_pair, tmp_path):
 
 
 def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
     common = ["--bench", str(bench)]
     assert run.main(["full", *common, "--per-gpu", "2"]) == 0
     assert (tmp_path / "adapters" / "old" / "a" / "adapter_model.safetensors").exists()
@@ -266,9 +266,7 @@ def test_holm_corrects_in_the_order_given():
     assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
+def test_a_cell_that_fails_is_told_and_the_others_go_on(bench, tmp_path):
     given = ["--bench", str(bench), "--starts", "missing:fresh", "m:fresh", "--examples", "0"]
     assert run.main(["starts", *given]) == 1
     told = {row["start"]: row for row in run.lines(tmp_path / "cells")}
@@ -298,8 +296,6 @@ def upgrades(bench, pico_pair, tmp_path):
 
 
 def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
     common = ["--bench", str(upgrades)]
     assert run.main(["upgraded", *common]) == 0
     assert run.main(["planted", *common]) == 0

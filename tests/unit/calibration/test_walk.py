@@ -144,6 +144,19 @@ class Cut(Exception):
     """A run that is cut off."""
 
 
+def cut_at_the_third_file(monkeypatch):
+    """A run keeps what it has come to behind each block, and ends as it writes the third time."""
+    files, written = iter(range(9)), resume.write_h5
+
+    def write(*given):
+        if next(files) == 2:
+            raise Cut
+        return written(*given)
+
+    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(resume, "write_h5", write)
+
+
 def test_features_go_on_at_the_block_that_was_reached(pico_pair, tmp_path, monkeypatch):
     model, run = open_model(pico_pair.new), []
     run_block = Walk._run
@@ -154,15 +167,7 @@ def test_features_go_on_at_the_block_that_was_reached(pico_pair, tmp_path, monke
     def kept(made_from="a"):
         return KeptFeatures(tmp_path, "activations.h5", {"spec": made_from})
 
-    files, written = iter(range(9)), resume.write_h5
-
-    def write(*given):
-        if next(files) == 2:
-            raise Cut
-        return written(*given)
-
-    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(resume, "write_h5", write)
+    cut_at_the_third_file(monkeypatch)
     with pytest.raises(Cut):  # behind the third block: two are kept
         pooled_features(model, TEXTS, batch_size=4, so_far=kept())
     told = []
@@ -189,15 +194,7 @@ def test_keys_and_values_of_earlier_blocks_are_kept_where_a_run_goes_on(tmp_path
     monkeypatch.setattr("loraport.calibration.streams.IN_MEMORY", 9000)
     assert np.allclose(pooled_features(model, TEXTS, batch_size=4)[0], whole, atol=1e-5)
     monkeypatch.undo()
-    files, written = iter(range(9)), resume.write_h5
-
-    def write(*given):
-        if next(files) == 2:
-            raise Cut
-        return written(*given)
-
-    monkeypatch.setattr(resume, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(resume, "write_h5", write)
+    cut_at_the_third_file(monkeypatch)
     kept = [KeptFeatures(tmp_path, "activations.h5", {"spec": "a"}) for _ in range(2)]
     with pytest.raises(Cut):
         pooled_features(model, TEXTS, batch_size=4, so_far=kept[0])
