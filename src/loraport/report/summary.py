@@ -8,6 +8,7 @@ from typing import Any
 
 from ..artifacts import read_json
 from ..errors import LoraportError
+from ..planning import layout
 from ..runtime.job import last_record
 from .terminal import WIDTH, in_lines, listed, table
 
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
             raise LoraportError(
                 "no folder of a carried adapter was named",
                 got=" ".join(arguments) or "nothing",
-                expected="python -m loraport.summary artifacts/PAIR/APP/lora_transferred",
+                expected=f"{layout.path(layout.APP, pair='PAIR', app='APP')}/{layout.TRANSFERRED}",
             )
         print(summarise(Path(arguments[0])))
     except LoraportError as error:

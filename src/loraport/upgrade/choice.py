@@ -70,7 +70,7 @@ def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | 
     prompts, golds = [each.prompt for each in known], [str(each.gold) for each in known]
     right: dict[str, list[float]] = {}
     for name in AMONG:
-        if name == SHOWS and not room.shown:
+        if name == SHOWS and not context.demonstrations(room, prompts):
             continue
         targets = teacher(name).targets(room, prompts)
         right[name] = scores(match, [target.answer for target in targets], golds)
@@ -92,9 +92,9 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     more often than with those to other prompts. A model that says one thing to everything is sure
     of it, too.
     """
-    if not room.shown or len(prompts) < 2:
+    if len(prompts) < 2 or not context.demonstrations(room, prompts):
         return Choice(IMITATES, "There is nothing to compare it by.")
-    said = [answer.text for answer in room.old.write(prompts)]
+    said = [answer.text for answer in room.said(prompts)]
     again = room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)
     shown = [target.answer for target in context.targets(room, prompts)]
     shown_again = context.targets(room, prompts, TEMPERATURE)

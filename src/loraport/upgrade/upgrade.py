@@ -242,8 +242,7 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         taught += written.records
     if not (all_labelled(taught) and settings.teacher == "auto"):
         sample = [record.prompt for record in taught[:ENOUGH]]
-        answers = room.old.write(sample)
-        pairs = zip(sample, answers, strict=True)
+        pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
     choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match)
     module = teachers.teacher(choice.name)

@@ -43,6 +43,19 @@ def test_each_file_is_a_teacher():
         teachers.teacher("odl")
 
 
+def test_the_adapted_model_writes_to_a_prompt_once(room, monkeypatch):
+    asked, write = [], room.old.write
+
+    def counted(prompts):
+        asked.append(list(prompts))
+        return write(prompts)
+
+    monkeypatch.setattr(room.old, "write", counted)
+    first = room.said(PROMPTS[:3])
+    assert room.said(PROMPTS[1:5])[:2] == first[1:] and room.said(PROMPTS[:3]) == first
+    assert asked == [PROMPTS[:3], PROMPTS[3:5]]
+
+
 def test_old_is_what_the_adapted_model_writes(room):
     targets = old.targets(room, PROMPTS)
     assert texts(targets) == texts(room.old.write(PROMPTS)) != texts(room.new.write(PROMPTS))
@@ -126,7 +139,7 @@ class Scripted:
     def texts(self, prompts):
         return [p if isinstance(p, str) else "".join(c for _, c in p) for p in prompts]
 
-    def write(self, prompts):
+    def write(self, prompts, temperature=0.0, seed=0):
         self.asked += prompts
         return [Answer(self.says, False) for _ in prompts]
 
@@ -146,12 +159,24 @@ def test_context_shows_demonstrations_and_takes_one_answer():
     assert new.limits == Limits()
 
 
+def test_context_shows_no_prompt_its_own_answer():
+    """A prompt that is among the demonstrations is asked behind another in its place."""
+    new = Scripted(" So.")
+    room = Classroom(None, new, Settings(shots=3, seed=1), SHOWN)
+    asked = [prompt for prompt, _ in SHOWN]
+    context.targets(room, asked)
+    for prompt, written in zip(asked, new.asked, strict=True):
+        *before, last = written.split("\n\n")
+        assert last == prompt and len(before) == 3
+        assert not any(part.startswith(prompt) for part in before)
+
+
 def test_context_shows_fewer_where_there_is_less_room():
     new = Scripted(" So.", room=120)
     context.targets(Classroom(None, new, Settings(shots=8), SHOWN), ["Question x?\nAnswer:"])
     assert 1 < len(new.asked[0].split("\n\n")) < 5
-    with pytest.raises(LoraportError, match="no demonstration fits"):
-        small = Scripted("", room=40)
+    with pytest.raises(LoraportError, match="nothing to show"):
+        small = Scripted("", room=30)
         context.targets(Classroom(None, small, Settings(), SHOWN), ["Question x?\nAnswer:"])
     with pytest.raises(LoraportError, match="nothing to show"):
         context.targets(Classroom(None, new, Settings(), [("p", " ")]), ["Question x?\nAnswer:"])

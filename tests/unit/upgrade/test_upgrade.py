@@ -158,9 +158,8 @@ def scripted(monkeypatch, old_again, shown, shown_again):
         return [Target(p, text) for p, text in zip(asked, said, strict=True)]
 
     monkeypatch.setattr(choice.context, "targets", targets)
-    room = SimpleNamespace(
-        old=SimpleNamespace(write=write), settings=TeacherSettings(), shown=[("p", "A")]
-    )
+    monkeypatch.setattr(choice.context, "demonstrations", lambda *_: [("p", "A")])
+    room = Classroom(SimpleNamespace(write=write), None, TeacherSettings())
     return choice.by_certainty(room, prompts)
 
 

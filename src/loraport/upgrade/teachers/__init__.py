@@ -10,7 +10,7 @@ A teacher is a module with
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Any
 
 from ...errors import LoraportError
+from ...training.own_answers import Answer
 from ..base import Base
 from ..prompts import Prompt
 from ..spans import Span
@@ -77,6 +78,14 @@ class Classroom:
     new: Base
     settings: Settings
     shown: Sequence[tuple[Prompt, str]] = ()
+    _said: dict[Prompt, Answer] = field(default_factory=dict)
+
+    def said(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Greedy answers of the adapted old model; each is written once and kept."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._said]
+        if new:
+            self._said |= zip(new, self.old.write(new), strict=True)
+        return [self._said[prompt] for prompt in prompts]
 
 
 @cache

@@ -28,27 +28,23 @@ def targets(room: Classroom, prompts: Sequence[Prompt], temperature: float = 0.0
     Raises
     ------
     LoraportError
-        If there is no demonstration, or not even one fits in the new model's context.
+        If there is no demonstration that fits in the new model's context.
     """
-    shown = demonstrations(room)
-    limits = room.new.limits
-    longest = max(len(room.new.tokenizer(answer)["input_ids"]) for _, answer in shown)
-    least = min(limits.new_tokens, int(ROOM * longest) + 8)
-    most = _context(room.new.model) - least
-    longest_prompt = prompts[int(np.argmax([len(text) for text in room.new.texts(prompts)]))]
-    while shown and _tokens(room, behind(shown, longest_prompt)) > most:
-        shown = shown[:-1]
+    shown = demonstrations(room, prompts)
     if not shown:
         raise LoraportError(
-            "no demonstration fits before a prompt in the new model's context",
-            got=f"prompts that leave no room in {most} tokens",
-            expected="room for one prompt with its answer",
-            todo="use another --teacher",
+            "the teacher `context` has nothing to show",
+            got="no answer of the old adapter that it ended itself and that leaves room for a "
+            "prompt in the new model's context",
+            expected="at least one",
+            todo="raise --new-tokens, or use another --teacher",
         )
+    limits, least = room.new.limits, _answer_room(room, shown)
+    most = _context(room.new.model) - least
     room.new.limits = replace(limits, max_tokens=most, new_tokens=least)
     try:
         answers = room.new.write(
-            [behind(shown, prompt) for prompt in prompts],
+            [behind(others(shown, prompt, room.settings.shots), prompt) for prompt in prompts],
             temperature=temperature,
             seed=room.settings.seed,
         )
@@ -61,18 +57,27 @@ def targets(room: Classroom, prompts: Sequence[Prompt], temperature: float = 0.0
     ]
 
 
-def demonstrations(room: Classroom) -> list[tuple[Prompt, str]]:
-    """`shots` pairs of a prompt and the old adapter's answer, drawn by the seed."""
+def demonstrations(room: Classroom, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """Pairs of a prompt and the old adapter's answer, drawn by the seed, that fit before prompts.
+
+    One more than `shots`: it stands in where a prompt that is asked is among the others. Empty
+    where there is none, or where not even one fits in the new model's context.
+    """
     pairs = [pair for pair in room.shown if pair[1].strip()]
-    if not pairs:
-        raise LoraportError(
-            "the teacher `context` has nothing to show",
-            got="no answer of the old adapter that it ended itself",
-            expected="at least one",
-            todo="raise --new-tokens, or use another --teacher",
-        )
     order = np.random.default_rng(room.settings.seed).permutation(len(pairs))
-    return [pairs[place] for place in order[: room.settings.shots]]
+    drawn = [pairs[place] for place in order[: room.settings.shots + 1]]
+    longest = prompts[int(np.argmax([len(text) for text in room.new.texts(prompts)]))]
+    most = _context(room.new.model)
+    while drawn and _tokens(room, behind(drawn, longest)) + _answer_room(room, drawn) > most:
+        drawn.pop()
+    return drawn
+
+
+def others(
+    shown: Sequence[tuple[Prompt, str]], prompt: Prompt, shots: int
+) -> list[tuple[Prompt, str]]:
+    """Demonstrations for a prompt: its own answer is never shown to it."""
+    return [pair for pair in shown if pair[0] != prompt][:shots]
 
 
 def behind(shown: Sequence[tuple[Prompt, str]], prompt: Prompt) -> Prompt:
@@ -91,6 +96,12 @@ def behind(shown: Sequence[tuple[Prompt, str]], prompt: Prompt) -> Prompt:
 def _tokens(room: Classroom, prompt: Prompt) -> int:
     """How many tokens the new model reads a prompt as."""
     return len(room.new.tokenizer(room.new.texts([prompt])[0])["input_ids"])
+
+
+def _answer_room(room: Classroom, shown: Sequence[tuple[Prompt, str]]) -> int:
+    """Tokens that an answer like those shown may take."""
+    longest = max(len(room.new.tokenizer(answer)["input_ids"]) for _, answer in shown)
+    return min(room.new.limits.new_tokens, int(ROOM * longest) + 8)
 
 
 def _context(model: object) -> int:

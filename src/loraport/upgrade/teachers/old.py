@@ -10,7 +10,7 @@ HELP = "the adapted old model's answers"
 
 def targets(room: Classroom, prompts: Sequence[Prompt]) -> list[Target]:
     """Greedy answers of the old model with its adapter."""
-    answers = room.old.write(prompts)
+    answers = room.said(prompts)
     pairs = list(zip(prompts, answers, strict=True))
     if not room.settings.soft:
         return [Target(prompt, answer.text, answer.whole) for prompt, answer in pairs]
