@@ -7,6 +7,7 @@ hash in their params, so that an edit redoes what used the module and nothing el
 import ast
 import hashlib
 import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ FRAME = (
     "planning/needs.py",
     "planning/layout.py",
 )
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements inside a statement
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "peft", "safetensors", "h5py", "tokenizers")
 
 
@@ -57,13 +59,20 @@ def code_hash(*entries: str | Path) -> str:
     ]
     while waiting:
         path = waiting.pop()
-        inside = path.is_relative_to(PACKAGE)
-        name = str(path.relative_to(PACKAGE)) if inside else f"script {path.name}"
+        name = _name(path)
         if name in seen or name in FRAME:
             continue
         seen[name], imported = _scan(path)
         waiting += imported
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:16]
+
+
+@cache
+def _name(path: Path) -> str:
+    """A file's path below the package; of another file its own name."""
+    if path.is_relative_to(PACKAGE):
+        return str(path.relative_to(PACKAGE))
+    return f"script {path.name}"
 
 
 @cache
@@ -73,31 +82,46 @@ def _scan(path: Path) -> tuple[str, tuple[Path, ...]]:
     data = path.parent.glob("*.json") if path.name == "__init__.py" else ()
     digest = hashlib.sha256(source + b"".join(each.read_bytes() for each in sorted(data)))
     imported: set[Path] = set()
-    for node in ast.walk(ast.parse(source)):
-        for module in _modules(node, path):
+    for statement in import_statements(source):
+        for module in _modules(statement, path):
             for candidate in (PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py"):
                 if candidate.is_file():
                     imported.add(candidate)
     return digest.hexdigest(), tuple(sorted(imported))
 
 
-def _modules(node: ast.AST, path: Path) -> list[str]:
+def import_statements(source: bytes) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All import statements of a file, also those inside functions; expressions are passed over.
+
+    Raises
+    ------
+    SyntaxError, ValueError
+        If the file is no Python.
+    """
+    nodes: list[ast.AST] = [ast.parse(source)]
+    for node in nodes:  # which grows meanwhile
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        for block in BLOCKS:
+            inner = getattr(node, block, ())
+            nodes += inner if isinstance(inner, list) else ()  # a lambda's body is one expression
+
+
+def _modules(statement: ast.Import | ast.ImportFrom, path: Path) -> list[str]:
     """Modules of this package that an import statement may name, as paths without .py."""
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        if node.level:
+    if isinstance(statement, ast.Import):
+        names = [alias.name for alias in statement.names]
+    else:
+        if statement.level:
             here = path.parent
-            for _ in range(node.level - 1):
+            for _ in range(statement.level - 1):
                 here = here.parent
             if not here.is_relative_to(PACKAGE):
                 return []
             parts = ["loraport", *here.relative_to(PACKAGE).parts]
         else:
             parts = []
-        base = ".".join([*parts, *([node.module] if node.module else [])])
-        names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    else:
-        return []
+        base = ".".join([*parts, *([statement.module] if statement.module else [])])
+        names = [base, *(f"{base}.{alias.name}" for alias in statement.names)]
     inside = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
     return ["/".join(parts) for parts in inside if parts]
