@@ -1,20 +1,28 @@
 """Fixtures that all tests share; makes `import literal` and `import pico` work from any test."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of what tests start
 sys.path.insert(0, str(Path(__file__).parent))
+if "LORAPORT_TEST_CACHE" not in os.environ:  # the workers of a run share that of its first process
+    os.environ["LORAPORT_TEST_CACHE"] = tempfile.mkdtemp(prefix="loraport_tests_")
+    atexit.register(shutil.rmtree, os.environ["LORAPORT_TEST_CACHE"], ignore_errors=True)
 
 import pico
 import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers share the cores
 hf_logging.disable_progress_bar()
 
 

@@ -30,10 +30,14 @@ CONFIG = {
 
 
 class Workdir:
-    """A folder with models `old` and `new`, adapters, texts and a configuration."""
+    """A folder with models `old` and `new`, adapters, texts and a configuration.
 
-    def __init__(self, root: Path):
-        self.root = root
+    shared : the mapping comes from Snakemake's cache of this run of the tests where another test
+        has made it: for tests of what follows after it
+    """
+
+    def __init__(self, root: Path, shared: bool = False):
+        self.root, self.shared = root, shared
         for seed, (name, sizes) in enumerate(SIZES.items(), 1):
             pico.make_model(root / name, seed=seed, vocab_words=200 + 20 * seed, **sizes)
         pico.make_adapter(root / "adapter", root / "old", seed=3)
@@ -55,14 +59,15 @@ class Workdir:
     ) -> subprocess.CompletedProcess:
         """Call snakemake; output and errors come back together as `stdout`."""
         command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile")]
-        command += ["--configfile", "config.yaml", "--cores", "2", *arguments]
+        command += ["--configfile", "config.yaml", *(["--cache"] if self.shared else [])]
+        command += ["--cores", "2", "--max-threads", "1", *arguments]  # pico models: see one_thread
+        found = {"PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}"}
+        if self.shared:
+            found["SNAKEMAKE_OUTPUT_CACHE"] = os.environ["LORAPORT_TEST_CACHE"]
         done = subprocess.run(
             command,
             cwd=self.root,
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}",
-            },
+            env={**os.environ, **found},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -84,5 +89,5 @@ class Workdir:
         """Another working directory with the same files and history."""
         shutil.copytree(self.root, root, symlinks=True)
         other = object.__new__(Workdir)
-        other.root = root
+        other.root, other.shared = root, self.shared
         return other

@@ -14,7 +14,7 @@ from loraport.errors import LoraportError
 def cached(tmp_path_factory, pico_pair):
     """A cache folder with the maps of a pair, and the adapter that was carried when it was made."""
     folder = tmp_path_factory.mktemp("api")
-    options = {"texts": pico_pair.texts, "cache": folder / "cache", "cores": 2}
+    options = {"texts": pico_pair.texts, "cache": folder / "cache", "cores": 1}
     options["settings"] = {"calibration": {"examples": 40}, "mapping": {"minibatch": 8}}
     places = (pico_pair.old, pico_pair.new, pico_pair.adapter)
     made = loraport.transfer(*places, folder / "first", **options)

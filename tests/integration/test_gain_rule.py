@@ -15,7 +15,7 @@ CARRIED = "artifacts/p/a/lora_transferred"
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    work = Workdir(tmp_path_factory.mktemp("gain"))
+    work = Workdir(tmp_path_factory.mktemp("gain"), shared=True)
     rows = [{"prompt": f"word {n} is", "completion": f" number {n}"} for n in range(20)]
     (work.root / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     lines = ["app\tmodel\tsource\ttask", "a\told\tadapter\tt", "b\told\tadapter\t"]

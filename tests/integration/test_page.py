@@ -12,7 +12,7 @@ STAGES = ["old", "old_lora", "new", "transferred"]
 
 
 def test_the_page_shows_the_tables_numbers(tmp_path):
-    work = Workdir(tmp_path)
+    work = Workdir(tmp_path, shared=True)
     lines = [json.dumps({"prompt": f"{n} + 1 =", "completion": f" {n + 1}"}) for n in range(6)]
     (work.root / "test.jsonl").write_text("\n".join(lines) + "\n")
     (work.root / "adapters.tsv").write_text("app\tmodel\tsource\ttask\na\told\tadapter\tsums\n")

@@ -192,6 +192,7 @@ def test_answers_in_bfloat16_leave_the_adapter_in_float32(pico_pair):
 def bench(pico_pair, tmp_path, monkeypatch):
     """One pair, one app, two steps a training; `m` is carried: an adapter of the new model."""
     monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")]))
     (tmp_path / "sets").mkdir()
     rows = records(40)

@@ -19,7 +19,7 @@ FAILING = "simplecopy"  # wants models of one shape
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Workdir:
     """A pico pair with a task of sums, short trainings, and a method that cannot serve the pair."""
-    work = Workdir(tmp_path_factory.mktemp("report"))
+    work = Workdir(tmp_path_factory.mktemp("report"), shared=True)
     sums = [(a, b) for a in range(1, 7) for b in range(1, 5)]
     lines = [
         json.dumps({"prompt": f"{a} + {b} =", "completion": f" {a + b}", "answer": str(a + b)})

@@ -37,7 +37,7 @@ def record(answer):
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory) -> Workdir:
     """A pico pair whose new model is scored on own data and on a task file given by its path."""
-    work = Workdir(tmp_path_factory.mktemp("stale"))
+    work = Workdir(tmp_path_factory.mktemp("stale"), shared=True)
     for name, text in FILES.items():
         (work.root / name).parent.mkdir(exist_ok=True)
         (work.root / name).write_text(text)

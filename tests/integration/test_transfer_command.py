@@ -23,7 +23,7 @@ from loraport.commands import _one_run, _snakemake
 from loraport.errors import LoraportError
 from loraport.planning.checks import load
 
-SMALL = ["--set", "calibration.examples=40", "--set", "mapping.minibatch=8", "--cores", "2"]
+SMALL = ["--set", "calibration.examples=40", "--set", "mapping.minibatch=8", "--cores", "1"]
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21]])
 
 
@@ -173,16 +173,26 @@ def test_a_refusal_is_one_paragraph_with_the_commands_flags(carried, pico_pair, 
     assert command(pico_pair, work, path.parent, out=tmp_path / "out", more=named) == 0
 
 
+@pytest.fixture
+def begun(carried, tmp_path):
+    """A folder to work in where the pair's last artifacts are missing."""
+    folder = tmp_path / "work"
+    shutil.copytree(carried[0], folder, symlinks=True, ignore=shutil.ignore_patterns("out"))
+    for name in ("maps", "adapter", "second"):
+        shutil.rmtree(folder / "artifacts/old_to_new" / name)
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, tmp_path, number):
+def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, begun, tmp_path, number):
     paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
-    words = ["--texts", pico_pair.texts, "--work", tmp_path / "work", *SMALL]
+    words = ["--texts", pico_pair.texts, "--work", begun, *SMALL]
     line = [sys.executable, "-m", "loraport.cli", "transfer", *map(str, [*paths, *words])]
     run = subprocess.Popen(
         line, text=True, stderr=subprocess.PIPE, start_new_session=True,
         preexec_fn=heeding_interrupts,
     )  # fmt: skip
-    locks = tmp_path / "work/.snakemake/locks"
+    locks = begun / ".snakemake/locks"
     wait_for(lambda: locks.is_dir() and any(locks.iterdir()))
     if number == signal.SIGINT:  # of the terminal, which all processes hear
         os.killpg(run.pid, number)
@@ -192,16 +202,16 @@ def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, tmp_path,
     assert run.returncode == 130
     assert told.strip().splitlines()[-1].lstrip("\r").startswith("loraport: interrupted")
     assert "Traceback" not in told
-    assert not (tmp_path / "work/.snakemake/loraport.json").exists()
+    assert not (begun / ".snakemake/loraport.json").exists()
     assert subprocess.run(line, check=False).returncode == 0
 
 
-def test_after_a_kill_the_same_command_goes_on(pico_pair, tmp_path):
+def test_after_a_kill_the_same_command_goes_on(pico_pair, begun, tmp_path):
     paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
-    words = ["--texts", pico_pair.texts, "--work", tmp_path / "work", *SMALL]
+    words = ["--texts", pico_pair.texts, "--work", begun, *SMALL]
     line = [sys.executable, "-m", "loraport.cli", "transfer", *map(str, [*paths, *words])]
     run = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-    locks = tmp_path / "work/.snakemake/locks"
+    locks = begun / ".snakemake/locks"
     wait_for(lambda: locks.is_dir() and any(locks.iterdir()))
     beside = subprocess.run(line, capture_output=True, text=True, check=False)
     told = beside.stderr.strip().splitlines()[-1]

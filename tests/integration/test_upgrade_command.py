@@ -14,7 +14,7 @@ from loraport.models.loading import load_base
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--rates", "1e-2", "--epochs", "3", "--new-tokens", "5", "--temperature", "0.01"]
-QUICK += ["--device", "cpu", "--cores", "2", "--teacher", "old", "--margin", "50"]
+QUICK += ["--device", "cpu", "--cores", "1", "--teacher", "old", "--margin", "50"]
 
 
 @pytest.fixture(scope="module")

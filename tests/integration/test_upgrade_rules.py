@@ -21,7 +21,7 @@ QUICK |= {"prompts": 80, "verify": 30, "temperature": 0.01, "device": "cpu"}
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """Two apps: one with prompts alone, one with a test, whose gold the old adapter knows."""
-    work = Workdir(tmp_path_factory.mktemp("upgrade"))
+    work = Workdir(tmp_path_factory.mktemp("upgrade"), shared=True)
     rows = [{"prompt": f"the word {n} is", "completion": " unknown"} for n in range(120)]
     write(work.root / "t.jsonl", rows)
     old = Base.load(work.root / "old", Limits(new_tokens=16), device="cpu")
