@@ -88,7 +88,7 @@ def maps(root: str, device: str, texts: str, calibration: dict[str, Any], told: 
         pair = in_turn(pair, texts, {"reading": reading, "modules": ROLES})
     pair = dataclasses.replace(pair, moments=clock.timed(pair.moments, "moments"))
     moments.Moments.add = clock.timed(moments.Moments.add, "moments: sums")
-    sums._keep_on = clock.timed(sums._keep_on, "moments: to and from the GPU")
+    sums._end_part = clock.timed(sums._end_part, "moments: mirrored, and from the GPU")
     aligned.fit_parts = clock.timed(
         aligned.fit_parts,
         lambda side, parts, *_: f"fit {side.__name__} {'x'.join(map(str, parts[0].cross.shape))}",

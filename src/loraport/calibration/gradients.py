@@ -19,8 +19,8 @@ from ..models.spec import Model, shared_roles
 from ..numerics.linalg import chunks
 from .batches import PARTS, Batch
 from .moments_file import pack, unpack
-from .ridge import Regression
 from .sites import STREAM
+from .solutions import Regression
 
 TEXTS_AT_ONCE = 4  # that pass backward at a time: the scores of all their tokens are in memory
 INNER = tuple(role for role in ROLES if role not in STREAM)  # what they write stays in the block

@@ -12,8 +12,12 @@ import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model
+from ..numerics.linalg import chunks
 from .batches import PARTS
 from .sites import needed, width
+
+ADDED_AT_ONCE = 2048  # rows of a triangle
+MIRRORED_AT_ONCE = 1024  # rows of a matrix
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Moments:
     square_old, square_new : Σ ‖x‖² and Σ ‖y‖²
     rms_old, rms_new : at a site where the residual stream has taken a normed output in: Σ rms of
         what the module wrote, as its norm has it; 0 where the family has no such norm
+    lower : of Σ x xᵀ and Σ y yᵀ only the lower triangles are summed, until they are mirrored
     """
 
     cross: torch.Tensor
@@ -41,6 +46,7 @@ class Moments:
     rms_old: float = 0.0
     rms_new: float = 0.0
     count: int = 0
+    lower: bool = False
 
     @classmethod
     def empty(
@@ -71,9 +77,9 @@ class Moments:
         x, y = x.to(self.cross), y.to(self.cross)
         self.cross.addmm_(x.T, y)
         if self.gram_old is not None:
-            self.gram_old.addmm_(x.T, x)
+            self._add_square(self.gram_old, x)
         if self.gram_new is not None:
-            self.gram_new.addmm_(y.T, y)
+            self._add_square(self.gram_new, y)
         self.sum_old += x.sum(dim=0)
         self.sum_new += y.sum(dim=0)
         self.square_old += float(x.square().sum())
@@ -82,11 +88,32 @@ class Moments:
         self.rms_new += 0.0 if rms_new is None else float(rms_new.sum())
         self.count += len(x)
 
+    def _add_square(self, gram: torch.Tensor, x: torch.Tensor) -> None:
+        if not self.lower:
+            gram.addmm_(x.T, x)
+            return
+        for rows in chunks(len(gram), ADDED_AT_ONCE):
+            gram[rows, : rows.stop].addmm_(x[:, rows].T, x[:, : rows.stop])
+
+    def mirror(self) -> None:
+        """Make Σ x xᵀ and Σ y yᵀ symmetric to the last bit, by their lower triangles, as they are
+        once they were stored.
+        """
+        for gram in (self.gram_old, self.gram_new):
+            if gram is not None:
+                for rows in chunks(len(gram), MIRRORED_AT_ONCE):
+                    gram[: rows.start, rows] = gram[rows, : rows.start].T
+                    square = gram[rows, rows]
+                    square.copy_(square.tril() + square.tril(-1).T)
+        self.lower = False
+
     def move(self, device: str) -> None:
-        """Put the sums on a device."""
+        """Put the sums on a device; those of no token are made there."""
         for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
             values = getattr(self, name)
-            setattr(self, name, None if values is None else values.to(device))
+            if values is not None and values.device != torch.device(device):
+                moved = values.to(device) if self.count else torch.zeros_like(values, device=device)
+                setattr(self, name, moved)
 
     def __add__(self, other: "Moments") -> "Moments":
         def both(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:

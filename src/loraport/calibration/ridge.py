@@ -5,14 +5,16 @@ its own, and rotations come by polar steps: products and triangular solves, whic
 fifty times as fast as eigenvectors. Both are equal within rounding (tests/unit/calibration).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..numerics.linalg import chunks
 from ..numerics.polar import polar_by_steps
 from .moments import Moments
+from .solutions import ROWS_AT_ONCE, Factored, Path, Regression
 
 # λ as a fraction of the Gram's mean diagonal
 RIDGE_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
@@ -20,24 +22,6 @@ RIDGE_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
 # other one rewritten; between float32 activations of such models it is about 1e-12
 SLIGHT_RIDGE, EXACT_ERROR = 1e-9, 1e-6
 MIN_SHARE = 0.1  # that a share is taken for
-RANK_CUT = 1e-10  # of the largest eigenvalue: those above make a numerical rank
-ROWS_AT_ONCE = 2048  # of a map, while its errors are summed
-
-
-@dataclass(frozen=True)
-class Regression:
-    """The sums that a linear prediction of targets y (t,) from sources x (s,) needs.
-
-    Attributes
-    ----------
-    cross : Σ y xᵀ (t, s)
-    gram : Σ x xᵀ (s, s)
-    square : Σ ‖y‖²
-    """
-
-    cross: torch.Tensor
-    gram: torch.Tensor
-    square: float
 
 
 def reading(moments: Moments, device: str | torch.device | None = None) -> Regression:
@@ -71,6 +55,13 @@ def polar(matrix: torch.Tensor) -> torch.Tensor:
 def on_gpu(values: torch.Tensor) -> bool:
     """Whether products are so much cheaper than decompositions that fits go by those."""
     return values.is_cuda
+
+
+def as_stored(matrix: torch.Tensor) -> torch.Tensor:
+    """A map as it is written, float32 in the machine's memory, where a GPU made it: room for the
+    next one. On a CPU it is rounded as it is written.
+    """
+    return matrix.float().cpu() if on_gpu(matrix) else matrix
 
 
 def _singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -118,7 +109,8 @@ class Fit:
     ridge : λ as a fraction of the mean diagonal
     error : Σ‖y − M x‖² / Σ‖y‖² on the held-out part, of the map fitted without it; 1 is what a map
         of zero has
-    rank : numerical rank of Σ x xᵀ, at a cut of RANK_CUT of its largest eigenvalue
+    rank : numerical rank of Σ x xᵀ, at a cut of `solutions.RANK_CUT` of its largest eigenvalue; 0
+        where it was not asked for
     """
 
     matrix: torch.Tensor
@@ -130,112 +122,6 @@ class Fit:
     def share(self) -> float:
         """Of its target's variance, what the map predicts on the held-out part."""
         return max(1 - self.error, MIN_SHARE)
-
-
-class Path:
-    """All ridge solutions of one regression, by one eigendecomposition O(s³).
-
-    `M(λ) = (Σ y xᵀ + λ P)(Σ x xᵀ + λ I)⁻¹` with the prior P (t, s), or zero for None.
-    """
-
-    def __init__(self, regression: Regression, prior: torch.Tensor | None):
-        values, self.vectors = torch.linalg.eigh(regression.gram)
-        self.values = values.clamp(min=0)
-        self.unit = float(regression.gram.diagonal().mean())
-        self.cross = regression.cross @ self.vectors
-        self._prior = None if prior is None else prior @ self.vectors
-
-    def turned(self, ridge: float) -> torch.Tensor:
-        """M(ridge · mean diagonal) in the basis of the eigenvectors."""
-        weight = ridge * self.unit
-        above = self.cross if self._prior is None else self.cross + weight * self._prior
-        below = self.values + weight
-        return torch.where(below > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
-
-    def matrix(self, ridge: float) -> torch.Tensor:
-        """M(ridge · mean diagonal), (t, s)."""
-        return self.turned(ridge) @ self.vectors.T
-
-    def rank(self) -> int:
-        """Of the Gram."""
-        return int((self.values > RANK_CUT * self.values[-1]).sum())
-
-    def errors(self, held: Regression, ridges: Sequence[float]) -> list[float]:
-        """Σ‖y − M x‖² / Σ‖y‖² on held-out sums, for each ridge; O(t s²) once and O(s²) each.
-
-        In the eigenvectors' basis `M = C D + P E` with diagonal D and E, so that
-        `tr(M G Mᵀ) = dᵀ(G ∘ CᵀC)d + 2 dᵀ(G ∘ CᵀP)e + eᵀ(G ∘ PᵀP)e`.
-        """
-        cross = held.cross @ self.vectors
-        gram = self.vectors.T @ held.gram @ self.vectors
-        parts = [self.cross] if self._prior is None else [self.cross, self._prior]
-        both = [(0, 0), (0, 1), (1, 1)] if len(parts) == 2 else [(0, 0)]
-        squares = {(i, j): gram * (parts[i].T @ parts[j]) for i, j in both}
-        lines = [(one * cross).sum(dim=0) for one in parts]
-        errors = []
-        for ridge in ridges:
-            weight = ridge * self.unit
-            below = self.values + weight
-            d = torch.where(below > 0, 1 / below.clamp(min=torch.finfo(below.dtype).tiny), 0.0)
-            scales = [d, weight * d][: len(parts)]
-            fitted = sum(-2 * scale @ line for scale, line in zip(scales, lines, strict=True))
-            for (i, j), square in squares.items():
-                fitted += (1 if i == j else 2) * scales[i] @ square @ scales[j]
-            errors.append(1 + float(fitted) / held.square if held.square > 0 else 1.0)
-        return errors
-
-
-class Factored:
-    """The same solutions by a Cholesky factor for each ridge, O(s³ + t s²), and no eigenvector.
-
-    Beside the regression and the prior it holds one (s, s) matrix and two (t, s).
-    """
-
-    def __init__(self, regression: Regression, prior: torch.Tensor | None):
-        self._regression, self._prior = regression, prior
-        self.unit = float(regression.gram.diagonal().mean())
-
-    def matrix(self, ridge: float) -> torch.Tensor:
-        """M(ridge · mean diagonal), (t, s)."""
-        weight, gram = ridge * self.unit, self._regression.gram
-        diagonal = gram.diagonal().clone()
-        gram.diagonal().add_(weight)  # in its place: it may be as large as memory allows
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        gram.diagonal().copy_(diagonal)
-        if failed:
-            return Path(self._regression, self._prior).matrix(ridge)
-        above = self._regression.cross
-        if self._prior is not None:
-            above = torch.add(above, self._prior, alpha=weight)
-        half = torch.linalg.solve_triangular(factor.T, above, upper=True, left=False)
-        del above
-        return torch.linalg.solve_triangular(factor, half, upper=False, left=False)
-
-    def rank(self) -> int:
-        """Of the Gram: by the signs of the pivots of `G − cut · I` (Sylvester), where the cut is of
-        the largest eigenvalue by power iteration; a few off at most where pivots are tiny.
-        """
-        gram = self._regression.gram
-        vector = gram.diagonal().clone()
-        for _ in range(30):
-            vector = gram @ (vector / vector.norm().clamp(min=torch.finfo(gram.dtype).tiny))
-        shifted = gram.clone()
-        shifted.diagonal().sub_(RANK_CUT * vector.norm())
-        if not shifted.is_cuda:  # where there are no pivots in their own order
-            return int((torch.linalg.eigvalsh(shifted) > 0).sum())
-        triangle, _, _ = torch.linalg.lu_factor_ex(shifted, pivot=False)
-        return int((triangle.diagonal() > 0).sum())
-
-    def errors(self, held: Regression, ridges: Sequence[float]) -> list[float]:
-        """Σ‖y − M x‖² / Σ‖y‖² on held-out sums, for each ridge."""
-        if held.square <= 0:
-            return [1.0] * len(ridges)
-        fitted = []
-        for ridge in ridges:
-            matrix = self.matrix(ridge)
-            fitted.append(_form(matrix, held.gram) - 2 * _inner(matrix, held.cross))
-            del matrix  # the next one takes as much
-        return [1 + each / held.square for each in torch.stack(fitted).tolist()]
 
 
 def _solutions(regression: Regression, prior: str) -> Path | Factored:
@@ -262,16 +148,34 @@ def fit(
     prior : what the map is drawn to, `zero` or `procrustes`
     spare_exact : take `SLIGHT_RIDGE` in place of `ridge` where the relation of both sides is exact
     """
-    ridges = RIDGE_GRID if ridge == "auto" else (float(ridge), SLIGHT_RIDGE)
-    errors = _solutions(part, prior).errors(held, ridges)
+    return _fit(part, lambda: held, ridge, prior, spare_exact, into=False, ranked=True)
+
+
+def _fit(
+    part: Regression,
+    held: Callable[[], Regression],
+    ridge: float | str,
+    prior: str,
+    spare_exact: bool,
+    into: bool,
+    ranked: bool,
+) -> Fit:
+    """As `fit`; the held-out sums are made when they are needed, and where `part` may be lost
+    (`into`), the sum of both takes its place.
+    """
+    path, other = _solutions(part, prior), held()
     if ridge == "auto":
-        best = min(range(len(ridges)), key=errors.__getitem__)
+        best, error = path.best(other, RIDGE_GRID)
+        chosen = RIDGE_GRID[best]
     else:
-        best = int(spare_exact and errors[1] < EXACT_ERROR)
-    whole = Regression(part.cross + held.cross, part.gram + held.gram, part.square + held.square)
-    del part, held  # which may have been made for this fit alone
+        chosen, others = float(ridge), [SLIGHT_RIDGE] if spare_exact else []
+        error, *slight = path.errors(other, [chosen, *others])
+        if slight and slight[0] < EXACT_ERROR:
+            chosen, error = SLIGHT_RIDGE, slight[0]
+    whole = part.plus(other, into)
+    del part, other, path, held
     path = _solutions(whole, prior)
-    return Fit(path.matrix(ridges[best]), ridges[best], errors[best], path.rank())
+    return Fit(path.matrix(chosen), chosen, error, path.rank() if ranked else 0)
 
 
 def fit_parts(
@@ -281,11 +185,14 @@ def fit_parts(
     prior: str,
     spare_exact: bool = False,
     device: str | torch.device | None = None,
+    ranked: bool = True,
 ) -> Fit:
     """The ridge map of one side, `reading` or `writing`, of both parts' moments, on `device`; None:
-    where the moments are.
+    where the moments are. `ranked`: whether the rank is asked for.
     """
-    return fit(side(parts[0], device), side(parts[1], device), ridge, prior, spare_exact)
+    part = side(parts[0], device)
+    into = part.gram is not parts[0].gram_old and part.gram is not parts[0].gram_new
+    return _fit(part, partial(side, parts[1], device), ridge, prior, spare_exact, into, ranked)
 
 
 def solve(

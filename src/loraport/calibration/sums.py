@@ -7,13 +7,10 @@ import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model, shared_roles
-from ..numerics.linalg import chunks
 from .batches import PARTS, Batch
 from .moments import LayerMoments, Moments
 from .sites import needed, rms, width
 from .walk import Walk, side_by_side
-
-MIRRORED_AT_ONCE = 1024  # rows of a matrix of sums
 
 
 class Keeper(Protocol):
@@ -33,6 +30,7 @@ def layer_moments(
     progress: Callable[[int], Any] = lambda count: None,
     roles: Collection[str] = ROLES,
     kept: Keeper | None = None,
+    room: int = 0,
 ) -> Iterator[LayerMoments]:
     """Moments at the sites of one layer pair after the other, in one pass over the texts.
 
@@ -46,16 +44,19 @@ def layer_moments(
     roles : whose maps are to be fitted
     kept : where walks that were cut off left what they had come to, and these leave it. Batches are
         added in the same order, in float64: with the same threads the sums end with the same bytes
+    room : bytes of the sums of a layer pair that may be left on `device`; more go to the CPU
 
     Yields
     ------
-    for each layer pair, site -> moments of the texts to fit on, and of those held out, on the CPU.
-    They are let go here before the next ones begin: so should the caller
+    for each layer pair, site -> moments of the texts to fit on, and of those held out, on the CPU,
+    or on `device` where there is `room`. They are let go here before the next ones begin: so should
+    the caller
 
     Notes
     -----
     O(tokens · Σ width²) beside the two forward passes. Memory: the sums of a layer pair, on
-    `device` those of one part of the texts; a batch in two blocks; the streams of all texts.
+    `device` those of one part of the texts, or of both where there is `room`; a batch in two
+    blocks; the streams of all texts.
     """
     done = kept.load(walks) if kept else []
     for sums in done:
@@ -63,16 +64,18 @@ def layer_moments(
         yield sums
     for place, (pair, passing) in enumerate(side_by_side(walks, pairs, len(done)), len(done)):
         sums = _empty_layer(models, pair, roles)
-        part = -1
+        stay, part = _bytes(sums) <= room, -1
         for batch, old, new in zip(batches, *passing, strict=True):
             if part != PARTS.index(batch.part):
+                if part >= 0:
+                    _end_part(sums, part, stay)
                 part = PARTS.index(batch.part)
-                _keep_on(device, sums, part)
+                _begin_part(device, sums, part)
             _add(sums, part, old, new)
             old.clear()  # room for the next
             new.clear()
             progress(len(batch.inputs[0]["input_ids"]))
-        _keep_on("cpu", sums, part)
+        _end_part(sums, part, stay)
         yield sums
         del sums
         if kept and pair is not pairs[-1]:
@@ -100,11 +103,26 @@ def _empty_layer(
     return sums
 
 
-def _keep_on(device: str, sums: LayerMoments, part: int) -> None:
-    """Have the sums of one part of the texts on a device, and those of the others on the CPU."""
+def _bytes(sums: LayerMoments) -> int:
+    """What the matrices of a layer pair's sums take."""
+    each = (m for parts in sums.values() for m in parts)
+    there = [x for m in each for x in (m.cross, m.gram_old, m.gram_new) if x is not None]
+    return sum(values.nbytes for values in there)
+
+
+def _begin_part(device: str, sums: LayerMoments, part: int) -> None:
+    """Have the sums of one part of the texts on a device; on a GPU by triangles."""
     for parts in sums.values():
-        for number, moments in enumerate(parts):
-            moments.move("cpu" if number != part else device)
+        parts[part].move(device)
+        parts[part].lower = device != "cpu"
+
+
+def _end_part(sums: LayerMoments, part: int, stay: bool) -> None:
+    """Make the sums of a part whole, and put them on the CPU unless they stay."""
+    for parts in sums.values():
+        parts[part].mirror()
+        if not stay:
+            parts[part].move("cpu")
 
 
 class InTurn:
@@ -123,22 +141,6 @@ class InTurn:
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            sums = next(self._found)
+            return next(self._found)
         finally:
             torch.set_num_threads(before)
-        for parts in sums.values():
-            for moments in parts:
-                _mirror(moments)
-        return sums
-
-
-def _mirror(moments: Moments) -> None:
-    """Make Σ x xᵀ and Σ y yᵀ what they are once they were stored: symmetric to the last bit, by
-    their lower triangles.
-    """
-    for gram in (moments.gram_old, moments.gram_new):
-        if gram is not None:
-            for rows in chunks(len(gram), MIRRORED_AT_ONCE):
-                gram[: rows.start, rows] = gram[rows, : rows.start].T
-                square = gram[rows, rows]
-                square.copy_(square.tril() + square.tril(-1).T)

@@ -14,8 +14,8 @@ import torch
 from ..adapters.attach import attach
 from ..calibration.batches import PARTS, Batch, make_batches
 from ..calibration.moments import Moments
-from ..calibration.ridge import Regression
 from ..calibration.sites import READS, STREAM, normed, rms
+from ..calibration.solutions import Regression
 from ..calibration.walk import Caught, Walk
 from ..models.blocks import Whole
 from ..models.loading import load_base

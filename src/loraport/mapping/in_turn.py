@@ -6,6 +6,8 @@ from typing import Any
 
 from .pair import Pair
 
+SUMS_ROOM_BYTES = 6 << 30  # of a layer pair, that stay on a GPU until its maps are fitted
+
 
 def in_turn(pair: Pair, texts: Any, summed: Mapping[str, Any]) -> Pair:
     """The pair with moments that are summed when a layer's turn comes; both models are streamed.
@@ -24,5 +26,7 @@ def in_turn(pair: Pair, texts: Any, summed: Mapping[str, Any]) -> Pair:
     lines = load_texts(texts, settings["examples"])
     walks, batches = open_walks(sides, lines, settings, reading["remote_code"])
     modules = summed["modules"]
-    found = layer_moments(sides, walks, batches, pair.path, pair.device, roles=modules)
+    found = layer_moments(
+        sides, walks, batches, pair.path, pair.device, roles=modules, room=SUMS_ROOM_BYTES
+    )
     return replace(pair, moments=InTurn(found))

@@ -12,7 +12,8 @@ from ..artifacts import H5Writer
 from ..calibration.gradients import read_gradients
 from ..calibration.moments import LayerMoments
 from ..calibration.moments_file import StoredSites, read_moments
-from ..calibration.ridge import Fit, Regression
+from ..calibration.ridge import Fit
+from ..calibration.solutions import Regression
 from ..models.spec import Model
 from ..transfer.embedding_file import read_hidden_map
 from .heads import MatchedHeads, read_matched_heads

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -89,11 +90,18 @@ def _reader(pair: Pair) -> Callable[[int, int, str], tuple[torch.Tensor, torch.T
     files = pair.old.checkpoint(), pair.new.checkpoint()
 
     def read(old_layer: int, layer: int, role: str) -> tuple[torch.Tensor, torch.Tensor]:
-        old = pair.old.weight(files[0], old_layer, role).astype(np.float64)
-        new = pair.new.weight(files[1], layer, role).astype(np.float64)
-        return torch.from_numpy(old).to(pair.device), torch.from_numpy(new).to(pair.device)
+        both = pair.old.weight(files[0], old_layer, role), pair.new.weight(files[1], layer, role)
+        old, new = (_tensor(values).to(pair.device).double() for values in both)
+        return old, new
 
     return read
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """Numbers as they are stored, which are the fewest bytes to move."""
+    if values.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def require_equal(

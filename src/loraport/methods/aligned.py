@@ -26,7 +26,7 @@ from statistics import fmean as mean
 import torch
 
 from ..calibration.moments import LayerMoments, Moments
-from ..calibration.ridge import Fit, fit_parts, reading, right_inverse, writing
+from ..calibration.ridge import Fit, as_stored, fit_parts, reading, right_inverse, writing
 from ..calibration.sites import READS, STREAM, WRITES
 from ..errors import LoraportError
 from ..mapping.pair import Pair
@@ -75,18 +75,29 @@ def _layer(
     for site in dict.fromkeys(READS[role] for role in mapped):
         parts = moments[site]
         right[site] = fit_parts(
-            reading, parts, settings["ridge"], settings["prior"], device=pair.device
+            reading,
+            parts,
+            settings["ridge"],
+            settings["prior"],
+            device=pair.device,
+            ranked=False,
         )
         tokens[site] = sum(part.count for part in parts)
     gain = mean(fit.share for fit in right.values()) ** -GAIN_EXPONENT
+    read_by = {
+        site: Dense(as_stored(gain * fit.matrix), f"layer_{layer}_{site}_right")
+        for site, fit in right.items()
+    }
+    right = {site: replace(fit, matrix=read_by[site].matrix) for site, fit in right.items()}
     modules = {}
     for role in mapped:
         read, write = READS[role], _written(role, pair)
         if write not in left:
-            left[write] = _output(moments[write], write, pair, layers)
+            fit = _output(moments[write], write, pair, layers)
+            left[write] = replace(fit, matrix=as_stored(fit.matrix))
         term = Term(
             (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
-            (Dense(gain * right[read].matrix, f"layer_{layer}_{read}_right"),),
+            (read_by[read],),
         )
         notes = {
             "ridge_left": left[write].ridge,

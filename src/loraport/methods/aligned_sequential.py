@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ..adapters.lora_weights import LoraWeights
-from ..calibration.ridge import Fit, Regression, fit_parts, reading, solve, writing
+from ..calibration.ridge import Fit, fit_parts, reading, solve, writing
 from ..calibration.sites import READS, STREAM, WRITES
+from ..calibration.solutions import Regression
 from ..errors import LoraportError
 from ..mapping.four_models import Walks, Wanted, open_walks, place
 from ..mapping.pair import Pair

@@ -8,7 +8,9 @@ an adapter is carried and are read as they are used (`stored`). No torch here: c
 must start fast.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,30 +153,49 @@ def absolute_times(entry: ModuleMap, right: np.ndarray) -> np.ndarray:
 
 
 def write_maps(
-    path: str | Path, method: str, inputs: Mapping[str, str], maps: Iterable[ModuleMap]
+    path: str | Path,
+    method: str,
+    inputs: Mapping[str, str],
+    maps: Iterable[ModuleMap],
+    ahead: int = 1,
 ) -> None:
-    """Store maps as they come (one module of memory): float32, and a dense matrix whose numbers are
-    all bfloat16 or float16, as base weights are, in two bytes each.
+    """Store maps as they come: float32, and a dense matrix whose numbers are all bfloat16 or
+    float16, as base weights are, in two bytes each.
+
+    A thread writes up to `ahead` modules, which stay in memory, while the next one is made.
     """
     shared: dict[str, str] = {}  # dataset -> type of its numbers
     with write_h5(path, "maps", inputs) as writer:
         writer.attributes(method=method)
-        for entry in maps:
-            group = f"layer_{entry.layer}/{entry.role}"
-            writer.attributes(
-                group,
-                old_layer=entry.old_layer,
-                terms=len(entry.terms),
-                norm_old=float(entry.norm_old),
-                norm_new=float(entry.norm_new),
-                **{f"{NOTE}{key}": float(value) for key, value in entry.notes.items()},
-            )
-            for name in STORED:
-                if getattr(entry, name) is not None:
-                    writer.dataset(f"{group}/{name}", _float32(getattr(entry, name)))
-            for number, term in enumerate(entry.terms):
-                for side, factors in (("L", term.left), ("R", term.right)):
-                    _write_product(writer, f"{group}/term_{number}/{side}", factors, shared)
+        pool, waiting = ThreadPoolExecutor(1), deque[Future]()
+        try:
+            for entry in maps:
+                if len(waiting) >= ahead:
+                    waiting.popleft().result()
+                waiting.append(pool.submit(_write_module, writer, entry, shared))
+                del entry  # the next one may take as much
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_module(writer: H5Writer, entry: ModuleMap, shared: dict[str, str]) -> None:
+    group = f"layer_{entry.layer}/{entry.role}"
+    writer.attributes(
+        group,
+        old_layer=entry.old_layer,
+        terms=len(entry.terms),
+        norm_old=float(entry.norm_old),
+        norm_new=float(entry.norm_new),
+        **{f"{NOTE}{key}": float(value) for key, value in entry.notes.items()},
+    )
+    for name in STORED:
+        if getattr(entry, name) is not None:
+            writer.dataset(f"{group}/{name}", _float32(getattr(entry, name)))
+    for number, term in enumerate(entry.terms):
+        for side, factors in (("L", term.left), ("R", term.right)):
+            _write_product(writer, f"{group}/term_{number}/{side}", factors, shared)
 
 
 def _write_product(

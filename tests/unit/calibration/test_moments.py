@@ -16,7 +16,7 @@ import torch
 from inprocess import CALIBRATION, PairRun
 
 from loraport.artifacts import identity, sha256, write_h5
-from loraport.calibration import moments_file, resume
+from loraport.calibration import moments, moments_file, resume
 from loraport.calibration.batches import PARTS, Batch
 from loraport.calibration.moments import Moments, site_bytes
 from loraport.calibration.moments_file import pack, read_moments, unpack, write_layer
@@ -119,7 +119,11 @@ def test_sums_that_are_not_there_are_told(pico_pair, tmp_path):
         stored["inner"]
 
 
-def test_the_sums_of_one_part_of_the_texts_are_on_the_device_at_a_time(pico_pair, monkeypatch):
+@pytest.mark.parametrize("room", [0, 1 << 30])
+def test_sums_are_on_the_device_part_by_part_or_stay_where_there_is_room(
+    pico_pair, monkeypatch, room
+):
+    monkeypatch.setattr(moments, "ADDED_AT_ONCE", 20)  # triangles, as on a GPU
     there, most = {}, []
     move = Moments.move
 
@@ -133,9 +137,18 @@ def test_the_sums_of_one_part_of_the_texts_are_on_the_device_at_a_time(pico_pair
     settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 4}
     walks, batches = open_walks(models, pico.texts(20), settings, [False, False])
     assert [batch.part for batch in batches] == ["fit"] * 4 + ["held"]
-    (sums,) = layer_moments(models, walks, batches, [(0, 0)], "cuda:7")
-    assert max(most) == len(sums) == len(needed(pico.PATHS))
-    assert {there[id(each)] for parts in sums.values() for each in parts} == {"cpu"}
+    (sums,) = layer_moments(models, walks, batches, [(0, 0)], "cuda:7", room=room)
+    count = len(needed(pico.PATHS))
+    assert max(most) == (2 if room else 1) * len(sums) and len(sums) == count
+    where = "cuda:7" if room else "cpu"
+    assert {there[id(each)] for parts in sums.values() for each in parts} == {where}
+    walks, batches = open_walks(models, pico.texts(20), settings, [False, False])
+    (whole,) = layer_moments(models, walks, batches, [(0, 0)], "cpu")
+    for site, parts in sums.items():
+        for part, other in zip(parts, whole[site], strict=True):
+            for a, b in ((part.gram_old, other.gram_old), (part.gram_new, other.gram_new)):
+                if a is not None:
+                    assert torch.equal(a, a.T) and torch.allclose(a, b, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import twins
 from twins import PATH
 
 from loraport.artifacts import sha256
+from loraport.calibration import ridge as fits
 from loraport.calibration.batches import HOLD_EVERY, make_batches, paired_tokens
 from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import (
     RIDGE_GRID,
     SLIGHT_RIDGE,
-    Regression,
     fit,
     procrustes,
     reading,
@@ -25,6 +25,7 @@ from loraport.calibration.ridge import (
     writing,
 )
 from loraport.calibration.sites import READS
+from loraport.calibration.solutions import Regression
 from loraport.errors import LoraportError
 from loraport.methods import make_maps
 from loraport.transfer.maps import open_maps, write_maps
@@ -256,3 +257,18 @@ def test_moments_do_not_depend_on_the_batches(pico_pair):
         whole, other = parts[0] + parts[1], batch[site][0] + batch[site][1]
         assert torch.allclose(whole.cross, other.cross, rtol=1e-4, atol=1e-3), site
         assert whole.count == other.count > 0
+
+
+def test_maps_as_a_gpu_makes_them_are_those_of_a_cpu(pico_pair, monkeypatch):
+    path, texts = [(0, 0), (1, 2)], pico.texts(60)
+    sums = methodcase.collect_moments(pico_pair.old, pico_pair.new, path, texts)
+    pair = methodcase.make_method_pair(pico_pair.old, pico_pair.new, path, sums)
+    expected = list(make_maps("aligned", pair))
+    monkeypatch.setattr(fits, "on_gpu", lambda values: True)
+    for one, other in zip(expected, make_maps("aligned", pair), strict=True):
+        for side in ("left", "right"):
+            (a,), (b,) = (getattr(each.terms[0], side) for each in (one, other))
+            assert b.matrix.dtype == torch.float32 and a.name == b.name
+            assert (a.matrix - b.matrix).norm() < 1e-6 * a.matrix.norm()
+        for name, value in one.notes.items():
+            assert other.notes[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name

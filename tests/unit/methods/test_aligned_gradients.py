@@ -14,7 +14,7 @@ from twins import PATH
 
 from loraport.calibration.batches import make_batches
 from loraport.calibration.gradients import INNER, TEXTS_AT_ONCE, layer_gradients, read_gradients
-from loraport.calibration.ridge import Regression
+from loraport.calibration.solutions import Regression
 from loraport.methods import make_maps
 from loraport.models.loading import load_base
 from loraport.models.spec import open_model

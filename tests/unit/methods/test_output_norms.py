@@ -15,8 +15,9 @@ from normed_twins import EDITS, FAMILIES
 from loraport.artifacts import write_h5
 from loraport.calibration.batches import make_batches
 from loraport.calibration.moments_file import read_moments, write_layer
-from loraport.calibration.ridge import SLIGHT_RIDGE, Regression, solve
+from loraport.calibration.ridge import SLIGHT_RIDGE, solve
 from loraport.calibration.sites import STREAM, caught_sites, rms, written
+from loraport.calibration.solutions import Regression
 from loraport.calibration.walk import Walk
 from loraport.errors import LoraportError
 from loraport.methods import aligned, aligned_sequential, make_maps

@@ -55,6 +55,44 @@ def test_products_are_those_of_the_matrix(tmp_path, kind, transposed, name):
     assert bytes_each == (4 if kind == "matrix" else 2)
 
 
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+def test_modules_are_written_in_order_while_the_next_ones_are_made(tmp_path, ahead):
+    written, made = [], []
+    write = maps._write_module
+
+    def told(writer, entry, shared):
+        written.append(entry.layer)
+        write(writer, entry, shared)
+
+    def entries():
+        for layer in range(9):
+            made.append(len(written))
+            matrix = np.full((3, 3), layer, np.float32)
+            yield ModuleMap(layer, "q", 0, (Term((Dense(matrix, "one"),)),), 1.0, 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "_write_module", told)
+        write_maps(tmp_path / "ahead.h5", "lorasuite", {}, entries(), ahead)
+    assert written == list(range(9))
+    assert all(layer - done <= ahead for layer, done in enumerate(made))
+    write_maps(tmp_path / "one.h5", "lorasuite", {}, entries())
+    assert (tmp_path / "ahead.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+
+
+def test_what_cannot_be_written_ends_the_making(tmp_path):
+    made = []
+
+    def entries():
+        for layer in range(9):
+            made.append(layer)
+            matrix = np.full((3, 3), np.nan if layer == 1 else 1.0, np.float32)
+            yield ModuleMap(layer, "q", 0, (Term((Dense(matrix),)),), 1.0, 1.0)
+
+    with pytest.raises(LoraportError, match="NaN"):
+        write_maps(tmp_path / "maps.h5", "lorasuite", {}, entries())
+    assert len(made) <= 4 and not list(tmp_path.iterdir())
+
+
 def test_numbers_that_no_narrow_type_holds_stay_wide():
     for value in (np.nan, np.inf, 1e-8, 70_000.5):
         kind, values = stored.narrowed(np.array([[value, 1.0]], np.float32))
