@@ -21,6 +21,8 @@ RIDGE_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 3))
 # where a map with SLIGHT_RIDGE has a held-out error below EXACT_ERROR, one model is taken for the
 # other one rewritten; between float32 activations of such models it is about 1e-12
 SLIGHT_RIDGE, EXACT_ERROR = 1e-9, 1e-6
+HALF_ROUNDING = 5e-4  # relative norm of what rounding to float16 changes, at most: it is 2.8e-4
+COARSE_ERROR = 1e-3  # Σ‖y − M x‖² / Σ‖y‖² of a map that is stored in float16
 MIN_SHARE = 0.1  # that a share is taken for
 
 
@@ -57,10 +59,16 @@ def on_gpu(values: torch.Tensor) -> bool:
     return values.is_cuda
 
 
-def as_stored(matrix: torch.Tensor) -> torch.Tensor:
-    """A map as it is written, float32 in the machine's memory, where a GPU made it: room for the
-    next one. On a CPU it is rounded as it is written.
+def as_stored(matrix: torch.Tensor, error: float) -> torch.Tensor:
+    """A map as it is written; where a GPU made it, in the machine's memory: room for the next one.
+
+    One whose own held-out error is far above that of float16 is rounded to that, which files hold
+    in two bytes: its error grows by less than 1e-4 of itself. All others are float32 in files.
     """
+    if error > COARSE_ERROR:
+        half = matrix.half().to(matrix)
+        if (half - matrix).norm() <= HALF_ROUNDING * matrix.norm():  # no number is out of its range
+            matrix = half
     return matrix.float().cpu() if on_gpu(matrix) else matrix
 
 

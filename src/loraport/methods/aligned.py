@@ -85,7 +85,7 @@ def _layer(
         tokens[site] = sum(part.count for part in parts)
     gain = mean(fit.share for fit in right.values()) ** -GAIN_EXPONENT
     read_by = {
-        site: Dense(as_stored(gain * fit.matrix), f"layer_{layer}_{site}_right")
+        site: Dense(as_stored(gain * fit.matrix, fit.error), f"layer_{layer}_{site}_right")
         for site, fit in right.items()
     }
     right = {site: replace(fit, matrix=read_by[site].matrix) for site, fit in right.items()}
@@ -94,7 +94,7 @@ def _layer(
         read, write = READS[role], _written(role, pair)
         if write not in left:
             fit = _output(moments[write], write, pair, layers)
-            left[write] = replace(fit, matrix=as_stored(fit.matrix))
+            left[write] = replace(fit, matrix=as_stored(fit.matrix, fit.error))
         term = Term(
             (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
             (read_by[read],),

@@ -27,7 +27,7 @@ ASKED = {
     "writes": "stream",
     "singular": 320,
     "side": "input",
-    "cross_terms": True,
+    "cross_terms": "drop",
 }
 SUMMED = {"reading": READING, "modules": list(ROLES)}
 BY_WEIGHTS = {"models", "layers"}  # what methods need that read no text

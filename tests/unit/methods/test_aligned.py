@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import methodcase
 import numpy as np
 import pico
@@ -18,6 +19,7 @@ from loraport.calibration.moments import Moments
 from loraport.calibration.ridge import (
     RIDGE_GRID,
     SLIGHT_RIDGE,
+    as_stored,
     fit,
     procrustes,
     reading,
@@ -272,3 +274,27 @@ def test_maps_as_a_gpu_makes_them_are_those_of_a_cpu(pico_pair, monkeypatch):
             assert (a.matrix - b.matrix).norm() < 1e-6 * a.matrix.norm()
         for name, value in one.notes.items():
             assert other.notes[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+
+
+def test_a_map_whose_error_is_far_above_that_of_float16_is_rounded_to_it():
+    matrix = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(as_stored(matrix, 1e-4), matrix)
+    rounded = as_stored(matrix, 1e-2)
+    assert torch.equal(rounded, matrix.half().double()) and not torch.equal(rounded, matrix)
+    for wide in (1e6 * matrix, 1e-9 * matrix):  # which float16 does not reach
+        assert torch.equal(as_stored(wide, 1e-2), wide)
+
+
+def test_files_hold_coarse_maps_in_two_bytes_and_exact_ones_in_four(pico_pair, root, tmp_path):
+    held = {}
+    path = [(0, 0), (1, 1)]
+    for name, old, new in (
+        ("other", pico_pair.old, pico_pair.new),
+        ("itself", root / "old", root / "old"),
+    ):
+        moments = methodcase.collect_moments(old, new, path, pico.texts(60))
+        pair = methodcase.make_method_pair(old, new, path, moments)
+        write_maps(tmp_path / name, "aligned", {}, make_maps("aligned", pair))
+        with h5py.File(tmp_path / name) as file:
+            held[name] = {each.dtype.itemsize for each in file["shared"].values()}
+    assert held == {"other": {2}, "itself": {4}}
