@@ -121,7 +121,8 @@ def test_what_ridge_maps_shrink_is_made_up_for_by_the_shares_they_predict(pico_p
         gains.append((sum(shares) / 4) ** -0.75)
         for role in pico.PATHS:
             right = made[layer, role].terms[0].right[0].matrix
-            assert torch.allclose(right, gains[-1] * fits[role].matrix)
+            whole = gains[-1] * fits[role].matrix
+            assert torch.allclose(right, whole.half().double())  # of so large an error
             assert made[layer, role].notes["gain"] == pytest.approx(gains[-1])
     assert min(gains) > 1.1 and gains[0] != gains[1]
 
