@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import ADAPTER_FILES, atomic, sha256, write_json
+from ..artifacts import ADAPTER_FILES, ADAPTER_WEIGHTS, atomic, sha256, write_json
 from ..errors import LoraportError
 from ..models.folder import weight_files
 from ..models.loading import load_tokenizer
+from ..models.weights import TensorFile
 from ..runtime.measure import measured, versions
 from . import own_data
 from .harness import (
@@ -304,6 +305,9 @@ def _remember(path: Path, scored: Mapping[str, Any]) -> None:
 
 
 def _adapter_identity(adapter: Path | None) -> str:
+    """Digest of an adapter; empty for none, and for one that changes nothing: it is scored as the
+    bare model is.
+    """
     if adapter is None:
         return ""
     for name in ADAPTER_FILES:
@@ -314,7 +318,16 @@ def _adapter_identity(adapter: Path | None) -> str:
                 expected="a PEFT directory with safetensors",
                 todo="build it first, or check the adapter's `source` in adapters.tsv",
             )
+    if _changes_nothing(TensorFile(adapter / ADAPTER_WEIGHTS)):
+        return ""
     return _digest([sha256(adapter / name) for name in ADAPTER_FILES])
+
+
+def _changes_nothing(file: TensorFile) -> bool:
+    """Whether an adapter holds nothing but LoRA's factors, and all of B is zero."""
+    output = [name for name in file.tensors if ".lora_B." in name]
+    rest = [name for name in file.tensors if ".lora_A." not in name and name not in output]
+    return bool(output) and not rest and not any(file.read(name).any() for name in output)
 
 
 def _task_identity(task: Any) -> str:

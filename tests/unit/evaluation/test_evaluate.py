@@ -3,12 +3,14 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loraport.artifacts import read_json
@@ -163,6 +165,30 @@ def test_what_is_scored_is_not_scored_again(scored, tmp_path, pico_pair, tasks, 
         patch.setattr(evaluate, "SCORING_VERSION", -1)
         with pytest.raises(pytest.fail.Exception, match="was loaded"):
             score_stages(pico_pair.new, again, tasks, FAST, cache=scored / "cache")
+
+
+def test_an_adapter_that_changes_nothing_has_the_bare_models_scores(
+    scored, tmp_path, pico_pair, tasks, adapters
+):
+    """It is not run; the same adapter with one number in B is."""
+    shutil.copytree(adapters / "seed0", tmp_path / "none")
+    file = tmp_path / "none/adapter_model.safetensors"
+    tensors = load_file(file)
+    for name in tensors:
+        if ".lora_B." in name:
+            tensors[name][:] = 0
+    save_file(tensors, file)
+    job = [Stage("none", tmp_path / "none", tmp_path / "none.json", ("sums",), "plain")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "load", lambda *_, **__: pytest.fail("the base was loaded"))
+        score_stages(pico_pair.new, job, tasks, FAST, cache=scored / "cache")
+        none, bare = (json.loads(p.read_text()) for p in (job[0].out, scored / "bare.json"))
+        assert none["tasks"]["sums"] == bare["tasks"]["sums"]
+        assert (none["stage"], none["adapter_sha256"]) != (bare["stage"], bare["adapter_sha256"])
+        next(value for name, value in tensors.items() if ".lora_B." in name)[0, 0] = 1e-3
+        save_file(tensors, file)
+        with pytest.raises(pytest.fail.Exception, match="was loaded"):
+            score_stages(pico_pair.new, job, tasks, FAST, cache=scored / "cache")
 
 
 def test_a_killed_job_goes_on_after_its_last_task(tmp_path, pico_pair, tasks, adapters):
