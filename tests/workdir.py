@@ -36,8 +36,6 @@ class Workdir:
         has made it: for tests of what follows after it
     """
 
-    shared = False
-
     def __init__(self, root: Path, shared: bool = False):
         self.root, self.shared = root, shared
         for seed, (name, sizes) in enumerate(SIZES.items(), 1):
@@ -90,6 +88,11 @@ class Workdir:
     def copy(self, root: Path) -> "Workdir":
         """Another working directory with the same files and history."""
         shutil.copytree(self.root, root, symlinks=True)
-        other = object.__new__(Workdir)
-        other.root, other.shared = root, self.shared
-        return other
+        return Workdir.at(root, self.shared)
+
+    @classmethod
+    def at(cls, root: Path, shared: bool = False) -> "Workdir":
+        """A folder as it is."""
+        work = object.__new__(cls)
+        work.root, work.shared = root, shared
+        return work

@@ -327,8 +327,7 @@ def test_a_link_to_nowhere_is_told_before_the_first_job(tmp_path):
 
 def test_a_working_directory_that_is_read_only_is_told(template, small_disk):
     shutil.copy(template.root / "config.yaml", small_disk)
-    work = object.__new__(Workdir)
-    work.root = small_disk
+    work = Workdir.at(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     said = work.run("artifacts/models/old/spec.json", ok=False).stdout
     assert ".snakemake/locks cannot be written. Got: no right to write in " in said

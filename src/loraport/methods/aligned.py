@@ -74,21 +74,14 @@ def _layer(
     tokens: dict[str, int] = {}
     for site in dict.fromkeys(READS[role] for role in mapped):
         parts = moments[site]
-        right[site] = fit_parts(
-            reading,
-            parts,
-            settings["ridge"],
-            settings["prior"],
-            device=pair.device,
-            ranked=False,
-        )
+        how = settings["ridge"], settings["prior"]
+        right[site] = fit_parts(reading, parts, *how, device=pair.device, ranked=False)
         tokens[site] = sum(part.count for part in parts)
     gain = mean(fit.share for fit in right.values()) ** -GAIN_EXPONENT
-    read_by = {
-        site: Dense(as_stored(gain * fit.matrix, fit.error), f"layer_{layer}_{site}_right")
+    right = {
+        site: replace(fit, matrix=as_stored(gain * fit.matrix, fit.error))
         for site, fit in right.items()
     }
-    right = {site: replace(fit, matrix=read_by[site].matrix) for site, fit in right.items()}
     modules = {}
     for role in mapped:
         read, write = READS[role], _written(role, pair)
@@ -97,7 +90,7 @@ def _layer(
             left[write] = replace(fit, matrix=as_stored(fit.matrix, fit.error))
         term = Term(
             (Dense(left[write].matrix, f"layer_{layer}_{write}_left"),),
-            (read_by[read],),
+            (Dense(right[read].matrix, f"layer_{layer}_{read}_right"),),
         )
         notes = {
             "ridge_left": left[write].ridge,

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pico
 import pytest
 import torch
 from peft import PeftModel
@@ -171,20 +172,16 @@ def test_an_adapter_that_changes_nothing_has_the_bare_models_scores(
     scored, tmp_path, pico_pair, tasks, adapters
 ):
     """It is not run; the same adapter with one number in B is."""
-    shutil.copytree(adapters / "seed0", tmp_path / "none")
-    file = tmp_path / "none/adapter_model.safetensors"
-    tensors = load_file(file)
-    for name in tensors:
-        if ".lora_B." in name:
-            tensors[name][:] = 0
-    save_file(tensors, file)
-    job = [Stage("none", tmp_path / "none", tmp_path / "none.json", ("sums",), "plain")]
+    none = pico.silence(shutil.copytree(adapters / "seed0", tmp_path / "none"))
+    job = [Stage("none", none, tmp_path / "none.json", ("sums",), "plain")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "load", lambda *_, **__: pytest.fail("the base was loaded"))
         score_stages(pico_pair.new, job, tasks, FAST, cache=scored / "cache")
-        none, bare = (json.loads(p.read_text()) for p in (job[0].out, scored / "bare.json"))
-        assert none["tasks"]["sums"] == bare["tasks"]["sums"]
-        assert (none["stage"], none["adapter_sha256"]) != (bare["stage"], bare["adapter_sha256"])
+        own, bare = (json.loads(p.read_text()) for p in (job[0].out, scored / "bare.json"))
+        assert own["tasks"]["sums"] == bare["tasks"]["sums"]
+        assert (own["stage"], own["adapter_sha256"]) != (bare["stage"], bare["adapter_sha256"])
+        file = none / "adapter_model.safetensors"
+        tensors = load_file(file)
         next(value for name, value in tensors.items() if ".lora_B." in name)[0, 0] = 1e-3
         save_file(tensors, file)
         with pytest.raises(pytest.fail.Exception, match="was loaded"):

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from inprocess import CALIBRATION, PairRun
+from inprocess import READING, PairRun, numbers
 
 from loraport.calibration.moments_file import read_moments
 from loraport.calibration.sums import InTurn
@@ -17,12 +16,6 @@ from loraport.models.families import ROLES
 from loraport.models.spec import open_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-KEYS = ("examples", "max_tokens", "batch_size", "device", "stream")
-READING = {
-    "texts_version": "1",
-    "remote_code": [False, False],
-    "calibration": {key: CALIBRATION[key] for key in KEYS},
-}
 MAPPING = {"modules": list(ROLES), "device": "cpu", "ridge": "auto", "prior": "procrustes",
            "writes": "stream"}  # fmt: skip
 
@@ -47,20 +40,6 @@ class Rules:
             "maps", name, {**self.given, **inputs}, sources=self.sources, method=method,
             settings=asked, **params,
         )  # fmt: skip
-
-
-def numbers(path: Path) -> dict[str, np.ndarray]:
-    """Datasets and attributes of an artifact, but what it was made from."""
-    found = {}
-
-    def visit(name, node):
-        found.update({f"{name} @{key}": np.array(value) for key, value in node.attrs.items()})
-        if isinstance(node, h5py.Dataset):
-            found[name] = node[...]
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return found
 
 
 @pytest.mark.parametrize("method", ["aligned", "theseus"])

@@ -78,7 +78,7 @@ class Classroom:
     new: Base
     settings: Settings
     shown: Sequence[tuple[Prompt, str]] = ()
-    _said: dict[Prompt, Answer] = field(default_factory=dict)
+    _said: dict[Prompt, Answer] = field(default_factory=dict, init=False, repr=False)
 
     def said(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Greedy answers of the adapted old model; each is written once and kept."""
