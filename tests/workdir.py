@@ -60,7 +60,11 @@ class Workdir:
         """Call snakemake; output and errors come back together as `stdout`."""
         command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile")]
         command += ["--configfile", "config.yaml", *(["--cache"] if self.shared else [])]
-        command += ["--cores", "2", "--max-threads", "1", *arguments]  # pico models: see one_thread
+        command += [
+            "--cores",
+            "1",
+            *arguments,
+        ]  # job by job: see one_thread
         found = {"PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}"}
         if self.shared:
             found["SNAKEMAKE_OUTPUT_CACHE"] = os.environ["LORAPORT_TEST_CACHE"]
