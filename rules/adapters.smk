@@ -71,16 +71,16 @@ rule gain:  # what a carried update is multiplied by, chosen on answers: runs th
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=look.mem_mb("finetune"),
-        runtime=look.runtime("finetune"),
+        mem_mb=look.mem_mb("gain"),
+        runtime=look.runtime("gain"),
         gpu=look.gpus("finetune"),
-        gpu_mb=look.gpu_mb("finetune"),
+        gpu_mb=look.gpu_mb("gain"),
         batch=8,
     params:
         transfer=look.transfer_params,
         base=look.base_of("new"),
         data=look.small_data("lft"),
-        settings=look.small_settings("lft"),
+        settings=look.gain_settings,
         answers=look.answers_of_small_set(),
         code=look.code("gain"),
     script:

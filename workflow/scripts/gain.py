@@ -19,6 +19,6 @@ with job(snakemake) as log:
         adapter = folder_of(snakemake.input.adapter)
         transfer_whole(adapter, artifacts, inputs, carried, params.transfer)
         model = load_spec(snakemake.input.spec, params.base["source"])
-        chosen = choose_for(model.directory, carried, params.data, params.settings, params.base)
+        chosen = choose_for(model, carried, params.data, params.settings, params.base)
     write_gain(snakemake.output[0], inputs, chosen, params.answers)
     log.info("gain %s: %.3f nats an answer better than none", chosen.gain, chosen.improvement)

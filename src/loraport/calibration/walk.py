@@ -7,7 +7,7 @@ through the ones before it as through open doors. Keys and values that later blo
 (Gemma 4) are kept beside the streams.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,13 +108,34 @@ class Walk:
         if move:
             self._leave()
 
-    def outputs(self) -> Iterator[torch.Tensor]:
-        """Run the next block on one batch after the other and move on: its outputs, (b, t, d)."""
+    def outputs(self, ready: Callable[[int], None] = lambda number: None) -> Iterator[torch.Tensor]:
+        """Run the next block on one batch after the other and move on: its outputs, (b, t, d).
+
+        Parameters
+        ----------
+        ready : called with a batch's number before it is run, when the block is there
+        """
         for number in range(len(self._batches)):
+            self._enter()
+            ready(number)
             behind = self._run(number)
             self.streams[number] = behind
             yield behind
         self._leave()
+
+    @torch.no_grad()
+    def given(self, ready: Callable[[int], None] = lambda number: None) -> Iterator[Any]:
+        """What the model gives for one batch after the other, behind its last block: its logits
+        among that, by its own norm and head. `ready` is as for `outputs`.
+        """
+        for number in range(len(self._batches)):
+            ready(number)
+            stream = self.streams[number].to(self._blocks.device)
+            output = (stream,) if self._gives_tuple else stream
+            with self._opened():
+                self._layers[-1].forward = lambda *args, output=output, **kwargs: output
+                given = self.base(**self._inputs(number), use_cache=False)
+            yield given
 
     def cross(self, sites: Collection[str]) -> list[Caught]:
         """Run the next block on all batches and move on behind it: what passed some sites of it."""
@@ -139,6 +160,11 @@ class Walk:
         self.streams = reached.streams
         self._lent = dict(reached.lent)
 
+    def _enter(self) -> None:
+        if not self._is_there:
+            self._blocks.take(self.layer)
+            self._is_there = True
+
     def _leave(self) -> None:
         self._blocks.leave(self.layer)
         self.layer, self._is_there = self.layer + 1, False
@@ -155,9 +181,7 @@ class Walk:
     @torch.no_grad()
     def _run(self, number: int) -> torch.Tensor:
         """The next block's output on a batch, (b, t, d)."""
-        if not self._is_there:
-            self._blocks.take(self.layer)
-            self._is_there = True
+        self._enter()
         stream, more, named = self._call(number)
         if self.layer:
             stream = self.streams[number].to(self._blocks.device)
@@ -197,12 +221,10 @@ class Walk:
             calls.append((args, dict(kwargs)))
             raise _Enough
 
-        inputs = self._batches[number].inputs[self._side]
         handle = self._layers[self.layer].register_forward_pre_hook(catch, with_kwargs=True)
         try:
             with self._opened():
-                on_device = {k: values.to(self._blocks.device) for k, values in inputs.items()}
-                self.base.base_model(**on_device, use_cache=False)  # without the head
+                self.base.base_model(**self._inputs(number), use_cache=False)  # without the head
         except _Enough:
             pass
         finally:
@@ -211,6 +233,10 @@ class Walk:
         if args:
             return args[0], args[1:], named
         return named.pop("hidden_states"), (), named
+
+    def _inputs(self, number: int) -> dict[str, torch.Tensor]:
+        inputs = self._batches[number].inputs[self._side]
+        return {name: values.to(self._blocks.device) for name, values in inputs.items()}
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from ..adapters.attach import attach
 from ..artifacts import write_json
+from ..calibration.batches import Batch
+from ..calibration.walk import Walk
 from ..errors import LoraportError
+from ..models.blocks import Streamed
 from ..models.loading import load_base
-from ..numerics.linalg import chunks
+from ..models.spec import Model
+from ..models.streaming import is_streamed
 from ..runtime.job import progress as progress_bar
-from ..training.data import IGNORED, Example, encode, read, subset
+from ..training.data import Example, read, subset
+from .likelihood import answer_losses, batches_of
 
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 EXAMPLES = 50  # answers that a gain is chosen on, at most
@@ -111,61 +115,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), error
 
 
-@torch.no_grad()
-def answer_losses(
-    model: Any, tokenizer: Any, examples: Sequence[Example], cutoff: int, batch_size: int
-) -> np.ndarray:
-    """Negative log-likelihood of each answer given its prompt, in nats, (n,) float64.
-
-    Parameters
-    ----------
-    cutoff : tokens of an example, at most; an answer that lies behind it counts nothing
-    """
-    rows = [encode([example], tokenizer, cutoff, "answer").rows[0] for example in examples]
-    order = sorted(range(len(rows)), key=lambda place: (len(rows[place]["input_ids"]), place))
-    losses = np.zeros(len(rows))
-    for span in chunks(len(order), batch_size):
-        places = order[span]
-        batch = [rows[place] for place in places]
-        longest = max(len(row["input_ids"]) for row in batch)
-        ids, labels, mask = (
-            torch.tensor([values + [fill] * (longest - len(values)) for values in held])
-            for held, fill in (
-                ([row["input_ids"] for row in batch], tokenizer.pad_token_id),
-                ([row["labels"] for row in batch], IGNORED),
-                ([[1] * len(row["input_ids"]) for row in batch], 0),
-            )
-        )
-        logits = model(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-        ).logits
-        losses[places] = token_losses(logits, labels).double().sum(dim=1).cpu().numpy()
-    return losses
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """−log p of each labelled token, (n, length − 1); zero elsewhere.
-
-    Parameters
-    ----------
-    logits : (n, length, vocabulary)
-    labels : (n, length), IGNORED where nothing is learned
-    """
-    return functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2).float(),
-        labels[:, 1:].to(logits.device),
-        ignore_index=IGNORED,
-        reduction="none",
-    )
-
-
 @contextmanager
 def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
     """Give a function that sets the gain of every update of a PEFT model; undone at the end.
 
     Parameters
     ----------
-    base_magnitudes : DoRA module -> row norms of its base weight, its magnitudes at a gain of zero
+    base_magnitudes : DoRA module -> row norms of its base weight, its magnitudes at a gain of zero;
+        a module that is not in it keeps its own. What is added later counts from then on
     """
     layers = [
         (name, module)
@@ -176,14 +133,14 @@ def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
     vectors = {
         name: module.lora_magnitude_vector["default"].weight.detach().clone()
         for name, module in layers
-        if name in base_magnitudes
+        if "default" in getattr(module, "lora_magnitude_vector", {})
     }
 
     def set_gain(gain: float) -> None:
         for name, module in layers:
             for adapter, scale in scaling[name].items():
                 module.scaling[adapter] = gain * scale
-            if name in vectors:
+            if name in vectors and name in base_magnitudes:
                 at_zero = base_magnitudes[name].to(vectors[name])
                 weight = module.lora_magnitude_vector["default"].weight
                 weight.data = at_zero + gain * (vectors[name] - at_zero)
@@ -195,12 +152,13 @@ def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
 
 
 def row_norms(model: Any) -> dict[str, torch.Tensor]:
-    """DoRA module -> ‖W‖ of each row of its base weight, (d_out,)."""
-    return {
-        name: module.get_base_layer().weight.detach().float().norm(dim=1)
+    """DoRA module -> ‖W‖ of each row of its base weight, (d_out,), where that is in memory."""
+    weights = {
+        name: module.get_base_layer().weight.detach()
         for name, module in model.named_modules()
         if "default" in getattr(module, "lora_magnitude_vector", {})
     }
+    return {name: w.float().norm(dim=1) for name, w in weights.items() if not w.is_meta}
 
 
 def measure(
@@ -230,8 +188,62 @@ def measure(
     return choose(gains, np.array(losses), least)
 
 
+def measure_streamed(
+    model: Model,
+    blocks: Streamed,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    cutoff: int,
+    batch_size: int,
+    gains: Sequence[float] = GAINS,
+    progress: Callable[[int], Any] = lambda count: None,
+    least: float = LEAST,
+) -> Gain:
+    """The same choice, of a model with its head of which one block is in memory at a time.
+
+    Parameters
+    ----------
+    blocks : with PEFT's layers in them (`attach_streamed`)
+    progress : told of each block, and of the head
+
+    Notes
+    -----
+    One walk over the examples for all gains: each weight is read once. Kept between blocks are the
+    streams of all examples under each gain. On a CPU the losses have the bytes of `measure`.
+    """
+    answers = batches_of(tokenizer, examples, cutoff, batch_size)
+    inputs = [Batch("", [each.inputs]) for each in answers]
+    walk = Walk(model, blocks, inputs * len(gains), 0)
+    norms: dict[str, torch.Tensor] = {}
+    losses = np.zeros((len(gains), len(examples)))
+
+    with gained(walk.base, norms) as set_gain:
+
+        def ready(number: int) -> None:
+            if number == 0:  # the next weights are there
+                norms.update(row_norms(walk.base))
+            if number % len(answers) == 0:
+                set_gain(gains[number // len(answers)])
+
+        for _ in range(model.dims.layers):
+            for _ in walk.outputs(ready):
+                pass
+            progress(1)
+        for number, given in enumerate(walk.given(ready)):
+            row, place = divmod(number, len(answers))
+            losses[row, answers[place].places] = answers[place].losses(given.logits)
+        progress(1)
+    return choose(gains, losses, least)
+
+
+def attach_streamed(blocks: Streamed, adapter: str | Path) -> None:
+    """Put an adapter, which is in memory whole, on a model that is streamed."""
+    with blocks.standing_in():
+        attach(blocks.base, adapter).eval()
+
+
 def choose_for(
-    model_dir: str | Path,
+    model: Model,
     adapter: str | Path,
     data: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -241,26 +253,38 @@ def choose_for(
 
     Parameters
     ----------
+    model : the new one
     data : the small set, as `training.data.read` takes it
     settings : of the light fine-tuning: which examples, how they are cut, where the model is; the
-        first `EXAMPLES` of the small set are read
+        first `EXAMPLES` of the small set are read. `stream`, of calibration: whether one block of
+        the model is in memory at a time
     base : of the new model: `remote_code`
     """
     examples = subset(read(**data), settings["examples"], settings["subset_seed"])[:EXAMPLES]
-    model, tokenizer = load_base(
-        model_dir,
-        dtype=settings["dtype"],
-        device=settings["device"],
-        device_map=settings["device_map"],
-        trust_remote_code=base["remote_code"],
-    )
+    size = settings["micro_batch"] or settings["batch_size"]
+    how = {key: settings[key] for key in ("dtype", "device")}
+    how["trust_remote_code"] = base["remote_code"]
+    if is_streamed(settings, base["remote_code"]):
+        blocks = Streamed(model, head=True, **how)
+        attach_streamed(blocks, adapter)
+        with progress_bar(model.dims.layers + 1, "blocks") as bar:
+            return measure_streamed(
+                model,
+                blocks,
+                blocks.tokenizer,
+                examples,
+                settings["cutoff"],
+                size,
+                progress=bar.update,
+            )
+    loaded, tokenizer = load_base(model.directory, device_map=settings["device_map"], **how)
     with progress_bar(len(GAINS), "gains") as bar:
         return measure(
-            attach(model, adapter).eval(),
+            attach(loaded, adapter).eval(),
             tokenizer,
             examples,
             settings["cutoff"],
-            settings["micro_batch"] or settings["batch_size"],
+            size,
             progress=bar.update,
         )
 

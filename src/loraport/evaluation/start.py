@@ -19,7 +19,8 @@ from ..errors import LoraportError
 from ..training.data import Example, fingerprint, subset
 from ..training.starts import Fresh, begin
 from ..training.train import Diverged, Settings, load_for, make_deterministic, train_lora
-from .gain import CERTAINTY, answer_losses, mean_and_error
+from .gain import CERTAINTY, mean_and_error
+from .likelihood import answer_losses
 
 NOTHING = "nothing"
 FOLDS = 3

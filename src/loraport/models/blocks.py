@@ -1,13 +1,14 @@
 """A model's decoder blocks, all in memory or one at a time, for passes over fixed texts.
 
 Where they are streamed, the model is built without weights. What stands around its blocks is read
-once, and stays: the input embedding, and norms; the head is left out. A block is filled when its
-turn comes and let go behind it; a thread reads the next one while it runs, so that two blocks are
-in memory, one of them beside the GPU where one computes.
+once, and stays: the input embedding, and norms; the head is left out unless it is asked for. A
+block is filled when its turn comes and let go behind it; a thread reads the next one while it runs,
+so that two blocks are in memory, one of them beside the GPU where one computes.
 """
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -54,9 +55,13 @@ class Whole:
 class Streamed:
     """A model of which one block is in memory at a time.
 
+    Its modules may be wrapped once it is made, as PEFT wraps those that it adapts: a weight goes to
+    the module that had its place from the start.
+
     Parameters
     ----------
     dtype : of its weights, as for `loading.load_base`
+    head : whether the head is there as well, so that the model gives logits
 
     Attributes
     ----------
@@ -70,6 +75,7 @@ class Streamed:
         dtype: str = "auto",
         device: str = "auto",
         trust_remote_code: bool = False,
+        head: bool = False,
     ):
         self.device = torch.device(pick_device(device))
         kind = choose_dtype(dtype, self.device.type)
@@ -77,6 +83,8 @@ class Streamed:
             model.directory, kind, trust_remote_code=trust_remote_code
         )
         self._model, self._checkpoint = model, model.checkpoint()
+        names = [model.architecture.block.format(layer=n) for n in range(model.dims.layers)]
+        self._places = [_places(self.base.get_submodule(name)) for name in names]
         self._empty: dict[int, Tensors] = {}  # of the blocks in use, what stood there before
         self._reader = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Tensors]] | None = None
@@ -84,31 +92,61 @@ class Streamed:
             for name, values in module._buffers.items():
                 module._buffers[name] = None if values is None else values.to(self.device)
         self._fill_around()
+        if head:
+            self._fill_head()
 
     def take(self, layer: int) -> None:
         """Put a block's weights in place, and begin to read the next one's."""
         expected, reading = self._next or (layer, None)
         self._next = None
         tensors = reading.result() if reading and expected == layer else self._read_block(layer)
-        block = self._block(layer)
-        self._empty[layer] = dict(block.named_parameters())
+        self._empty[layer] = self._weights(layer)
         on_device = {name: values.to(self.device) for name, values in tensors.items()}
         del tensors, reading
-        block.load_state_dict(on_device, strict=False, assign=True)
+        self._put(layer, on_device)
         if layer + 1 < self._model.dims.layers:
             self._next = layer + 1, self._reader.submit(self._read_block, layer + 1)
 
     def leave(self, layer: int) -> None:
         """Let a block's weights go."""
-        self._block(layer).load_state_dict(self._empty.pop(layer), strict=False, assign=True)
+        self._put(layer, self._empty.pop(layer))
 
-    def _block(self, layer: int) -> torch.nn.Module:
-        return self.base.get_submodule(self._model.architecture.block.format(layer=layer))
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """Meanwhile each weight of the blocks is there by its device, dtype and shape, a zero that
+        takes no memory, for one who wraps modules and goes by those.
+        """
+        empty = [self._weights(layer) for layer in range(len(self._places))]
+        for layer, weights in enumerate(empty):
+            zeros = {
+                name: torch.zeros((), dtype=like.dtype, device=self.device).expand(like.shape)
+                for name, like in weights.items()
+            }
+            self._put(layer, zeros)
+        try:
+            yield
+        finally:
+            for layer, weights in enumerate(empty):
+                self._put(layer, weights)
+
+    def _weights(self, layer: int) -> Tensors:
+        """What stands where a block's weights belong, by their names below it."""
+        return {
+            name: getattr(module, own)
+            for name, (module, own) in self._places[layer].items()
+            if own in module._parameters
+        }
+
+    def _put(self, layer: int, tensors: Tensors) -> None:
+        for name, values in tensors.items():
+            module, own = self._places[layer][name]
+            module.load_state_dict({own: values}, strict=False, assign=True)
 
     def _read_block(self, layer: int) -> Tensors:
-        block = self._block(layer)
+        places = self._places[layer]
         prefix = f"{self._model.architecture.block.format(layer=layer)}."
-        return dict(self._read(prefix, dict(block.named_parameters()), block.state_dict()))
+        stored = {name: getattr(module, own) for name, (module, own) in places.items()}
+        return dict(self._read(prefix, self._weights(layer), stored))
 
     def _read(
         self, prefix: str, weights: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]
@@ -135,6 +173,31 @@ class Streamed:
         tensors = self._read("", weights, around(self.base.state_dict()))
         on_device = {name: values.to(self.device) for name, values in tensors}
         self.base.load_state_dict(on_device, strict=False, assign=True)
+
+    def _fill_head(self) -> None:
+        """Read the head. One that is tied is the embedding, unless the checkpoint has another."""
+        path = self._model.architecture.head
+        head, embedding = self.base.get_submodule(path), self.base.get_input_embeddings().weight
+        weights = dict(head.named_parameters())
+        if self._model.tied and f"{path}.weight" not in self._checkpoint:
+            del weights["weight"]
+        own = dict(self._read(f"{path}.", weights, {k: weights[k] for k in weights}))
+        own = {name: values.to(self.device) for name, values in own.items()}
+        tied = own.get("weight")
+        if self._model.tied and (tied is None or torch.equal(tied, embedding)):
+            own.pop("weight", None)
+            head.weight = embedding
+        head.load_state_dict(own, strict=False, assign=True)
+
+
+def _places(block: torch.nn.Module) -> dict[str, tuple[torch.nn.Module, str]]:
+    """Where what a block's state holds belongs: name below the block -> module, name there."""
+    places = {}
+    for path, module in block.named_modules():
+        for own in (*module._parameters, *module._buffers):
+            if getattr(module, own) is not None and own not in module._non_persistent_buffers_set:
+                places[f"{path}.{own}" if path else own] = module, own
+    return places
 
 
 def open_blocks(

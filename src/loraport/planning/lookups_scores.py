@@ -83,6 +83,13 @@ class ScoreLookups(CarryLookups):
         """Function of wildcards: settings of a training on its small set."""
         return self._small("settings", self.training(kind))
 
+    def gain_settings(self, wildcards: Wildcards) -> Inputs:
+        """Settings of the light fine-tuning, and whether the model that a gain is chosen on is
+        streamed.
+        """
+        stream = self.config.content["calibration"]["stream"]
+        return {**self.small_settings("lft")(wildcards), "stream": stream}
+
     def _small(self, part: str, settings: Callable[[Wildcards], Inputs]) -> Lookup:
         def look_up(wildcards: Wildcards) -> Any:
             training = settings(wildcards)

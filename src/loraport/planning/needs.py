@@ -35,6 +35,7 @@ WRITTEN_TOKENS = 512 * 128  # of the answers that a model writes
 WRITING_FLOPS = 1e11  # a second while it writes
 PAIRED_TOKENS = 50_000  # of those that are read, the ones that enter second moments
 RANK = 32  # of an adapter
+GAINS, ANSWERS = 7, 50  # that a gain is chosen from, and on (evaluation.gain)
 # of a carried table of the vocabulary: as it is made, of the new base beside it, as it is written.
 # Measured: 3.2 (tables of 60,000 × 512)
 TABLE_COPIES = 3.5
@@ -318,6 +319,23 @@ def _adapter_maps(
     return Walked(size, streams, 600 + sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds)
 
 
+def _gain(new: Dimensions, batch: int, cutoff: int, number: int) -> Walked:
+    """A model with its head and an adapter, and the streams of all answers under each gain. Behind
+    the last block are the scores of a batch, in float32, thrice.
+    """
+    around = around_blocks(new) + new.vocabulary * new.hidden
+    block, tokens = block_parameters(new), batch * cutoff
+    adapter = RANK * new.layers * sum(sum(new.shape(role)) for role in _held(new))
+    inside = block + tokens * (8 * new.hidden + 3 * new.intermediate)
+    scores = 3 * tokens * new.vocabulary * SINGLE_BYTES
+    read, weights = GAINS * ANSWERS * cutoff, parameters(new)
+    return Walked(
+        around * number + adapter * SINGLE_BYTES + max(inside * number, scores),
+        block * number + min(STREAMS_BYTES, read * kept_widths(new) * number),
+        600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * read / FORWARD_FLOPS,
+    )
+
+
 WALKED: dict[str, Callable[..., Walked]] = {
     "activations": _activations,
     "moments": _moments,
@@ -379,6 +397,18 @@ def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
     return Need(memory, minutes, memory + CUDA_MIB, _planned(size))
 
 
+def streamed_gain(new: Dimensions, batch: int, cutoff: int) -> Need:
+    """The same of the choice of a gain on a model that is streamed.
+
+    Parameters
+    ----------
+    batch : examples in a forward pass
+    cutoff : tokens of an example, at most
+    """
+    on_cpu, on_gpu = (_gain(new, batch, cutoff, number) for number in (SINGLE_BYTES, HALF_BYTES))
+    return _need_of_walked(on_cpu, on_gpu, GPU_WALK_MIB)
+
+
 def with_tables(asked: Need, held: int, carried: int) -> Need:
     """What a transfer needs whose adapter holds whole tables of its vocabulary.
 
@@ -395,14 +425,19 @@ def _need_of_walk(rule: str, *models: Dimensions, whole: bool) -> Need:
     on_cpu, on_gpu = (
         WALKED[rule](*models, number=number, whole=whole) for number in (SINGLE_BYTES, HALF_BYTES)
     )
-    host = (GPU_HOST_MIB if whole else GPU_WALK_MIB) + _planned(on_gpu.beside)
+    host = GPU_HOST_MIB if whole else GPU_WALK_MIB
     if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B
         host += GPU_HOST_MIB - GPU_WALK_MIB
         host += int(2 * sum(map(parameters, models)) * HALF_BYTES / MIB)
+    return _need_of_walked(on_cpu, on_gpu, host)
+
+
+def _need_of_walked(on_cpu: Walked, on_gpu: Walked, host: int) -> Need:
+    """`host`: MiB of the machine's memory where a GPU computes, without what is beside it."""
     return Need(
         BASE_MIB + _planned(on_cpu.computing + on_cpu.beside),
         _minutes(on_cpu.seconds),
-        host,
+        host + _planned(on_gpu.beside),
         _planned(on_gpu.computing),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..models.families import Dimensions
 from ..models.streaming import is_streamed
 from . import needs, preflight, stages
 from .queries import Config
@@ -32,7 +33,7 @@ class Resources:
         self.config = config
 
     def mem_mb(self, name: str) -> Callable[[Any, Any, int], int]:
-        """Memory in MiB; `name` is one of `needs.RULES`, or of `BY_BASE`."""
+        """Memory in MiB; `name` is one of `needs.RULES`, of `BY_BASE`, or `gain`."""
 
         def memory(wildcards: Any, input: Any, attempt: int) -> int:
             asked = self._need(name, wildcards, input)
@@ -64,13 +65,18 @@ class Resources:
         """Whether a GPU computes: as the section says that sizes or moves the rule; `auto` goes by
         the machine that plans.
         """
-        home = name if name in BY_BASE else "calibration" if name in READING else "mapping"
+        if name == "gain":
+            home = "finetune"
+        else:
+            home = name if name in BY_BASE else "calibration" if name in READING else "mapping"
         device = str(self.config.content[home]["device"])
         return device.startswith("cuda") or (device == "auto" and has_gpu())
 
     def _need(self, name: str, wildcards: Any, inputs: Any) -> needs.Need:
         """What the first attempt needs."""
         dims = needs.read(inputs)
+        if name == "gain":
+            return self._gain_need(dims[0], wildcards)
         if name in BY_BASE:
             return stages.base_need(dims[0], self.config.content[name])
         if name == "spec" and not dims:  # of the rule that describes a model
@@ -87,6 +93,15 @@ class Resources:
             return needs.need("maps_in_turn", *dims)
         whole = name in ("activations", "moments", "experts") and self._is_whole(wildcards)
         return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
+
+    def _gain_need(self, new: Dimensions, wildcards: Any) -> needs.Need:
+        settings = self.config.content["finetune"]
+        stream = self.config.content["calibration"]["stream"]
+        model = self.config.model(self.config.pair(wildcards.pair)[1])
+        if is_streamed({**settings, "stream": stream}, model["remote_code"]):
+            at_once = settings["micro_batch"] or settings["batch_size"]
+            return needs.streamed_gain(new, at_once, settings["cutoff"])
+        return stages.base_need(new, settings)
 
     def _carried_folder(self, wildcards: Any) -> str:
         """The folder of a given adapter that is carried; empty for one that is made here."""

@@ -11,7 +11,7 @@ import torch
 
 from ..adapters.attach import attach, detach
 from ..errors import LoraportError
-from ..evaluation.gain import answer_losses
+from ..evaluation.likelihood import answer_losses
 from ..models.loading import load_base
 from ..training.data import Example
 from ..training.own_answers import Answer, write_answers

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.gain import token_losses
+from ..evaluation.likelihood import token_losses
 from ..training.data import IGNORED
 
 END = 1  # characters that the end of an answer counts as, behind its text

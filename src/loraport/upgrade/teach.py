@@ -19,7 +19,7 @@ from torch.nn.attention import sdpa_kernel
 
 from ..adapters.attach import detach, save_adapter
 from ..errors import LoraportError
-from ..evaluation.gain import token_losses
+from ..evaluation.likelihood import token_losses
 from ..evaluation.matching import scores
 from ..training.starts import Fresh
 from ..training.train import ATTENTION

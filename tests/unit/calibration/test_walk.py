@@ -1,7 +1,6 @@
 """A model walked block by block, each read when its turn comes, computes what it computes whole."""
 
 import gc
-import weakref
 from pathlib import Path
 
 import families
@@ -9,6 +8,7 @@ import numpy as np
 import pico
 import pytest
 import torch
+from weights_alive import Counted
 
 from loraport.calibration import resume
 from loraport.calibration.activations import POOLS, pooled_features
@@ -233,22 +233,6 @@ def block_bytes(model: Model) -> int:
     """float32 weights of one block."""
     base, _ = load_base(model.directory, device="cpu")
     return sum(p.nbytes for p in base.model.layers[0].parameters())
-
-
-class Counted:
-    """Bytes of tensors that were made of weights and are alive, and the most there ever were."""
-
-    def __init__(self):
-        self.alive, self.most = 0, 0
-
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.alive += tensor.nbytes
-        self.most = max(self.most, self.alive)
-        weakref.finalize(tensor.untyped_storage(), self._gone, tensor.nbytes)
-        return tensor
-
-    def _gone(self, count: int) -> None:
-        self.alive -= count
 
 
 def test_no_more_than_two_blocks_are_in_memory_and_all_is_read_once(deep, monkeypatch):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from loraport.adapters.attach import attach
 from loraport.errors import LoraportError
-from loraport.evaluation.gain import GAINS, answer_losses, choose, gained, measure, row_norms
+from loraport.evaluation.gain import GAINS, choose, gained, measure, row_norms
+from loraport.evaluation.likelihood import answer_losses
 from loraport.models.loading import load_base
 from loraport.training.data import Example
 

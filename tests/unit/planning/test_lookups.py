@@ -10,7 +10,7 @@ import pico
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import contenders, layout, needs, preflight, resources
+from loraport.planning import contenders, layout, needs, preflight, resources, stages
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 from loraport.planning.prospect import Prospect
@@ -192,6 +192,30 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     asked = [each.mem_mb("finetune")(APP, one, 1) for each in (look, larger)]
     assert asked[0] < asked[1]
     assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
+
+
+def test_a_gain_is_chosen_on_a_streamed_model_unless_that_is_to_be_whole(made, specs):
+    one = SimpleNamespace(spec=specs["new_spec"])
+    dims = needs.read(one)[0]
+    streamed = needs.streamed_gain(dims, 4, 128)
+    for stream, device_map, expected in (
+        ("auto", "", streamed),
+        ("auto", "auto", None),
+        ("never", "", None),
+        ("always", "auto", streamed),
+    ):
+        small = {"batch_size": 16, "micro_batch": 4, "cutoff": 128, "device": "cpu"}
+        look = made(
+            calibration={"texts": "texts.txt", "stream": stream},
+            finetune={**small, "examples": 8, "device_map": device_map},
+        )
+        expected = expected or stages.base_need(dims, look.config.content["finetune"])
+        assert look.mem_mb("gain")(APP, one, 2) == 2 * expected.mib
+        assert look.runtime("gain")(APP, one, 1) == expected.minutes
+        assert look.gpu_mb("gain")(APP, one, 1) == 0
+        settings = look.gain_settings(APP)
+        assert settings.pop("stream") == stream
+        assert settings == look.small_settings("lft")(APP)
 
 
 def test_maps_are_fitted_while_moments_are_summed_where_these_are_not_to_be_kept(made, specs):

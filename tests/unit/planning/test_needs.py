@@ -8,6 +8,7 @@ import pytest
 
 from loraport.calibration import streams
 from loraport.calibration.moments import site_bytes
+from loraport.evaluation import gain
 from loraport.models.families import Dimensions
 from loraport.models.spec import open_model
 from loraport.planning import needs
@@ -72,6 +73,23 @@ def test_moments_have_room_for_the_sums_of_one_layer_pair_and_no_more(tmp_path):
     assert needs._site_sums(*(model.dims for model in models)) == site_bytes(*models)
     deeper = replace(SMALL, layers=2 * SMALL.layers)
     assert needs.need("moments", SMALL, SMALL)[0] == needs.need("moments", deeper, deeper)[0]
+
+
+def test_a_gain_of_a_70b_model_is_chosen_on_one_small_gpu():
+    """Around its blocks are embedding and head, behind them the scores of a batch."""
+    assert (len(gain.GAINS), gain.EXAMPLES) == (needs.GAINS, needs.ANSWERS)
+    block, table = needs.block_parameters(LARGE), 128_256 * 8192
+    asked = needs.streamed_gain(LARGE, 16, 256)
+    streams = 7 * 50 * 256 * 8192
+    assert asked.gpu_mib * 2**20 > 2 * 2 * table + 3 * 4 * 16 * 256 * 128_256
+    assert asked.gpu_mib < 24 * 1024
+    assert asked.host_mib * 2**20 > 2 * (block + streams)
+    assert asked.mib * 2**20 > 4 * (2 * block + 2 * table + streams)
+    assert asked.mib < 64 * 1024  # float32
+    few = needs.streamed_gain(LARGE, 1, 256)
+    assert few.gpu_mib * 2**20 > 2 * (2 * table + block)
+    assert few.gpu_mib < asked.gpu_mib and few.minutes == asked.minutes
+    assert asked.minutes * 60 > 2 * 70e9 * 7 * 50 * 256 / 1e12
 
 
 LLAMA2_13B = Dimensions(32_000, 5120, 13_824, 40, 40, 40, 128)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraport.evaluation.gain import answer_losses
+from loraport.evaluation.likelihood import answer_losses
 from loraport.models.loading import load_base
 from loraport.training.data import Example, encode
 from loraport.upgrade.spans import (
