@@ -1,8 +1,6 @@
 """Fixtures that all tests share; makes `import literal` and `import pico` work from any test."""
 
-import atexit
 import os
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -13,15 +11,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of what tests start
 sys.path.insert(0, str(Path(__file__).parent))
-if "LORAPORT_TEST_CACHE" not in os.environ:  # the workers of a run share that of its first process
-    os.environ["LORAPORT_TEST_CACHE"] = tempfile.mkdtemp(prefix="loraport_tests_")
-    atexit.register(shutil.rmtree, os.environ["LORAPORT_TEST_CACHE"], ignore_errors=True)
 
+import forks
 import pico
 import pytest
 import torch
 from transformers.utils import logging as hf_logging
 
+if "LORAPORT_TEST_CACHE" not in os.environ:  # the workers of a run share that of its first process
+    forks.offer(Path(tempfile.mkdtemp(prefix="loraport_tests_")))
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers share the cores
 hf_logging.disable_progress_bar()
 
@@ -46,6 +44,12 @@ def pico_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     new = pico.make_model(root / "new", seed=2, vocab_words=240, **sizes)
     adapter = pico.make_adapter(root / "adapter", old, seed=3)
     return Pair(old, new, adapter, pico.make_texts(root / "texts.txt", 40))
+
+
+@pytest.fixture
+def own_processes(monkeypatch):
+    """What a test starts begins as it does for a user, and not as a fork; see forks."""
+    monkeypatch.delenv("LORAPORT_TEST_DOOR", raising=False)
 
 
 @pytest.fixture

@@ -55,23 +55,23 @@ class Workdir:
         (self.root / "adapters.tsv").write_text("\n".join(lines) + "\n")
 
     def run(
-        self, *arguments: str, project: Path = PROJECT, ok: bool = True
+        self, *arguments: str, project: Path = PROJECT, ok: bool = True, anew: bool = False
     ) -> subprocess.CompletedProcess:
-        """Call snakemake; output and errors come back together as `stdout`."""
+        """Call snakemake; output and errors come back together as `stdout`.
+
+        anew : it and its jobs begin as they do for a user, and not as forks; see forks
+        """
         command = [sys.executable, "-m", "snakemake", "-s", str(PROJECT / "Snakefile")]
         command += ["--configfile", "config.yaml", *(["--cache"] if self.shared else [])]
-        command += [
-            "--cores",
-            "1",
-            *arguments,
-        ]  # job by job: see one_thread
+        command += ["--cores", "1", *arguments]  # job by job: see one_thread
         found = {"PYTHONPATH": f"{project / 'src'}:{os.environ.get('PYTHONPATH', '')}"}
+        kept = {k: v for k, v in os.environ.items() if not (anew and k == "LORAPORT_TEST_DOOR")}
         if self.shared:
             found["SNAKEMAKE_OUTPUT_CACHE"] = os.environ["LORAPORT_TEST_CACHE"]
         done = subprocess.run(
             command,
             cwd=self.root,
-            env={**os.environ, **found},
+            env={**kept, **found},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -13,11 +13,9 @@ from typing import Any, TextIO
 
 import psutil
 import snakemake
+from forks import HOOK, Forked
 from workdir import PROJECT, Workdir
 
-from .forks import Forked
-
-HOOK = Path(__file__).parent / "hook"
 JOB = ".snakemake/scripts/"
 LISTING = """
 import json, sys
@@ -80,7 +78,7 @@ class Run:
     Parameters
     ----------
     folder : for the hook's marker files
-    door : of faults.forks, for processes that begin with everything imported
+    door : of forks, for processes that begin with everything imported; else each begins anew
     """
 
     def __init__(
@@ -94,7 +92,9 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log = folder, work.root / "run.log"
         more = {"FAULT_FOLDER": str(folder), "FAULT_TIMES": str(times)}
-        environment = {**hooked(), **more, **({"FAULT_DOOR": str(door)} if door else {})}
+        environment = {**hooked(), **more, "LORAPORT_TEST_DOOR": str(door)}
+        if door is None:
+            del environment["LORAPORT_TEST_DOOR"]
         words = ["-s", str(PROJECT / "Snakefile"), "--configfile", "config.yaml", *arguments]
         with self.log.open("w") as out:
             self.process = _begun(door, words, work.root, environment, out)

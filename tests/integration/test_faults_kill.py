@@ -8,7 +8,7 @@ import h5py
 import pico
 import pytest
 from faults import Run, filled, hooked, kill, markers, rules_of
-from faults.forks import opened
+from forks import opened
 from inprocess import PairRun
 from workdir import CONFIG, Workdir
 

@@ -130,6 +130,7 @@ def surrounded(root):
     return root
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_nothing_of_the_folder_or_the_environment_counts(carried, pico_pair, monkeypatch):
     work, _ = carried
     root = surrounded(work.parent / "project")
@@ -183,6 +184,7 @@ def begun(carried, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, begun, tmp_path, number):
     paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
@@ -206,6 +208,7 @@ def test_an_interrupted_run_says_so_in_one_line_and_goes_on(pico_pair, begun, tm
     assert subprocess.run(line, check=False).returncode == 0
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_after_a_kill_the_same_command_goes_on(pico_pair, begun, tmp_path):
     paths = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
     words = ["--texts", pico_pair.texts, "--work", begun, *SMALL]

@@ -17,7 +17,7 @@ ADAPTER = "artifacts/p/a/lora_transferred"
 def finished(tmp_path_factory) -> Workdir:
     """A working directory in which the workflow has run once."""
     work = Workdir(tmp_path_factory.mktemp("work"))
-    work.run(ADAPTER)
+    work.run(ADAPTER, anew=True)
     return work
 
 
@@ -169,6 +169,7 @@ def test_transfer_imports_no_torch(finished):
 
 
 def test_same_inputs_give_the_same_bytes(work):
+    """In other processes, whose sets have another order."""
     before = files_of(work.root)
     work.run("--forceall", ADAPTER)
     after = files_of(work.root)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
 import snakemake_executor_plugin_slurm as slurm
 from snakemake.iocontainers import ResourceList
 from toy import Toy
@@ -11,6 +12,7 @@ from toy import Toy
 import snakemake_executor_plugin_batched as batched
 from snakemake_executor_plugin_slurm_batched.executor import Batch, Executor
 
+pytestmark = pytest.mark.usefixtures("own_processes")
 ENDS = {
     "import os; open('ids', 'a').write(f'{os.getppid()} ')": 0,
     "raise SystemExit(3)": 3,
