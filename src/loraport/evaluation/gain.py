@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..adapters.attach import attach
+from ..adapters.streamed import attach_streamed
 from ..artifacts import write_json
 from ..calibration.batches import Batch
 from ..calibration.walk import Walk
@@ -203,7 +204,7 @@ def measure_streamed(
 
     Parameters
     ----------
-    blocks : with PEFT's layers in them (`attach_streamed`)
+    blocks : with PEFT's layers in them (`adapters.streamed`)
     progress : told of each block, and of the head
 
     Notes
@@ -234,12 +235,6 @@ def measure_streamed(
             losses[row, answers[place].places] = answers[place].losses(given.logits)
         progress(1)
     return choose(gains, losses, least)
-
-
-def attach_streamed(blocks: Streamed, adapter: str | Path) -> None:
-    """Put an adapter, which is in memory whole, on a model that is streamed."""
-    with blocks.standing_in():
-        attach(blocks.base, adapter).eval()
 
 
 def choose_for(

@@ -1,6 +1,6 @@
 """An adapter with the texts on which maps of its own are fitted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..adapters.audit import audit
@@ -8,6 +8,7 @@ from ..adapters.files import folder_of, read_adapter
 from ..calibration.activations import load_texts
 from ..errors import LoraportError
 from ..models.spec import Model
+from ..models.streaming import is_streamed
 from ..training.data import Example, read, subset
 from ..training.own_answers import task_texts
 from .pair import Adapted
@@ -33,17 +34,21 @@ def open_adapted(adapter: str | Sequence[str], old: Model, params: Any) -> Adapt
     else:
         examples = prompts_of(params.task, params.settings["prompts"] or calibration["examples"])
 
-    def texts(model: Any, tokenizer: Any) -> list[str]:
+    def texts(opened: Callable[[], Any], tokenizer: Any) -> list[str]:
         if kind == "generic":
             return lines
+        model = opened() if kind == "own_answers" else None
         return task_texts(kind, examples, model, tokenizer, **limits)
 
+    old_code, new_code = params.reading["remote_code"]
+    asked = {"stream": calibration["stream"]}
     return Adapted(
         folder,
         audit(held, old.architecture, old.dims, params.known_as, partly=True),
         texts,
         **limits,
-        remote_code=tuple(params.reading["remote_code"]),
+        remote_code=(old_code, new_code),
+        streamed=(is_streamed(asked, old_code), is_streamed(asked, new_code)),
     )
 
 

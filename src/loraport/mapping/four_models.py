@@ -1,24 +1,28 @@
 """Sums for sequential alignment: four models walked side by side, block by block.
 
 The old model with and without its adapter, the new model without one and with what has been placed
-in it so far. What a later module is to do depends on what the earlier ones made of theirs.
+in it so far. What a later module is to do depends on what the earlier ones made of theirs. Each may
+be streamed: updates go into a block's weights while it is there, and no earlier block is run again.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..adapters.attach import attach
+from ..adapters.streamed import Merged
 from ..calibration.batches import PARTS, Batch, make_batches
 from ..calibration.moments import Moments
 from ..calibration.sites import READS, STREAM, normed, rms
 from ..calibration.solutions import Regression
 from ..calibration.walk import Caught, Walk
-from ..models.blocks import Whole
+from ..models.blocks import Blocks, Streamed, Whole
 from ..models.loading import load_base
+from ..models.spec import Model
 from .pair import Adapted, Pair
 
 
@@ -144,28 +148,54 @@ def _empty(x: torch.Tensor, y: torch.Tensor) -> Moments:
 
 
 def open_walks(pair: Pair, adapted: Adapted) -> Walks:
-    """Load both models, the old one's adapter merged into a copy, and make the texts ready."""
-    loaded = [
-        load_base(model.directory, device=pair.device, dtype="float32", trust_remote_code=remote)
-        for model, remote in zip((pair.old, pair.new), adapted.remote_code, strict=True)
-    ]
-    (old, old_tokenizer), (new, new_tokenizer) = loaded
-    merged = attach(deepcopy(old), adapted.directory).merge_and_unload()
-    texts = adapted.texts(merged, old_tokenizer)
+    """Open both models, and again what becomes of them, and make the texts ready.
+
+    Where the old model writes answers, it is whole for that time, also one that is then streamed.
+    """
+    sides = zip((pair.old, pair.new), adapted.remote_code, adapted.streamed, strict=True)
+    opening_old, opening_new = (partial(_open, *side, pair.device) for side in sides)
+    (old, old_tokenizer), (new, new_tokenizer) = opening_old(), opening_new()
+    merged: Blocks
+    if isinstance(old, Streamed):
+        whole = partial(_open, pair.old, adapted.remote_code[0], False, pair.device)
+        texts = adapted.texts(lambda: _merged(whole()[0], adapted), old_tokenizer)
+        merged = Merged(opening_old()[0], adapted.directory)
+    else:
+        merged = Whole(_merged(Whole(deepcopy(old.base)), adapted))
+        texts = adapted.texts(lambda: merged.base, old_tokenizer)
+    placed = opening_new()[0] if isinstance(new, Streamed) else Whole(deepcopy(new.base))
     batches = make_batches(
         (old_tokenizer, new_tokenizer), texts, adapted.max_tokens, adapted.batch_size
     )
     return Walks(
-        old=Walk(pair.old, Whole(old), batches, 0),
-        adapted=Walk(pair.old, Whole(merged), batches, 0),
-        new=Walk(pair.new, Whole(new), batches, 1),
-        placed=Walk(pair.new, Whole(deepcopy(new)), batches, 1),
+        old=Walk(pair.old, old, batches, 0),
+        adapted=Walk(pair.old, merged, batches, 0),
+        new=Walk(pair.new, new, batches, 1),
+        placed=Walk(pair.new, placed, batches, 1),
         batches=batches,
     )
 
 
+def _merged(whole: Whole, adapted: Adapted) -> Any:
+    """A model with the adapter in its weights."""
+    return attach(whole.base, adapted.directory).merge_and_unload()
+
+
+def _open(model: Model, remote: bool, streamed: bool, device: str) -> tuple[Any, Any]:
+    """The blocks of a model in float32, and its tokenizer."""
+    how: dict[str, Any] = {"device": device, "dtype": "float32", "trust_remote_code": remote}
+    if streamed:
+        blocks = Streamed(model, **how)
+        return blocks, blocks.tokenizer
+    base, tokenizer = load_base(model.directory, **how)
+    return Whole(base), tokenizer
+
+
 def place(base: Any, path: str, rows: Any, update: torch.Tensor) -> None:
-    """Add an update (d_out, d_in) to the weight of a linear module, or to some of its rows."""
+    """Add an update (d_out, d_in) to the weight of a linear module, or to some of its rows.
+
+    Of a streamed model the module's block is there: what it is added to goes with it.
+    """
     weight = base.get_submodule(path).weight.data
     where = slice(None) if rows is None else torch.as_tensor(rows, device=weight.device)
     weight[where] += update.to(weight)

@@ -32,17 +32,19 @@ class Adapted:
     ----------
     directory : in PEFT's format
     weights : (layer, module) -> its factors
-    texts : gives them, of (the old model with the adapter in its weights, its tokenizer)
+    texts : gives them, of (what opens the old model with the adapter in its weights, its tokenizer)
     max_tokens, batch_size : of reading them
     remote_code : for the old and the new model
+    streamed : whether one block of each is in memory at a time
     """
 
     directory: Path
     weights: Mapping[tuple[int, str], LoraWeights]
-    texts: Callable[[Any, Any], list[str]]
+    texts: Callable[[Callable[[], Any], Any], list[str]]
     max_tokens: int = 256
     batch_size: int = 16
     remote_code: tuple[bool, bool] = (False, False)
+    streamed: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)

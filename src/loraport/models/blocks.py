@@ -83,8 +83,7 @@ class Streamed:
             model.directory, kind, trust_remote_code=trust_remote_code
         )
         self._model, self._checkpoint = model, model.checkpoint()
-        names = [model.architecture.block.format(layer=n) for n in range(model.dims.layers)]
-        self._places = [_places(self.base.get_submodule(name)) for name in names]
+        self._places = [_places(self.block(layer)) for layer in range(model.dims.layers)]
         self._empty: dict[int, Tensors] = {}  # of the blocks in use, what stood there before
         self._reader = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Tensors]] | None = None
@@ -110,6 +109,10 @@ class Streamed:
     def leave(self, layer: int) -> None:
         """Let a block's weights go."""
         self._put(layer, self._empty.pop(layer))
+
+    def block(self, layer: int) -> torch.nn.Module:
+        """A block, whether its weights are there or not."""
+        return self.base.get_submodule(self._model.architecture.block.format(layer=layer))
 
     @contextmanager
     def standing_in(self) -> Iterator[None]:

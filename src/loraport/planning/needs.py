@@ -298,16 +298,26 @@ def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
 
 
 def _adapter_maps(
-    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = True
+    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
     """By two copies of each base. Blocks of the old one and of the bare new one run once; of the
     one with updates up to each reader and once more, which adds up to three times.
+
+    Streamed ones are in float32 everywhere; before that the old one is there whole, to write
+    answers.
     """
     read = list(zip(_read_widths(old), _read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
     streams, passed = (READ_TOKENS * width * SINGLE_BYTES for width in walk_widths(old, new))
-    size = 2 * sum(bases) * number + passed
-    size += 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
+    fit = 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
+    if whole:
+        size, beside = 2 * sum(bases) * number + passed + fit, float(streams)
+    else:
+        blocks = [block_parameters(d) for d in (old, new)]
+        held = 2 * (sum(map(around_blocks, (old, new))) + sum(blocks))
+        inside = max(BATCH_TOKENS * (8 * d.hidden + 3 * d.intermediate) for d in (old, new))
+        size = max(bases[0] * SINGLE_BYTES, (held + inside) * SINGLE_BYTES + passed + fit)
+        beside = streams + 2 * sum(blocks) * SINGLE_BYTES
     runs = (
         2 * READ_TOKENS * (2 * bases[0] + 4 * bases[1]) / FORWARD_FLOPS
         + 2 * WRITTEN_TOKENS * bases[0] / WRITING_FLOPS
@@ -316,7 +326,8 @@ def _adapter_maps(
     sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
     fits = 20 * sum(o**3 + n**3 for o, n in read)
     seconds = (2 * PAIRED_TOKENS * sums + fits) * min(old.layers, new.layers) / FIT_FLOPS
-    return Walked(size, streams, 600 + sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds)
+    times = 1 if whole else 2  # that weights are read
+    return Walked(size, beside, 600 + times * sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds)
 
 
 def _gain(new: Dimensions, batch: int, cutoff: int, number: int) -> Walked:
@@ -426,9 +437,9 @@ def _need_of_walk(rule: str, *models: Dimensions, whole: bool) -> Need:
         WALKED[rule](*models, number=number, whole=whole) for number in (SINGLE_BYTES, HALF_BYTES)
     )
     host = GPU_HOST_MIB if whole else GPU_WALK_MIB
-    if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B
-        host += GPU_HOST_MIB - GPU_WALK_MIB
-        host += int(2 * sum(map(parameters, models)) * HALF_BYTES / MIB)
+    if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B, whole
+        on_way = models if whole else models[:1]  # the old one, in float32, writes answers
+        host = GPU_HOST_MIB + int(sum(map(parameters, on_way)) * SINGLE_BYTES / MIB)
     return _need_of_walked(on_cpu, on_gpu, host)
 
 

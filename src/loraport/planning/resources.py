@@ -15,6 +15,7 @@ BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a
 UNSEEN_MODEL = needs.Need(8000, 120, 0, 0)
 # rules that the calibration section moves
 READING = ("activations", "moments", "gradients", "experts")
+STREAMED = ("activations", "moments", "experts", "adapter_maps")  # if their models are
 
 
 def has_gpu() -> bool:
@@ -91,7 +92,7 @@ class Resources:
         named = getattr(wildcards, "method", "")
         if name == "maps" and named and self.config.sums_in_turn(named):
             return needs.need("maps_in_turn", *dims)
-        whole = name in ("activations", "moments", "experts") and self._is_whole(wildcards)
+        whole = name in STREAMED and self._is_whole(wildcards)
         return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
 
     def _gain_need(self, new: Dimensions, wildcards: Any) -> needs.Need:
@@ -109,10 +110,10 @@ class Resources:
         return self.config.given_adapter(app, self.config.pair(pair)[0])
 
     def _is_whole(self, wildcards: Any) -> bool:
-        """Whether a model that reads the calibration texts is held whole."""
+        """Whether a model that reads texts is held whole."""
         settings = dict(self.config.content["calibration"])
         if hasattr(wildcards, "model"):
             names = [wildcards.model]
-        else:  # moments: of both, on one device
+        else:  # of both, on one device
             names, settings["device_map"] = list(self.config.pair(wildcards.pair)), ""
         return not all(is_streamed(settings, self.config.model(n)["remote_code"]) for n in names)

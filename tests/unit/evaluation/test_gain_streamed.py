@@ -11,15 +11,9 @@ from safetensors.torch import load_file, save_file
 from weights_alive import Counted
 
 from loraport.adapters.attach import attach
+from loraport.adapters.streamed import attach_streamed
 from loraport.evaluation import gain
-from loraport.evaluation.gain import (
-    GAINS,
-    Gain,
-    attach_streamed,
-    choose_for,
-    measure,
-    measure_streamed,
-)
+from loraport.evaluation.gain import GAINS, Gain, choose_for, measure, measure_streamed
 from loraport.models import blocks
 from loraport.models.blocks import Streamed
 from loraport.models.loading import load_base

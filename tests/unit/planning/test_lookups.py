@@ -218,6 +218,23 @@ def test_a_gain_is_chosen_on_a_streamed_model_unless_that_is_to_be_whole(made, s
         assert settings == look.small_settings("lft")(APP)
 
 
+@pytest.mark.parametrize("stream", ["auto", "never"])
+def test_models_that_are_held_whole_ask_for_the_memory_of_that(made, specs, stream):
+    for spec in specs.values():
+        deep = {**DIMENSIONS, "layers": 40, "hidden": 1024, "intermediate": 4096}
+        Path(spec).write_text(json.dumps({"dimensions": deep}))
+    look, pair = (
+        made(calibration={"texts": "texts.txt", "stream": stream}),
+        SimpleNamespace(**specs),
+    )
+    dims = needs.read(pair)
+    for rule in ("moments", "adapter_maps"):
+        whole, streamed = (needs.need(rule, *dims, whole=each).mib for each in (True, False))
+        assert whole != streamed
+        asked = look.mem_mb(rule)(Wildcards(pair="p", app="a", method="aligned"), pair, 1)
+        assert asked == (whole if stream == "never" else streamed)
+
+
 def test_maps_are_fitted_while_moments_are_summed_where_these_are_not_to_be_kept(made, specs):
     pair = SimpleNamespace(**specs)
     aligned, variant, sequential, lorasuite = (
