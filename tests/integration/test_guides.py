@@ -69,9 +69,19 @@ def test_the_printed_files_are_as_the_linters_want_them(copy):
     run(copy, "-m", "ruff", "format", "--check", *names)
 
 
-def test_the_guides_own_tests_pass(copy):
-    names = [name for name, _ in FILES if name.startswith("tests/")]
-    assert "2 passed" in run(copy, "-m", "pytest", "-n", "0", *names)
+def test_the_guides_tests_pass_and_the_new_family_is_as_transformers_has_it(copy):
+    """By the printed command, in one process with the tests that the guides add."""
+    (command,) = re.findall(r"^python (-m pytest .+) -k starcoder2$", TEXT, re.M)
+    own = [Path(name) for name, _ in FILES if name.startswith("tests/")]
+    chosen = " or ".join(["starcoder2", *(path.stem for path in own)])
+    told = run(
+        copy, *command.split(), *own, "-n", "0", "-rp", "-k", chosen, "-m", "slow or not slow"
+    )  # fmt: skip
+    passed = re.findall(r"^PASSED (\S+\.py)::(\S+)", told, re.M)
+    of_guides = [each for each in passed if Path(each[0]) in own]
+    assert len(of_guides) == 2
+    assert sum("starcoder2" in name for _, name in passed) >= 3
+    assert f"{len(passed)} passed" in told
 
 
 def test_an_adapter_is_carried_by_the_new_method(copy, pico_pair, tmp_path):
@@ -82,10 +92,3 @@ def test_an_adapter_is_carried_by_the_new_method(copy, pico_pair, tmp_path):
     )  # fmt: skip
     assert "by padded" in told
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-
-
-def test_the_new_family_is_as_transformers_has_it_and_its_adapters_are_carried(copy):
-    (command,) = re.findall(r"^python (-m pytest .+ -k starcoder2)$", TEXT, re.M)
-    told = run(copy, *command.split(), "-m", "slow or not slow")
-    passed = int(re.search(r"(\d+) passed", told)[1])
-    assert passed >= 3

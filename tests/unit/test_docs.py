@@ -87,7 +87,9 @@ def test_links_lead_to_pages_of_the_site_or_to_the_repository(page, link, made):
     assert text == f"[a]({made})"
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
+    """As `make docs` does, which the gate runs beside the fast tests."""
     if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None:
         pytest.skip("mkdocs is not installed: pip install .[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]

@@ -1,5 +1,8 @@
 """Every method between models whose layers differ: what both layers have is carried."""
 
+from functools import cache
+from pathlib import Path
+
 import families
 import methodcase
 import numpy as np
@@ -30,12 +33,26 @@ PAIRS = {
 WITHOUT_HEADS = [name for name in methods.names() if "heads" not in methods.needs(name)]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Makes the models of two families and an adapter of the first, once."""
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def make(old_name: str, new_name: str) -> tuple[Path, Path, Path]:
+        folder = root / f"{old_name}-{new_name}"
+        old = families.make_model(folder / "old", old_name, seed=1)
+        new = families.make_model(folder / "new", new_name, seed=2)
+        targets = families.targets(old_name)
+        return old, new, pico.make_adapter(folder / "lora", old, seed=3, targets=targets)
+
+    return make
+
+
 @pytest.mark.parametrize("method", WITHOUT_HEADS)
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
-def test_what_both_layers_have_is_carried(tmp_path, method, names):
-    old = families.make_model(tmp_path / "old", names[0], seed=1)
-    new = families.make_model(tmp_path / "new", names[1], seed=2)
-    adapter = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(names[0]))
+def test_what_both_layers_have_is_carried(tmp_path, made, method, names):
+    old, new, adapter = made(*names)
     texts = pico.texts(24)
     weights, _ = methodcase.carried(tmp_path, method, (old, new), adapter, PATH, texts)
     for layer, modules in enumerate(PAIRS[names]):
@@ -59,10 +76,10 @@ UNEQUAL = ["aligned", "aligned_gradients", "aligned_sequential", "crosslora"]
 
 @pytest.mark.parametrize("method", UNEQUAL)
 @pytest.mark.parametrize("names", GEMMA, ids="-".join)
-def test_layers_of_unequal_heads_are_carried_where_both_have_the_role(tmp_path, method, names):
-    old = families.make_model(tmp_path / "old", names[0], seed=1)
-    new = families.make_model(tmp_path / "new", names[1], seed=2)
-    adapter = pico.make_adapter(tmp_path / "lora", old, seed=3, targets=families.targets(names[0]))
+def test_layers_of_unequal_heads_are_carried_where_both_have_the_role(
+    tmp_path, made, method, names
+):
+    old, new, adapter = made(*names)
     weights, _ = methodcase.carried(tmp_path, method, (old, new), adapter, PATH, pico.texts(24))
     for layer, modules in enumerate(GEMMA[names]):
         carried = {m for (n, m), each in weights.items() if n == layer and each.norm() > 0}
