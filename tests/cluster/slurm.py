@@ -68,13 +68,18 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+def own_processes() -> dict[str, str]:
+    """The environment in which jobs begin as they do for a user, and not as forks: see forks."""
+    return {name: value for name, value in os.environ.items() if name != "LORAPORT_TEST_DOOR"}
+
+
 class Slurm:
     """A running Slurm; `env` is what a process needs to use it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.env = {
-            **os.environ,
+            **own_processes(),
             "PATH": f"{folder}/bin:{os.environ['PATH']}:{SYSTEM}",
             "SLURM_CONF": f"{folder}/slurm.conf",
         }

@@ -88,7 +88,7 @@ def local(cluster, tmp_path_factory) -> Run:
     """The run on this machine; none where there is no cluster to compare it with."""
     root = tmp_path_factory.mktemp("runs") / "local"
     start = time.monotonic()
-    output = snakemake(root, "--cores", "2", env=dict(os.environ))
+    output = snakemake(root, "--cores", "2", env=slurm.own_processes())
     return Run(root, output, {}, time.monotonic() - start)
 
 
