@@ -195,7 +195,7 @@ OLD, NEW = NANO / "adapters/v1/command", NANO / "adapters/v2/command"
 
 def test_a_retrained_adapter_is_deployed_and_a_zero_one_is_not(tmp_path, capsys):
     texts = ["--texts", str(NANO / "calibration.txt")]
-    status, content = checked(tmp_path, OLD, NEW, "--limit", "150", *texts)
+    status, content = checked(tmp_path, OLD, NEW, "--limit", "64", *texts)
     assert status == 0 and content["verdict"] == "DEPLOY", content["why"]
     assert content["evidence"]["generic_text"]["texts"] == 64
     assert capsys.readouterr().out.startswith("DEPLOY")
@@ -204,7 +204,7 @@ def test_a_retrained_adapter_is_deployed_and_a_zero_one_is_not(tmp_path, capsys)
 
 
 def test_without_labels_it_is_agreement_that_decides(tmp_path):
-    lines = (NANO / "data/command.test.jsonl").read_text().splitlines()[:60]
+    lines = (NANO / "data/command.test.jsonl").read_text().splitlines()[:32]
     prompts = [json.dumps({"prompt": json.loads(line)["prompt"]}) for line in lines]
     (tmp_path / "p.jsonl").write_text("\n".join(prompts))
     more = ["--test", str(tmp_path / "p.jsonl")]
