@@ -17,7 +17,7 @@ from .upgrades import STAGES
 
 BENCH = Path(__file__).with_name("upgrades.yaml")
 SHORT = 100  # examples of the labelled baseline
-KEY = ("pair", "app", "start", "teacher", "labels")
+KEY = ("pair", "app", "start", "teacher", "given", "labels")
 Row = dict[str, Any]
 
 
@@ -93,15 +93,15 @@ def markdown(_: Mapping[str, Any], content: Row) -> str:
         "# Upgrades on real pairs\n\nMade by `python -m benchmarks.real.upgrade_results`. Scores in"
         " %; differences of the upgraded adapter, 95 %, paired by item and by seed. Teacher: the "
         "one that was asked for, and the one that taught; start: likewise.\n",
-        "| pair | app | labels | teacher | start | seeds | old + LoRA | upgraded | less bare new | "
-        f"less old + LoRA | less LoRA({SHORT}) | less LoRA(full) | verdicts |",
-        "|" + "---|" * 13,
+        "| pair | app | prompts | labels | teacher | start | seeds | old + LoRA | upgraded | less "
+        f"bare new | less old + LoRA | less LoRA({SHORT}) | less LoRA(full) | verdicts |",
+        "|" + "---|" * 14,
     ]
     for row in content["upgraded"]:
         gaps = [_gap(row["against"].get(n)) for n in ("bare", "old", "labelled", "full")]
         cells = [
-            row["pair"], row["app"], row["labels"], _both(row["teacher"], row["taught_by"]),
-            _both(row["start"], row["from"]), row["seeds"],
+            row["pair"], row["app"], row["given"], row["labels"],
+            _both(row["teacher"], row["taught_by"]), _both(row["start"], row["from"]), row["seeds"],
             f"{100 * row['against']['old']['score']:.1f}", f"{100 * row['score']:.1f}", *gaps,
             ", ".join(row["verdicts"]),
         ]  # fmt: skip

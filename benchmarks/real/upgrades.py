@@ -1,7 +1,8 @@
 """Upgrades as cells of the benchmark, by the code of `loraport upgrade`; and planted failures.
 
-A cell of the stage `upgraded` takes LoRA(full) of the old model to the new one: 400 prompts, of
-which `labels` have a gold answer, drawn by the seed; the test's items have theirs. Scores are by
+A cell of the stage `upgraded` takes LoRA(full) of the old model to the new one: `given` prompts, of
+which `labels` have a gold answer, drawn by the seed; the old model writes more where they are fewer
+than the bench's `prompts`; the test's items have gold answers. Scores are by
 the benchmark's own rules. A cell of the stage `planted` asks for a verdict on adapters of the new
 model that are known to be good or bad.
 """
@@ -35,6 +36,7 @@ Cell = dict[str, Any]
 NOTHING = "nothing"
 STAGES = ("upgraded", "planted")
 CONFIG, WEIGHTS = ADAPTER_FILES
+AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
 
 
 def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
@@ -48,17 +50,19 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
         ]
     every: list[Cell] = []
     for block in bench["upgrades"]:
+        prompts = block.get("given", [bench["prompts"]])
         axes = product(
             block["seeds"],
+            prompts,
             block["labels"],
             block["teachers"],
             block.get("pairs", pairs),
             block.get("apps", apps),
             block["starts"],
         )
-        for seed, labels, teacher, pair, app, start in axes:
+        for seed, count, labels, teacher, pair, app, start in axes:
             names = {"pair": pair, "app": app, "start": start, "teacher": teacher}
-            cell = {"stage": stage, **names, "labels": labels, "seed": seed}
+            cell = {"stage": stage, **names, "given": count, "labels": labels, "seed": seed}
             if pair in pairs and app in apps and _wanted(bench, pair, app) and cell not in every:
                 every.append(cell)
     return every
@@ -69,11 +73,20 @@ def _wanted(bench: Mapping[str, Any], pair: str, app: str) -> bool:
 
 
 class Noted(Base):
-    """A base model that keeps what it wrote last to each list of prompts."""
+    """A base model that keeps what it wrote last to each list of prompts.
+
+    Attributes
+    ----------
+    template : that each prompt is put into
+    """
 
     def __init__(self, *given: Any):
         super().__init__(*given)
+        self.template = AS_IT_IS
         self.wrote: dict[tuple[Any, ...], list[list[str]]] = {}
+
+    def texts(self, prompts: Sequence[Any]) -> list[str]:
+        return [self.template.replace("{}", text) for text in super().texts(prompts)]
 
     def write(self, prompts: Sequence[Any], **how: Any) -> Any:
         answers = super().write(prompts, **how)
@@ -97,7 +110,8 @@ class Upgrades:
         self._load(cell["pair"])
         tokens = self.bench["apps"][cell["app"]]["tokens"]
         for base in (self.old, self.new):
-            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=48), {}
+            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=32), {}
+            base.template = AS_IT_IS
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         loaded = time.monotonic()
@@ -117,12 +131,11 @@ class Upgrades:
     def _records(self, app: str, part: str) -> list[dict[str, Any]]:
         return sets.load(self.built / "sets", app, part, self.bench["items"])
 
-    def drawn(self, app: str, labels: int, seed: int) -> list[Record]:
-        """Prompts of an upgrade; the first `labels` are a small set, with their answers."""
+    def drawn(self, app: str, count: int, labels: int, seed: int) -> list[Record]:
+        """`count` prompts of an upgrade; the first `labels` are a small set, with their answers."""
         pairs = [Example(r["prompt"], r["completion"]) for r in self._records(app, "train")]
         first = subset(pairs, labels, seed) if labels else []
         taken = {each.prompt for each in first}
-        count = self.bench["prompts"]
         rest = [e for e in subset(pairs, min(2 * count, len(pairs)), seed) if e.prompt not in taken]
         records = [Record(each.prompt, each.completion) for each in first]
         return records + [Record(each.prompt) for each in rest[: count - len(records)]]
@@ -141,7 +154,8 @@ class Upgrades:
         more = {"trial": 1, "epochs": 1} if self.bench["steps"] else {}
         return Settings(
             teacher=cell["teacher"],
-            prompts=self.bench["prompts"],
+            prompts=cell["given"],
+            at_least=self.bench["prompts"] * 4 // 5,
             seed=cell["seed"],
             teaching=lessons.Settings(match=match, micro_batch=8, seed=cell["seed"], **more),
             verdict=verdicts.Settings(match=match),
@@ -158,7 +172,7 @@ class Upgrades:
         if start != NOTHING and not place.is_dir():
             raise FileNotFoundError(place)
         carried = {} if start == NOTHING else {start: place}
-        records = self.drawn(app, cell["labels"], cell["seed"])
+        records = self.drawn(app, cell["given"], cell["labels"], cell["seed"])
         with tempfile.TemporaryDirectory() as folder:
             done = upgrade(
                 self.old,
@@ -195,17 +209,19 @@ class Upgrades:
         with tempfile.TemporaryDirectory() as folder:
             for name, adapter in self._bad(pair, app, Path(folder)).items():
                 self.new.wrote.clear()
+                self.new.template = OTHER_TEMPLATE if name == "another template" else AS_IT_IS
                 judged = _word(
                     lambda path=adapter: verify(self.new, path, before, test, (), judging)[0]
                 )
                 (written,) = self.new.wrote[prompts]
                 agreed = _word(lambda said=written: judge(before, said, unlabelled, judging))
                 told[name] = {"labels": judged, "agreement": agreed, **self._scored(app, written)}
+        self.new.template = AS_IT_IS
         old = {"old_bare": before.bare, "old": before.adapted}
         return {"adapters": told} | {name: self._scored(app, said) for name, said in old.items()}
 
     def _bad(self, pair: str, app: str, folder: Path) -> dict[str, Path]:
-        """LoRA(full) of the new model, and what is made of it."""
+        """LoRA(full) of the new model, what is made of it, and what is asked otherwise."""
         good = self.adapter(1, pair, app)
         others = [name for name in self.bench["apps"] if name != app]
         other = next(path for name in others if (path := self.adapter(1, pair, name)).is_dir())
@@ -214,7 +230,7 @@ class Upgrades:
             "half of the layers": lambda name, values: values * (_layer(name) % 2),
             "half of the strength": lambda name, values: values / 2,
         }
-        made = {"good": good, "another task": other}
+        made = {"good": good, "another task": other, "another template": good}
         for name, change in changes.items():
             made[name] = folder / name
             made[name].mkdir()
