@@ -1,10 +1,10 @@
 """Processes that begin with everything imported: forks of one that waits for their command lines.
 
-`python forks.py DOOR` listens at a Unix socket until that is deleted. Who connects sends its three
-standard streams and `[arguments, whether the first names a module, folder, sys.path, environment]`,
-and is told the number of the process that does the work and then how it ended, as `subprocess` puts
-it. tests/hook does so for what tests start; a test that wants processes of its own takes away
-$LORAPORT_TEST_DOOR (the fixture `own_processes`).
+`python forks.py DOOR` listens at a Unix socket until that is deleted or the first process of tests is
+gone. Who connects sends its three standard streams and `[arguments, whether the first names a
+module, folder, sys.path, environment]`, and is told the number of the process that does the work
+and then how it ended, as `subprocess` puts it. tests/hook does so for what tests start; a test that
+wants processes of its own takes away $LORAPORT_TEST_DOOR (the fixture `own_processes`).
 """
 
 import atexit
@@ -50,6 +50,7 @@ def offer(folder: Path) -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "cache").mkdir()
     os.environ["LORAPORT_TEST_CACHE"] = str(folder / "cache")
+    os.environ["LORAPORT_TEST_RUN"] = str(os.getpid())
     paths = [str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["LORAPORT_TEST_DOOR_OF"] = runpy.run_path(str(HOOK / "sitecustomize.py"))["given"]()
@@ -74,6 +75,7 @@ def load() -> None:
 
 def serve(door: str) -> tuple[list[int], list]:
     """Answer calls; returns, in a fork, the streams and the request that it is for."""
+    of_run = Path("/proc", os.environ.get("LORAPORT_TEST_RUN", "self"))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     server = socket.socket(socket.AF_UNIX)
     server.bind(f"{door}.new")
@@ -81,7 +83,7 @@ def serve(door: str) -> tuple[list[int], list]:
     Path(f"{door}.new").rename(door)  # no one finds it before it listens
     while True:
         if not select.select([server], [], [], 2.0)[0]:
-            if not Path(door).exists():  # the tests are over
+            if not (Path(door).exists() and of_run.exists()):  # the tests are over
                 os._exit(0)
             continue
         line, _ = server.accept()
