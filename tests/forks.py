@@ -1,10 +1,10 @@
 """Processes that begin with everything imported: forks of one that waits for their command lines.
 
-`python forks.py DOOR` listens at a Unix socket until that is deleted or the first process of tests is
-gone. Who connects sends its three standard streams and `[arguments, whether the first names a
-module, folder, sys.path, environment]`, and is told the number of the process that does the work
-and then how it ended, as `subprocess` puts it. tests/hook does so for what tests start; a test that
-wants processes of its own takes away $LORAPORT_TEST_DOOR (the fixture `own_processes`).
+`python forks.py DOOR` listens at a Unix socket until that is deleted or the first process of the
+tests is gone. Who connects sends its three standard streams and `[arguments, whether the first
+names a module, folder, sys.path, environment]`, and is told the number of the process that does the
+work and then how it ended, as `subprocess` puts it. tests/hook does so for what tests start; a test
+that wants processes of its own takes away $LORAPORT_TEST_DOOR (the fixture `own_processes`).
 """
 
 import atexit
