@@ -14,6 +14,7 @@ from loraport.training.data import Example
 from loraport.training.starts import Fresh
 from loraport.training.train import Diverged, Settings, load_for, train_lora
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = [Example(f"word {n % 6} is", f" number {n % 6}") for n in range(18)]
 FRESH = Fresh(rank=4, alpha=4, target_modules=tuple(pico.ATTENTION))
 SETTINGS = Settings(epochs=2, batch_size=6, learning_rate=1e-3, device="cpu")
