@@ -1,6 +1,7 @@
 """One adapter from the old model to the new one: carried, taught, verified. Models stay loaded."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from .base import Base
 from .candidates import Start, choose_start, fitting, started
 from .card import write_card
 from .chat import template_doubt
-from .choice import Choice, choose_teacher
+from .choice import Choice, by_student, choose_teacher
 from .more_prompts import ENOUGH, write_more
 from .prompts import Record, labelled
 from .teachers import Classroom, Target
@@ -182,15 +183,13 @@ def learn(
     ----------
     as for `upgrade`; `parts` as `split` makes them
     """
-    begun = time.monotonic()
-    with old.wearing(adapter):
-        doubt = template_doubt(old, [record.prompt for record in parts.taught])
-        if doubt:
-            log.warning("%s", doubt)
-        lesson = prepare(Classroom(old, new, settings.writing), parts, settings)
+    until = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
+    like = next(iter(carried.values()), adapter)
+
+    def teach(lesson: Lesson) -> tuple[Start, lessons.Taught]:
+        """From the start that its held-back answers like best, as long as there is time."""
         start = choose_start(new, fitting(new, carried, adapter), lesson.held)
-        like = next(iter(carried.values()), adapter)
-        left = max(settings.minutes - (time.monotonic() - begun) / 60, 1e-6)
+        left = max((until - time.monotonic()) / 60, 1e-6) if settings.minutes else 0.0
         taught = lessons.teach(
             new,
             start,
@@ -198,14 +197,36 @@ def learn(
             lesson.targets,
             lesson.held,
             out,
-            replace(settings.teaching, minutes=left if settings.minutes else 0.0),
+            replace(settings.teaching, minutes=left),
             again=lesson.again,
             base_name=base_name,
         )
+        return start, taught
+
+    before: dict[str, Any] = {}
+    with old.wearing(adapter):
+        doubt = template_doubt(old, [record.prompt for record in parts.taught])
+        if doubt:
+            log.warning("%s", doubt)
+        room = Classroom(old, new, settings.writing)
+        lesson = prepare(room, parts, settings)
+        start, taught = teach(lesson)
+        if lesson.choice.open and time.monotonic() < until:
+            held = [target.prompt for target in lesson.held]
+            choice = by_student(room, out, held, settings.verdict.match)
+            if choice.name == lesson.choice.name:
+                lesson = replace(lesson, choice=choice)
+            else:
+                before = {"taught_before": taught.told()}
+                lesson = lesson_of(
+                    room, choice, lesson.records, parts.held, settings.seed, lesson.counts
+                )
+                start, taught = teach(lesson)
     report = {
         "choice": lesson.choice.told(),
         "start": start.told(),
         "taught": taught.told(),
+        **before,
         "prompts": lesson.counts | {"test": len(parts.test)},
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
@@ -217,10 +238,12 @@ def learn(
 class Lesson:
     """What is taught, and by whom.
 
+    records : that are taught, written ones among them
     again : targets that are made anew in each epoch; None where there are none
     """
 
     choice: Choice
+    records: list[Record]
     targets: list[Target]
     held: list[Target]
     counts: dict[str, Any]
@@ -245,15 +268,34 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
     choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match)
+    return lesson_of(room, choice, taught, parts.held, settings.seed, counts)
+
+
+def lesson_of(
+    room: Classroom,
+    choice: Choice,
+    records: list[Record],
+    held_back: Sequence[Record],
+    seed: int,
+    counts: Mapping[str, Any],
+) -> Lesson:
+    """The targets that a teacher writes to records without a gold answer; `counts` go with them.
+
+    Raises
+    ------
+    LoraportError
+        If no held-back answer is whole.
+    """
     module = teachers.teacher(choice.name)
-    open_ended = [record.prompt for record in taught if record.gold is None]
-    targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])
-    held_open = [record.prompt for record in parts.held if record.gold is None]
-    held = _gold(parts.held) + (module.targets(room, held_open) if held_open else [])
-    counts |= {
+    open_ended = [record.prompt for record in records if record.gold is None]
+    targets = _gold(records) + (module.targets(room, open_ended) if open_ended else [])
+    held_open = [record.prompt for record in held_back if record.gold is None]
+    held = _gold(held_back) + (module.targets(room, held_open) if held_open else [])
+    told = {
+        **counts,
         "taught": len(targets),
         "held": len(held),
-        "labelled": len(labelled(taught)) + len(labelled(parts.held)),
+        "labelled": len(labelled(records)) + len(labelled(held_back)),
         "cut": sum(not target.whole for target in targets),
     }
     whole = [target for target in held if target.whole and target.answer.strip()]
@@ -261,8 +303,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         raise lessons.nothing_to_teach(sum(target.whole for target in targets), 0)
     again = None
     if hasattr(module, "again"):
-        again = lambda epoch: module.again(room, open_ended, settings.seed + epoch)  # noqa: E731
-    return Lesson(choice, targets, whole, counts, again)
+        again = lambda epoch: module.again(room, open_ended, seed + epoch)  # noqa: E731
+    return Lesson(choice, records, targets, whole, told, again)
 
 
 def _gold(records: Sequence[Record]) -> list[Target]:
