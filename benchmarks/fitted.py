@@ -23,6 +23,7 @@ from loraport.mapping.in_turn import in_turn
 from loraport.mapping.pair import open_pair
 from loraport.methods import aligned, make_maps
 from loraport.models.spec import load_spec
+from loraport.runtime.gpus import one_piece
 from loraport.runtime.memory import peak_mib
 from loraport.transfer.maps import ModuleMap, write_maps
 
@@ -116,4 +117,5 @@ def maps(root: str, device: str, texts: str, calibration: dict[str, Any], told: 
 
 
 if __name__ == "__main__":
-    maps(**json.loads(sys.argv[2]))
+    with one_piece():  # as every job of the workflow
+        maps(**json.loads(sys.argv[2]))

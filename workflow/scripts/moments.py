@@ -30,6 +30,7 @@ with job(snakemake) as log:
         kept = KeptMoments(layout.MOMENTS_KEPT, output, {**made_from, "how": how}, pairs, file)
         with progress(len(texts) * len(pairs), "texts through the layers of both models") as bar:
             more = {"progress": bar.update, "roles": params.settings["modules"], "kept": kept}
+            more["reuse"] = True  # a layer pair's are written before the next ones are asked for
             found = layer_moments((old, new), walks, batches, pairs, device, **more)
             for old_layer, layer in pairs:  # no name for the sums: the next ones take as much
                 write_layer(file, layer, old_layer, next(found))

@@ -5,8 +5,8 @@ sums of outer products are kept, in float64, so that memory does not grow with t
 the texts is held out, for choices that must not be made on what was fitted.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,6 +18,13 @@ from .sites import needed, width
 
 ADDED_AT_ONCE = 2048  # rows of a triangle
 MIRRORED_AT_ONCE = 1024  # rows of a matrix
+SUMS = ("cross", "gram_old", "gram_new", "sum_old", "sum_new")
+SIZES = ("square_old", "square_new", "rms_old", "rms_new")  # numbers, in the order of `sizes`
+
+
+def no_sizes() -> torch.Tensor:
+    """`sizes` of no token."""
+    return torch.zeros(len(SIZES), dtype=torch.float64)
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Moments:
     cross : Σ x yᵀ (d_o, d_n)
     gram_old, gram_new : Σ x xᵀ and Σ y yᵀ, None where no map needs them
     sum_old, sum_new : Σ x and Σ y
+    sizes : the four numbers below, where the sums are: a GPU adds to them and nobody waits for it
     square_old, square_new : Σ ‖x‖² and Σ ‖y‖²
     rms_old, rms_new : at a site where the residual stream has taken a normed output in: Σ rms of
         what the module wrote, as its norm has it; 0 where the family has no such norm
@@ -41,12 +49,25 @@ class Moments:
     gram_new: torch.Tensor | None
     sum_old: torch.Tensor
     sum_new: torch.Tensor
-    square_old: float = 0.0
-    square_new: float = 0.0
-    rms_old: float = 0.0
-    rms_new: float = 0.0
+    sizes: torch.Tensor = field(default_factory=no_sizes)
     count: int = 0
     lower: bool = False
+
+    @property
+    def square_old(self) -> float:
+        return float(self.sizes[0])
+
+    @property
+    def square_new(self) -> float:
+        return float(self.sizes[1])
+
+    @property
+    def rms_old(self) -> float:
+        return float(self.sizes[2])
+
+    @property
+    def rms_new(self) -> float:
+        return float(self.sizes[3])
 
     @classmethod
     def empty(
@@ -82,10 +103,10 @@ class Moments:
             self._add_square(self.gram_new, y)
         self.sum_old += x.sum(dim=0)
         self.sum_new += y.sum(dim=0)
-        self.square_old += float(x.square().sum())
-        self.square_new += float(y.square().sum())
-        self.rms_old += 0.0 if rms_old is None else float(rms_old.sum())
-        self.rms_new += 0.0 if rms_new is None else float(rms_new.sum())
+        squares = [x.square().sum(), y.square().sum()]
+        none = torch.zeros_like(squares[0])
+        sizes = (none if each is None else each.sum().to(none) for each in (rms_old, rms_new))
+        self.sizes = self.sizes.to(none) + torch.stack([*squares, *sizes])
         self.count += len(x)
 
     def _add_square(self, gram: torch.Tensor, x: torch.Tensor) -> None:
@@ -107,13 +128,15 @@ class Moments:
                     square.copy_(square.tril() + square.tril(-1).T)
         self.lower = False
 
-    def move(self, device: str) -> None:
-        """Put the sums on a device; those of no token are made there."""
-        for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
+    def leave(self, copied: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+        """Put the sums into the machine's memory; `copied` gives what there takes the place of a
+        sum, by the sum's name.
+        """
+        for name in SUMS:
             values = getattr(self, name)
-            if values is not None and values.device != torch.device(device):
-                moved = values.to(device) if self.count else torch.zeros_like(values, device=device)
-                setattr(self, name, moved)
+            if values is not None:
+                setattr(self, name, copied(name, values))
+        self.sizes = self.sizes.cpu()
 
     def __add__(self, other: "Moments") -> "Moments":
         def both(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
@@ -125,10 +148,7 @@ class Moments:
             both(self.gram_new, other.gram_new),
             self.sum_old + other.sum_old,
             self.sum_new + other.sum_new,
-            self.square_old + other.square_old,
-            self.square_new + other.square_new,
-            self.rms_old + other.rms_old,
-            self.rms_new + other.rms_new,
+            self.sizes + other.sizes,
             self.count + other.count,
         )
 

@@ -12,7 +12,7 @@ import torch
 from ..artifacts import H5Writer, read_h5
 from ..errors import LoraportError
 from .batches import PARTS
-from .moments import LayerMoments, Moments
+from .moments import SIZES, SUMS, LayerMoments, Moments
 from .sites import SITES
 
 GRAMS = ("gram_old", "gram_new")
@@ -24,7 +24,7 @@ def write_layer(writer: H5Writer, layer: int, old_layer: int, sums: LayerMoments
     for site, parts in sums.items():
         for part, moments in zip(PARTS, parts, strict=True):
             group = f"layer_{layer}/{site}/{part}"
-            for name in ("cross", "gram_old", "gram_new", "sum_old", "sum_new"):
+            for name in SUMS:
                 values = getattr(moments, name)
                 if values is not None:
                     array = values.cpu().numpy()
@@ -118,4 +118,6 @@ def _read_part(node: Any, device: str) -> Moments:
     full = {name: unpack(arrays[name]) for name in GRAMS if name in arrays}
     held = {name: torch.from_numpy(each).to(device) for name, each in {**arrays, **full}.items()}
     numbers = {key: value.item() for key, value in node.attrs.items()}
-    return Moments(**{**dict.fromkeys(GRAMS), **held, **numbers})
+    sizes = torch.tensor([numbers.get(name, 0.0) for name in SIZES], dtype=torch.float64)
+    fields: dict[str, Any] = {**dict.fromkeys(GRAMS), **held, "count": numbers["count"]}
+    return Moments(**fields, sizes=sizes)

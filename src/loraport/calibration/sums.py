@@ -1,16 +1,19 @@
 """Sums over two models that are walked side by side, of one layer pair at a time."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from ..models.families import ROLES
 from ..models.spec import Model, shared_roles
+from ..runtime.memory import let_go
 from .batches import PARTS, Batch
+from .host_buffers import HostBuffers
 from .moments import LayerMoments, Moments
 from .sites import needed, rms, width
-from .walk import Walk, side_by_side
+from .walk import Caught, Walk, side_by_side
 
 
 class Keeper(Protocol):
@@ -31,6 +34,7 @@ def layer_moments(
     roles: Collection[str] = ROLES,
     kept: Keeper | None = None,
     room: int = 0,
+    reuse: bool = False,
 ) -> Iterator[LayerMoments]:
     """Moments at the sites of one layer pair after the other, in one pass over the texts.
 
@@ -45,12 +49,14 @@ def layer_moments(
     kept : where walks that were cut off left what they had come to, and these leave it. Batches are
         added in the same order, in float64: with the same threads the sums end with the same bytes
     room : bytes of the sums of a layer pair that may be left on `device`; more go to the CPU
+    reuse : whether sums that go from a GPU to the CPU may take the place of those of the layer pair
+        before: for a caller that has done with those when it asks for the next
 
     Yields
     ------
     for each layer pair, site -> moments of the texts to fit on, and of those held out, on the CPU,
     or on `device` where there is `room`. They are let go here before the next ones begin: so should
-    the caller
+    the caller, and with `reuse` the next ones overwrite them
 
     Notes
     -----
@@ -62,67 +68,94 @@ def layer_moments(
     for sums in done:
         progress(sum(len(batch.inputs[0]["input_ids"]) for batch in batches))
         yield sums
-    for place, (pair, passing) in enumerate(side_by_side(walks, pairs, len(done)), len(done)):
-        sums = _empty_layer(models, pair, roles)
-        stay, part = _bytes(sums) <= room, -1
-        for batch, old, new in zip(batches, *passing, strict=True):
-            if part != PARTS.index(batch.part):
-                if part >= 0:
-                    _end_part(sums, part, stay)
-                part = PARTS.index(batch.part)
-                _begin_part(device, sums, part)
-            _add(sums, part, old, new)
-            old.clear()  # room for the next
-            new.clear()
-            progress(len(batch.inputs[0]["input_ids"]))
-        _end_part(sums, part, stay)
-        yield sums
-        del sums
-        if kept and pair is not pairs[-1]:
-            kept.save_if_due(walks, place + 1)
+    buffers = HostBuffers(device) if reuse and device != "cpu" else None
+    try:
+        for place, (pair, passing) in enumerate(side_by_side(walks, pairs, len(done)), len(done)):
+            begin = partial(_begin_part, device, models, pair, roles)
+            sums = _summed(zip(batches, *passing, strict=True), begin, room, buffers, progress)
+            yield sums
+            del sums
+            if kept and pair is not pairs[-1]:
+                kept.save_if_due(walks, place + 1)
+    finally:
+        if buffers:
+            buffers.close()
 
 
-def _add(sums: LayerMoments, part: int, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Take in a batch of one part of the texts: what passed the sites of both layers."""
-    for site, parts in sums.items():
+Part = dict[str, Moments]  # site -> sums over one part of the texts
+
+
+def _summed(
+    passing: Iterator[tuple[Batch, Caught, Caught]],
+    begin: Callable[[], Part],
+    room: int,
+    buffers: HostBuffers | None,
+    progress: Callable[[int], Any],
+) -> LayerMoments:
+    """Moments of one layer pair, of what passes its sites batch by batch."""
+    parts: dict[str, Part] = {}
+    part = ""
+    for batch, old, new in passing:
+        if part != batch.part:
+            if part:
+                _end_part(parts[part], part, room, buffers)
+            part = batch.part
+            parts[part] = begin()
+        _add(parts[part], old, new)
+        old.clear()  # room for the next
+        new.clear()
+        progress(len(batch.inputs[0]["input_ids"]))
+    if not _end_part(parts[part], part, room, buffers):
+        let_go()  # what is fitted next asks for other sizes
+    fit, held = (parts[part] for part in PARTS)
+    return {site: (fit[site], held[site]) for site in fit}
+
+
+def _add(sums: Part, old: Caught, new: Caught) -> None:
+    """Take in a batch: what passed the sites of both layers."""
+    for site, moments in sums.items():
         sizes = (side.get(rms(site)) for side in (old, new))
-        parts[part].add(old[site], new[site], *sizes)
+        moments.add(old[site], new[site], *sizes)
 
 
-def _empty_layer(
-    models: tuple[Model, Model], layers: tuple[int, int], roles: Collection[str]
-) -> dict[str, tuple[Moments, Moments]]:
-    """Sums of no token yet, at the sites of the roles that both layers have."""
+def _begin_part(
+    device: str, models: tuple[Model, Model], layers: tuple[int, int], roles: Collection[str]
+) -> Part:
+    """Sums of no token yet, at the sites of the roles that both layers have; by triangles on
+    a GPU.
+    """
     sums = {}
     both = [role for role in shared_roles(models, layers) if role in roles]
     sides = [model.dims.at(layer) for model, layer in zip(models, layers, strict=True)]
     for site in needed(both):
         old, new = (width(dims, site) for dims in sides)
-        fit, held = (Moments.empty(site, old, new, "cpu", both) for _ in PARTS)
-        sums[site] = (fit, held)
+        sums[site] = Moments.empty(site, old, new, device, both)
+        sums[site].lower = device != "cpu"
     return sums
 
 
-def _bytes(sums: LayerMoments) -> int:
-    """What the matrices of a layer pair's sums take."""
-    each = (m for parts in sums.values() for m in parts)
-    there = [x for m in each for x in (m.cross, m.gram_old, m.gram_new) if x is not None]
-    return sum(values.nbytes for values in there)
-
-
-def _begin_part(device: str, sums: LayerMoments, part: int) -> None:
-    """Have the sums of one part of the texts on a device; on a GPU by triangles."""
-    for parts in sums.values():
-        parts[part].move(device)
-        parts[part].lower = device != "cpu"
-
-
-def _end_part(sums: LayerMoments, part: int, stay: bool) -> None:
-    """Make the sums of a part whole, and put them on the CPU unless they stay."""
-    for parts in sums.values():
-        parts[part].mirror()
+def _end_part(sums: Part, part: str, room: int, buffers: HostBuffers | None) -> bool:
+    """Make the sums of a part whole, and put them on the CPU unless there is room for both parts'
+    where they are: whether there is.
+    """
+    stay = len(PARTS) * _bytes(sums) <= room
+    for site, moments in sums.items():
+        moments.mirror()
         if not stay:
-            parts[part].move("cpu")
+            moments.leave(partial(_to_cpu, (site, part), buffers))
+    return stay
+
+
+def _to_cpu(
+    place: tuple[str, str], buffers: HostBuffers | None, name: str, values: torch.Tensor
+) -> torch.Tensor:
+    return buffers.copied((*place, name), values) if buffers else values.cpu()
+
+
+def _bytes(sums: Part) -> int:
+    """What the matrices of the sums take."""
+    there = (x for m in sums.values() for x in (m.cross, m.gram_old, m.gram_new) if x is not None)
+    return sum(values.nbytes for values in there)
 
 
 class InTurn:

@@ -26,7 +26,6 @@ def in_turn(pair: Pair, texts: Any, summed: Mapping[str, Any]) -> Pair:
     lines = load_texts(texts, settings["examples"])
     walks, batches = open_walks(sides, lines, settings, reading["remote_code"])
     modules = summed["modules"]
-    found = layer_moments(
-        sides, walks, batches, pair.path, pair.device, roles=modules, room=SUMS_ROOM_BYTES
-    )
+    how = {"roles": modules, "room": SUMS_ROOM_BYTES, "reuse": pair.workers == 1}
+    found = layer_moments(sides, walks, batches, pair.path, pair.device, **how)
     return replace(pair, moments=InTurn(found))

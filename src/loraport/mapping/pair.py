@@ -60,7 +60,8 @@ class Pair:
     heads : new layer -> its matched heads and their blocks
     moments : new layer -> site -> second moments of the tokens to fit on and of those held out,
         in the machine's memory: a fit moves what it needs. They may be summed only then: ask in
-        the order of the path, once for each layer (`summed`)
+        the order of the path, once for each layer (`summed`). Where one worker makes the maps, the
+        next layer's may overwrite them
     gradients : (new layer, role) -> sums over output gradients, of both parts of the texts
     outputs : new layer -> site -> what the method's `outputs` made of it
     adapter : what is carried, for methods whose maps are its own

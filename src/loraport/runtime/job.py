@@ -20,7 +20,7 @@ from ..artifacts import first_reads_kept
 from ..errors import LoraportError
 from . import gpus
 from .faults import BEGAN, beginning, explained
-from .memory import gpu_peak_mib, peak_mib
+from .memory import gpu_peak_mib, gpu_reserved_mib, peak_mib
 
 log = logging.getLogger("loraport")
 Item = TypeVar("Item")
@@ -34,10 +34,10 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     Logs go to the rule's log and, from INFO up, to the terminal (in a run that is told in a line a
     step, warnings and errors alone). The log's last line is one JSON object with the wall time
     since the process began, the seconds of it before the script's first work (imports, mostly) and
-    the peak memory, on a GPU too where one was used; the first line is what a job that is killed
-    leaves behind. An error of the user's is told in one paragraph, and so
-    is memory that ran out or a full disk; of any other the log keeps the traceback. All end the
-    script with status 1.
+    the peak memory, on a GPU too where one was used (`gpu_peak_mib` in use, `gpu_reserved_mib` held
+    by torch); the first line is what a job that is killed leaves behind. An error of the user's is
+    told in one paragraph, and so is memory that ran out or a full disk; of any other the log keeps
+    the traceback. All end the script with status 1.
     """
     status, hooks = "failed", (sys.excepthook, sys.unraisablehook)
     before_work = _age()
@@ -45,7 +45,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         _set_up_logging(Path(snakemake.log[0]), snakemake.rule)
         log.debug("%s", json.dumps(beginning(snakemake)))
         kept = first_reads_kept(snakemake.log[0])
-        with threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake)), kept:
+        limits, mine = threadpool_limits(snakemake.threads), gpus.held(_asked(snakemake))
+        with limits, gpus.one_piece(), mine, kept:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             yield log
@@ -75,6 +76,8 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
         }
         if (on_gpu := gpu_peak_mib()) is not None:
             record["gpu_peak_mib"] = round(on_gpu, 1)
+        if (reserved := gpu_reserved_mib()) is not None:
+            record["gpu_reserved_mib"] = round(reserved, 1)
         log.debug("%s", json.dumps(record))
         logging.shutdown()
         sys.excepthook, sys.unraisablehook = hooks

@@ -31,7 +31,8 @@ def measured() -> Iterator[dict[str, Any]]:
     """Give a dict that holds, at the end: seconds, peak memory in MiB, machine, device, threads.
 
     Peak memory is the process's own since its start (`peak_mib`) and, where a GPU was used, the
-    most that torch held on any one of them during the block (`gpu_peak_mib`).
+    most that was in use on any one of them during the block (`gpu_peak_mib`), and that torch's
+    allocator held (`gpu_reserved_mib`).
     """
     import torch
 
@@ -48,8 +49,12 @@ def measured() -> Iterator[dict[str, Any]]:
         run["seconds"] = round(time.perf_counter() - start, 3)
         run["peak_mib"] = round(peak_mib(), 1)
         if gpus:
-            peak = max(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
-            run["gpu_peak_mib"] = round(peak / 2**20, 1)
+            peaks = {
+                "gpu_peak_mib": torch.cuda.max_memory_allocated,
+                "gpu_reserved_mib": torch.cuda.max_memory_reserved,
+            }
+            for name, peak in peaks.items():
+                run[name] = round(max(map(peak, gpus)) / 2**20, 1)
         run["device"] = torch.cuda.get_device_name(0) if gpus else platform.machine()
         run["host"] = platform.node()
         run["threads"] = torch.get_num_threads()

@@ -16,12 +16,29 @@ def peak_mib() -> float:
 
 
 def gpu_peak_mib() -> float | None:
-    """The most that torch held on any one GPU since this process began, MiB; None without use."""
+    """The most that was in use on any one GPU since this process began, MiB; None without use."""
+    return _most("max_memory_allocated")
+
+
+def gpu_reserved_mib() -> float | None:
+    """The most that torch's allocator held of any one GPU, in use or not, MiB; None without use."""
+    return _most("max_memory_reserved")
+
+
+def _most(peak: str) -> float | None:
+    """One of torch's peaks, by its name, of the GPU with most of it, MiB."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
     gpus = range(torch.cuda.device_count())
-    return max((torch.cuda.max_memory_allocated(gpu) for gpu in gpus), default=0) / 2**20
+    return max((getattr(torch.cuda, peak)(gpu) for gpu in gpus), default=0) / 2**20
+
+
+def let_go() -> None:
+    """Give the driver back what torch holds of GPUs and nothing uses."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def gpu_figures() -> str:

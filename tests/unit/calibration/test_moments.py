@@ -14,6 +14,7 @@ import pico
 import pytest
 import torch
 from inprocess import CALIBRATION, PairRun
+from pretended import GPU, NAME, OnGPU
 
 from loraport.artifacts import identity, sha256, write_h5
 from loraport.calibration import moments, moments_file, resume
@@ -124,24 +125,33 @@ def test_sums_are_on_the_device_part_by_part_or_stay_where_there_is_room(
     pico_pair, monkeypatch, room
 ):
     monkeypatch.setattr(moments, "ADDED_AT_ONCE", 20)  # triangles, as on a GPU
-    there, most = {}, []
-    move = Moments.move
+    there, most = set(), []
+    leave, empty = Moments.leave, Moments.empty
 
-    def told(self, device):
-        there[id(self)] = device
-        most.append(sum(each != "cpu" for each in there.values()))
-        move(self, "cpu")
+    def begun(*args):
+        made = empty(*args)
+        there.add(id(made))
+        most.append(len(there))
+        return made
 
-    monkeypatch.setattr(Moments, "move", told)
+    def left(self, copied):
+        there.discard(id(self))
+        leave(self, copied)
+
+    monkeypatch.setattr(Moments, "empty", begun)
+    monkeypatch.setattr(Moments, "leave", left)
     models = open_model(pico_pair.old), open_model(pico_pair.new)
     settings = {"stream": "auto", "device": "cpu", "max_tokens": 64, "batch_size": 4}
     walks, batches = open_walks(models, pico.texts(20), settings, [False, False])
     assert [batch.part for batch in batches] == ["fit"] * 4 + ["held"]
-    (sums,) = layer_moments(models, walks, batches, [(0, 0)], "cuda:7", room=room)
+    with GPU():
+        (sums,) = layer_moments(models, walks, batches, [(0, 0)], NAME, room=room)
     count = len(needed(pico.PATHS))
     assert max(most) == (2 if room else 1) * len(sums) and len(sums) == count
-    where = "cuda:7" if room else "cpu"
-    assert {there[id(each)] for parts in sums.values() for each in parts} == {where}
+    each = [m for parts in sums.values() for m in parts]
+    assert {isinstance(m.cross, OnGPU) for m in each} == {bool(room)}
+    for m in each if room else ():
+        m.leave(lambda name, values: values.cpu())
     walks, batches = open_walks(models, pico.texts(20), settings, [False, False])
     (whole,) = layer_moments(models, walks, batches, [(0, 0)], "cpu")
     for site, parts in sums.items():

@@ -255,7 +255,7 @@ def test_moments_that_lack_the_sizes_are_refused_by_name(crossed):
     old, new, _, moments = crossed
     for layer in moments:
         for part in layer["middle"]:
-            part.rms_new = 0.0
+            part.sizes[3] = 0.0  # rms_new
     pair = methodcase.make_method_pair(old, new, PATH, moments)
     with pytest.raises(LoraportError, match=r"o's outputs are in layer 0.*older.*delete"):
         list(make_maps("aligned", pair))

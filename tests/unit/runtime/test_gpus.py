@@ -168,3 +168,40 @@ def test_a_process_without_torch_sees_no_gpu(monkeypatch):
     monkeypatch.delenv(gpus.VISIBLE, raising=False)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert gpus.visible() == []
+
+
+SETTINGS_READ = """
+import torch
+from loraport.runtime import gpus
+with gpus.one_piece():
+    print(torch._C._accelerator_getAllocatorSettings())
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "read"),
+    [
+        ({}, gpus.GROWING),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:200"}, "max_split_size_mb:200"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:100"}, "max_split_size_mb:100"),
+    ],
+)
+def test_torch_reads_how_it_holds_memory_after_its_import_and_a_users_setting_wins(own, read):
+    environment = {name: each for name, each in os.environ.items() if name not in gpus.ALLOCATOR}
+    command = [sys.executable, "-c", SETTINGS_READ]
+    told = subprocess.run(
+        command, env={**environment, **own}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == read
+
+
+@pytest.mark.parametrize("name", gpus.ALLOCATOR)
+def test_any_setting_of_the_users_stays_as_it_is(monkeypatch, name):
+    for each in gpus.ALLOCATOR:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "")
+    with gpus.one_piece():
+        assert {each: os.environ[each] for each in gpus.ALLOCATOR if each in os.environ} == {
+            name: ""
+        }
+    assert os.environ[name] == ""

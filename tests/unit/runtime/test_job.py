@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import warnings
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from loraport.errors import LoraportError
 from loraport.provenance import PACKAGE, code_hash
+from loraport.runtime import gpus
 from loraport.runtime import job as job_module
 from loraport.runtime.job import counted, job, last_record, progress
 
@@ -39,6 +41,7 @@ class PretendedCuda:
     is_initialized = staticmethod(lambda: True)
     device_count = staticmethod(lambda: 2)
     max_memory_allocated = staticmethod(lambda gpu=0: (3 + gpu) << 30)
+    max_memory_reserved = staticmethod(lambda gpu=0: (7 - gpu) << 30)
     memory_reserved = staticmethod(lambda: 5 << 30)
     mem_get_info = staticmethod(lambda: (1 << 30, 80 << 30))
 
@@ -47,11 +50,20 @@ def test_the_log_tells_the_peak_on_the_fullest_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda", PretendedCuda)
     with job(fake(tmp_path / "a.log")):
         pass
-    assert last_record(tmp_path / "a.log")["gpu_peak_mib"] == 4096.0
+    record = last_record(tmp_path / "a.log")
+    assert record["gpu_peak_mib"] == 4096.0 and record["gpu_reserved_mib"] == 7168.0
     monkeypatch.setattr(PretendedCuda, "is_initialized", staticmethod(lambda: False))
     with job(fake(tmp_path / "a.log")):
         pass
-    assert "gpu_peak_mib" not in last_record(tmp_path / "a.log")
+    assert not {"gpu_peak_mib", "gpu_reserved_mib"} & last_record(tmp_path / "a.log").keys()
+
+
+def test_a_job_holds_a_gpus_memory_in_one_piece(tmp_path, monkeypatch):
+    for name in gpus.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    with job(fake(tmp_path / "a.log")):
+        assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
 def test_a_job_out_of_gpu_memory_tells_the_gpus_figures(tmp_path, monkeypatch, capsys):

@@ -24,11 +24,13 @@ def test_gpus_are_set_up_before_their_statistics_are_asked_for(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: 2**20 * (gpu + 1))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda gpu: 2**20 * (9 - gpu))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: "a GPU")
     with measured() as run:
         pass
     assert calls == ["init", "reset 0", "reset 1"]
     assert run["gpu_peak_mib"] == 2.0
+    assert run["gpu_reserved_mib"] == 9.0
 
 
 def test_the_peak_is_the_process_s_own_and_not_its_parent_s():
