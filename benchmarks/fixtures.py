@@ -131,7 +131,8 @@ def _write_tokenizer(folder: Path, size: int) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="token0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "token1"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "token1",
+              "eos_token": "token0"}  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 

@@ -4,8 +4,8 @@
 
 Makes two random Llama-shaped models and texts in a temporary folder, and runs the scripts of rules
 activations and moments alternately with `calibration.stream` never and always, each in a process of
-its own. Their artifacts are compared. Beside them stands a plain pass of the whole model over the
-same batches, with its head, as `forward`.
+its own, and so the choice of an adapter's gain. What they give is compared. Beside them stands a
+plain pass of the whole model over the same batches, with its head, as `forward`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 from pipeline import ROLES, SPECS, Pipeline, machine
 
 STREAMS = ("never", "always")
+RULES = ("activations", "moments", "gain")
 
 
 def arguments() -> argparse.Namespace:
@@ -55,6 +56,14 @@ def make(run: Pipeline, options: argparse.Namespace) -> dict[str, Any]:
     texts = {"path": str(run.root / "texts.txt"), "examples": options.texts,
              "words": options.words, "vocab": options.vocab, "seed": 5}  # fmt: skip
     run.child("fixtures.py", "texts", texts)
+    adapter = {"directory": str(run.root / "adapter"), "sizes": sizes, "seed": 20, "rank": 16,
+               "roles": ROLES}  # fmt: skip
+    run.child("fixtures.py", "adapter", adapter)
+    lines = (run.root / "texts.txt").read_text().splitlines()
+    cut = [len(line) // 2 for line in lines]
+    records = [{"prompt": line[:n], "completion": line[n:]}
+               for line, n in zip(lines, cut, strict=True)]  # fmt: skip
+    (run.root / "small.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     return {"examples": options.texts, "max_tokens": options.words, "batch_size": 16,
             "pooling": "mean", "device": options.device, "device_map": ""}  # fmt: skip
 
@@ -92,6 +101,8 @@ def run_rules(run: Pipeline, options: argparse.Namespace) -> None:
             inputs = {**SPECS, "layers": "layers.json"}
             run.rule("moments", f"moments_{stream}.h5", inputs, params, repeat,
                      name=f"moments {stream}")  # fmt: skip
+            asked = {"root": str(run.root), "stream": stream, **reading}
+            run.note("", f"gain {stream}", repeat, run.child("streamed.py", "gain", asked))
 
 
 def forward(directory: str, texts: str, max_tokens: int, batch_size: int, **how: Any) -> None:
@@ -117,10 +128,37 @@ def forward(directory: str, texts: str, max_tokens: int, batch_size: int, **how:
     print(json.dumps({**found, "gpu_mib": torch.cuda.max_memory_allocated() / 2**20 * used}))
 
 
+def gain(
+    root: str, stream: str, examples: int, max_tokens: int, batch_size: int, **how: Any
+) -> None:
+    """The choice of an adapter's gain on the new model; prints its curve, seconds and memory."""
+    import time
+
+    import torch
+
+    from loraport.evaluation.gain import choose_for
+    from loraport.models.spec import open_model
+    from loraport.runtime.memory import peak_mib
+
+    start, cpu, folder = time.perf_counter(), time.process_time(), Path(root)
+    data = {"source": str(folder / "small.jsonl"), "template": "plain"}
+    settings = {"examples": examples, "subset_seed": 0, "cutoff": max_tokens, "stream": stream,
+                "batch_size": batch_size, "micro_batch": 0, "dtype": "auto",
+                "device": how["device"], "device_map": ""}  # fmt: skip
+    chosen = choose_for(
+        open_model(folder / "new"), folder / "adapter", data, settings, {"remote_code": False}
+    )
+    used = torch.cuda.is_initialized()
+    found = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu,
+             "own_mib": peak_mib(), "curve": list(chosen.curve.values()),
+             "gpu_mib": torch.cuda.max_memory_allocated() / 2**20 * used}  # fmt: skip
+    print(json.dumps(found))
+
+
 def summed_up(run: Pipeline) -> list[dict[str, Any]]:
     """A row for each step: medians over its repeats."""
     rows = []
-    names = ("forward", *(f"{r} {how}" for r in ("activations", "moments") for how in STREAMS))
+    names = ("forward", *(f"{r} {how}" for r in RULES for how in STREAMS))
     keys = ("seconds", "cpu", "read_mib", "own_mib", "gpu_mib", "others")
     for step in names:
         of = [record for record in run.records if record["step"] == step]
@@ -140,10 +178,12 @@ def main() -> None:
             kind: len({(run.root / f"{kind}_{stream}.h5").read_bytes() for stream in STREAMS}) == 1
             for kind in ("new_activations", "moments")
         }
+    curves = [record["curve"] for record in run.records if "curve" in record]
+    same["curve of gains"] = all(curve == curves[0] for curve in curves)
     rows = {row["step"]: row for row in summed_up(run)}
     ratios = {
         f"{rule} {key}": round(rows[f"{rule} always"][key] / rows[f"{rule} never"][key], 3)
-        for rule in ("activations", "moments")
+        for rule in RULES
         for key in ("seconds", "cpu", "own_mib")
     }
     content = {
@@ -160,7 +200,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["forward"]:
-        forward(**json.loads(sys.argv[2]))
+    children = {"forward": forward, "gain": gain}
+    if sys.argv[1:2] and sys.argv[1] in children:
+        children[sys.argv[1]](**json.loads(sys.argv[2]))
     else:
         main()
