@@ -85,7 +85,7 @@ def dimensions(given: dict[str, int]) -> Dimensions:
 def plans(pair: str) -> dict[str, dict[str, int]]:
     """Rule -> what the workflow asks a scheduler for, at the pair's whole size."""
     models = [dimensions(sizes(pair, side, 1, None)) for side in ("old", "new")]
-    return {row.rule: {"mib": row.mib, "minutes": row.minutes}
+    return {row.rule: {"mib": row.mib, "seconds": round(row.seconds)}
             for row in needs.table(*models)}  # fmt: skip
 
 
@@ -187,9 +187,9 @@ def markdown(results: dict[str, Any]) -> str:
             lines.append(row([step, *shown]))
         lines.append("")
     for pair, rules in results["plans"].items():
-        lines += [f"## The plan of {PAIRS[pair]['title']}", "", row(["rule", "MiB", "minutes"]),
+        lines += [f"## The plan of {PAIRS[pair]['title']}", "", row(["rule", "MiB", "seconds"]),
                   "|---|---|---|"]  # fmt: skip
-        lines += [row([rule, each["mib"], each["minutes"]]) for rule, each in rules.items()]
+        lines += [row([rule, each["mib"], each["seconds"]]) for rule, each in rules.items()]
         lines.append("")
     return "\n".join(lines)
 

@@ -68,7 +68,7 @@ def make_moments(path: Path, old: Model, new: Model) -> None:
         for layer in range(new.dims.layers):
             found = {}
             for site in needed(SETTINGS["modules"]):
-                o, n = width(old, site), width(new, site)
+                o, n = width(old.dims, site), width(new.dims, site)
                 relation = torch.randn(o, n, generator=random, dtype=torch.float64) / o**0.5
                 both = [Moments.empty(site, o, n, "cpu") for _ in PARTS]
                 for part, moments in zip(PARTS, both, strict=True):

@@ -19,6 +19,8 @@ FRAME = (
     "runtime/job.py",
     "runtime/memory.py",
     "planning/needs.py",
+    "planning/sizes.py",
+    "planning/times.py",
     "planning/layout.py",
 )
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements inside a statement

@@ -19,7 +19,7 @@ import slurm
 from toy import Toy
 
 from loraport.models.families import Dimensions
-from loraport.planning import needs
+from loraport.planning import needs, times
 from loraport.runtime.job import last_record
 
 PROJECT = Path(__file__).parents[2]
@@ -134,7 +134,8 @@ def test_memory_time_cores_and_gpus_are_the_rules_own(through_slurm):
             for version in ("v1", "v2")
         )
     ]
-    memory, minutes, *_ = needs.need("maps", *models)
+    memory, seconds, *_ = needs.need("maps", *models)
+    minutes = times.limit_minutes(seconds, cores=2)
     (job,) = (job for job in through_slurm.jobs.values() if "rule_maps" in job["Comment"])
     assert job["MinMemory"] == f"{memory}M"
     assert job["TimeLimit"] in (f"{minutes}:00", f"0:{minutes:02}:00")

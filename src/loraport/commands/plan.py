@@ -1,15 +1,18 @@
 """`loraport plan`: memory and time of each rule for a pair of models, before anything runs.
 
-Only config.json of each model is read (and fetched, for a model of the hub). The figures are what
-the workflow asks a scheduler for: minutes of a small CPU job, generous by a factor of two, and
-memory without and with a GPU. Where the pair is there already, in the artifacts of this folder,
-what each step took stands beside it.
+Only config.json of each model is read (and fetched, for a model of the hub). Memory is what the
+workflow asks a scheduler for, without a GPU and with one. Time is an estimate, on one core of a CPU
+and with a GPU; a scheduler is asked for four times as much and ten minutes. Where the pair is there
+already, in the artifacts of this folder, what each step took stands beside it.
 """
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 HELP = "memory and time that a pair of models will need, step by step"
+LEGEND = """
+memory, one core: of a machine without a GPU, and time on one core of it. host, GPU, with GPU: of a
+machine that has one, of the GPU, and time there. Times are estimates."""
 EXAMPLES = ("loraport plan Qwen/Qwen1.5-1.8B Qwen/Qwen2.5-3B",)
 
 
@@ -23,6 +26,7 @@ def run(arguments: Namespace) -> int:
     """Print both models' dimensions, and the table."""
     from ..models.spec import open_model, resolve
     from ..planning import needs
+    from ..planning.sizes import parameters
     from ..report.terminal import table
     from ._steps import does
 
@@ -32,7 +36,7 @@ def run(arguments: Namespace) -> int:
         dims = model.dims
         experts = f" in {dims.experts} experts" if dims.experts > 1 else ""
         print(
-            f"{side}  {model.architecture.name}, {_count(needs.parameters(dims))} weights: "
+            f"{side}  {model.architecture.name}, {_count(parameters(dims))} weights: "
             f"{dims.layers} layers, hidden {dims.hidden}, intermediate "
             f"{dims.intermediate}{experts},\n"
             f"     {dims.heads} heads of {dims.head_dim} ({dims.attention}, {dims.kv_heads}), "
@@ -43,12 +47,12 @@ def run(arguments: Namespace) -> int:
     for row in needs.table(models[0].dims, models[1].dims):
         rule, _, side = row.rule.partition(" ")
         words = f"{does(rule)} ({side})" if side else does(rule)
-        with_gpu = map(_gib, (row.host_mib, row.gpu_mib))
-        planned = [f"{row.mib:,} MiB", f"{row.minutes:,} min", *with_gpu]
+        with_gpu = [_gib(row.host_mib), _gib(row.gpu_mib), _time(row.gpu_seconds)]
+        planned = [_gib(row.mib), _time(row.seconds), *with_gpu]
         rows.append([words, rule, *planned, *taken.get(row.rule, ["", ""])])
-    header = ["step", "rule", "memory", "time", "beside a GPU", "on the GPU", "took", "in"]
-    shown = rows if taken else [row[:6] for row in rows]
-    print(f"\n{table(header[: len(shown[0])], shown)}")
+    header = ["step", "rule", "memory", "one core", "host", "GPU", "with GPU", "took", "in"]
+    shown = rows if taken else [row[:7] for row in rows]
+    print(f"\n{table(header[: len(shown[0])], shown)}\n{LEGEND}")
     return 0
 
 
@@ -85,3 +89,13 @@ def _count(weights: int) -> str:
 
 def _gib(mib: int) -> str:
     return f"{mib / 1024:,.1f} GiB" if mib else "–"
+
+
+def _time(seconds: float) -> str:
+    """Seconds in words; 0 is none."""
+    if not seconds:
+        return "–"
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"

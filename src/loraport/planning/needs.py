@@ -1,14 +1,32 @@
 """What each rule will need: memory and time from the models' dimensions, before anything runs."""
 
 import json
-import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from ..models.families import FEED_FORWARD, ROLES, Dimensions
+from ..models.families import Dimensions
+from . import times
+from .sizes import (
+    DOUBLE_BYTES,
+    HALF_BYTES,
+    SINGLE_BYTES,
+    FitShape,
+    around_blocks,
+    block_parameters,
+    held_roles,
+    input_fits,
+    kept_widths,
+    output_fits,
+    parameters,
+    read_widths,
+    site_sums,
+)
 
 MIB = 1 << 20
 BASE_MIB = 600  # Python with torch and transformers imported
@@ -16,7 +34,9 @@ BASE_MIB = 600  # Python with torch and transformers imported
 # 1024 and 2048 (benchmarks/results/plans.md)
 BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "layers": 330,
          "embedding": 330, "heads": 450, "maps": 1000}  # fmt: skip
-CUDA_MIB = 400  # more, where CUDA is used
+WITHOUT_TORCH = ("spec", "transferred", "model_merged")
+CUDA_BUILD_MIB = 300  # more, where torch is one that can use a GPU, whether there is one or not
+CUDA_MIB = 400  # more, where CUDA is used, with the libraries of such a build
 # of a job that runs models on a GPU: libraries, CUDA, and weights on their way. Measured: 2.9 GiB
 # by activations (1.8B and 3B), 4.4 by moments and by evaluations (0.5B and 1.5B), of whole models
 GPU_HOST_MIB = 4600
@@ -25,67 +45,27 @@ STREAMS_BYTES = (
     8 << 30
 )  # of a model's streams between blocks; more lie on disk (calibration.streams)
 MARGIN = 1.3  # of what is planned over what is held
-DOUBLE_BYTES, SINGLE_BYTES, HALF_BYTES = 8, 4, 2
-FIT_FLOPS = 2e10  # float64 a second that a small CPU job can count on
 TEXTS = 512  # for calibration
 READ_TOKENS = TEXTS * 256  # that a model reads
 BATCH_TOKENS = 16 * 256  # at a time
-FORWARD_FLOPS = 1e12  # a second while it reads
-WRITTEN_TOKENS = 512 * 128  # of the answers that a model writes
-WRITING_FLOPS = 1e11  # a second while it writes
-PAIRED_TOKENS = 50_000  # of those that are read, the ones that enter second moments
 RANK = 32  # of an adapter
-GAINS, ANSWERS = 7, 50  # that a gain is chosen from, and on (evaluation.gain)
+ROWS_AT_ONCE = 2048  # of embeddings, and of a map that is solved for on a GPU
 # of a carried table of the vocabulary: as it is made, of the new base beside it, as it is written.
 # Measured: 3.2 (tables of 60,000 × 512)
 TABLE_COPIES = 3.5
 
 
-def parameters(dims: Dimensions) -> int:
-    """Weights of all linear modules and of both embeddings, a close upper bound."""
-    blocks = sum(block_parameters(dims.at(layer)) for layer in range(dims.layers))
-    return blocks + dims.vocabulary * dims.hidden + around_blocks(dims)
-
-
-def around_blocks(dims: Dimensions) -> int:
-    """Weights that stay while blocks are streamed: the input embedding, and that of the layers'
-    own inputs.
-    """
-    return dims.vocabulary * (dims.hidden + dims.layers * dims.per_layer_input)
-
-
-def kept_widths(dims: Dimensions) -> int:
-    """Numbers a token that are kept between blocks: the stream, and of two layer types the keys and
-    values that later layers read.
-    """
-    borrow = any(dims.at(layer).borrows >= 0 for layer in range(dims.layers))
-    return dims.hidden + (4 * dims.kv_heads * dims.head_dim if borrow else 0)
-
-
-def block_parameters(dims: Dimensions) -> int:
-    """Weights of the linear modules of one block."""
-    held = [role for role in ROLES if role not in dims.lacks]
-    sizes = {role: math.prod(dims.shape(role)) for role in held}
-    feed_forward = sum(size for role, size in sizes.items() if role in FEED_FORWARD)
-    return sum(sizes.values()) + (dims.experts - 1) * feed_forward
-
-
-def _held(dims: Dimensions) -> list[str]:
-    """Roles that a model of these sizes may have."""
-    return [role for role in ROLES if all(dims.shape(role))]
-
-
-def _spec(*models: Dimensions) -> tuple[float, float]:
+def _spec(*models: Dimensions) -> float:
     """The largest matrix, in float32."""
     largest = max(
         max(d.intermediate * d.hidden, d.vocabulary * max(d.hidden, d.layers * d.per_layer_input))
         for d in models
     )
-    return SINGLE_BYTES * largest, sum(parameters(d) for d in models) * SINGLE_BYTES / 2e8
+    return SINGLE_BYTES * largest
 
 
 class Walked(NamedTuple):
-    """Bytes of a rule that walks models block by block, and seconds.
+    """Bytes of a rule that walks models block by block.
 
     Attributes
     ----------
@@ -95,7 +75,6 @@ class Walked(NamedTuple):
 
     computing: float
     beside: float
-    seconds: float
 
 
 def _walk(dims: Dimensions, number: int, whole: bool) -> tuple[float, float]:
@@ -111,45 +90,65 @@ def _activations(*models: Dimensions, number: int = SINGLE_BYTES, whole: bool = 
     """A model, and pooled features."""
     held = [_walk(d, number, whole) for d in models]
     features = sum(d.layers * d.hidden * TEXTS * SINGLE_BYTES for d in models)
-    weights = sum(parameters(d) for d in models)
-    seconds = 600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * READ_TOKENS / FORWARD_FLOPS
-    return Walked(sum(c for c, _ in held), features + sum(b for _, b in held), seconds)
+    return Walked(sum(c for c, _ in held), features + sum(b for _, b in held))
 
 
-def _embedding(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    square = old.hidden * (old.hidden + new.hidden) * DOUBLE_BYTES
-    work = 2 * old.vocabulary * old.hidden * (old.hidden + new.hidden) + 30 * old.hidden**3
-    rows = 8192 * (old.hidden + new.hidden) * DOUBLE_BYTES
-    return 6 * square + new.vocabulary * new.hidden * SINGLE_BYTES + rows, work / FIT_FLOPS
+def _embedding(old: Dimensions, new: Dimensions) -> float:
+    """The sums and what is solved with them, rows in float64, and the new model's table."""
+    return _solved(old, new) + new.vocabulary * new.hidden * SINGLE_BYTES
 
 
-def _features(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _solved(old: Dimensions, new: Dimensions) -> float:
+    """Of an embedding's map, what is on a GPU."""
+    square, rows = old.hidden * (old.hidden + new.hidden), ROWS_AT_ONCE * (old.hidden + new.hidden)
+    return (3.5 * square + rows) * DOUBLE_BYTES
+
+
+def _features(old: Dimensions, new: Dimensions) -> float:
     """Both models' features in float64."""
-    return TEXTS * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE_BYTES, 120
+    return TEXTS * sum(d.layers * d.hidden for d in (old, new)) * DOUBLE_BYTES
 
 
-def _heads(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _heads(old: Dimensions, new: Dimensions) -> float:
     wide = old.heads * old.head_dim, new.heads * new.head_dim
     held = (
         4 * wide[0] * (old.hidden + new.hidden) + 4 * wide[1] * new.hidden + 5 * wide[0] * wide[1]
     )
-    work = 8 * wide[0] * new.hidden * (old.hidden + wide[1]) * min(old.layers, new.layers)
-    # not all of it at a time
-    return 0.5 * (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES, work / FIT_FLOPS
+    return 0.5 * (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES  # not all of it at a time
 
 
-def _maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _maps(old: Dimensions, new: Dimensions) -> float:
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
-    work = 4 * waist * (old.hidden + new.hidden) * 3 * min(old.layers, new.layers)
-    return 2.3 * waist * DOUBLE_BYTES, work / FIT_FLOPS
+    return 2.3 * waist * DOUBLE_BYTES
 
 
 def fit_bytes(old: Dimensions, new: Dimensions) -> float:
-    """Memory while a layer's maps are fitted to second moments: both parts' sums at the widest
-    site, the eigenvectors and what they are made with, and the layer's maps.
+    """Memory on a CPU while a layer's maps are fitted to second moments: both parts' sums at the
+    widest site, the eigenvectors and what they are made with, and the layer's maps.
     """
     o, n = (max(d.intermediate, d.hidden, d.heads * d.head_dim) for d in (old, new))
     return 12 * (o * o + o * n + n * n) * DOUBLE_BYTES
+
+
+def fit_bytes_on_gpu(fits: Sequence[FitShape], sums: float = 0) -> float:
+    """The same on a GPU, of the fit that takes most. Sums of both parts, a factor, the prior and
+    the map; or those of one part, and what a rotation takes by polar steps (numerics.polar): two
+    matrices of the map's shape, and eight squares of its thinner side.
+
+    Parameters
+    ----------
+    fits : of a layer pair, in their order
+    sums : bytes of all sums of the layer pair, where they are there already
+    """
+    most, kept = 0.0, 0.0
+    for fit in fits:
+        shape, square = fit.targets * fit.sources, min(fit.targets, fit.sources) ** 2
+        steps = fit.prior * (fit.sums + 2 * shape + 8 * square)
+        held = max(2 * fit.sums + shape if sums else 3 * fit.sums, steps)
+        rows = 4 * min(ROWS_AT_ONCE, fit.targets) * fit.sources
+        most = max(most, kept + held + rows)
+        kept += shape if fit.kept else 0
+    return most * DOUBLE_BYTES + sums
 
 
 def layers_at_once(
@@ -161,7 +160,7 @@ def layers_at_once(
     one, beside = fit_bytes(old, new), 0.0
     if in_turn:
         walked = _moments(old, new)
-        one, beside = one + _site_sums(old, new), walked.computing + walked.beside
+        one, beside = one + site_sums(old, new), walked.computing + walked.beside
     return max(1, min(threads, int(((mib - BASE_MIB) * MIB - beside) / one)))
 
 
@@ -178,44 +177,51 @@ def workers(
     return layers_at_once(min(asked, left), snakemake.threads, old, new, in_turn)
 
 
-def _fitted_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _fitted_maps(old: Dimensions, new: Dimensions) -> float:
     one = fit_bytes(old, new)
-    size = max(one, min(8 * one, 16 << 30))
-    cubes = sum(
-        d.intermediate**3 + 7 * max(d.hidden, d.heads * d.head_dim) ** 3 for d in (old, new)
-    )
-    return size, 40 * cubes * min(old.layers, new.layers) / FIT_FLOPS * one / size
+    return max(one, min(8 * one, 16 << 30))
+
+
+def _fitted_beside(old: Dimensions, new: Dimensions) -> float:
+    """Of fits on a GPU, in the machine's memory: a layer pair's sums, and the maps of three."""
+    fits = [*input_fits(old, new), *output_fits(old, new)]
+    maps = sum(each.targets * each.sources for each in fits) * SINGLE_BYTES
+    return site_sums(old, new) + 3 * maps
 
 
 def _maps_in_turn(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
-    """Moments, and a fit to those of a layer pair while the next ones are summed."""
-    walked, (size, seconds) = _moments(old, new, number), _fitted_maps(old, new)
-    if number == HALF_BYTES:  # on a GPU one layer is fitted, and none is summed meanwhile
-        size = fit_bytes(old, new) - _site_sums(old, new) / 2
-    else:
-        size += size / fit_bytes(old, new) * _site_sums(old, new)
-    return Walked(walked.computing + max(0, size), walked.beside, walked.seconds + seconds)
+    """Moments, and a fit to those of a layer pair. On a CPU while the next ones are summed; on a
+    GPU beside both embeddings, and beside the sums of both parts where they are few.
+    """
+    walked, sums = _moments(old, new, number), site_sums(old, new)
+    if number == SINGLE_BYTES:
+        size, one = _fitted_maps(old, new), fit_bytes(old, new)
+        return walked._replace(computing=walked.computing + size + size / one * sums)
+    there = sums if sums <= times.SUMS_ROOM_BYTES else 0.0
+    around = number * (around_blocks(old) + around_blocks(new))
+    fits = [*input_fits(old, new), *output_fits(old, new)]
+    fitting = around + fit_bytes_on_gpu(fits, there)
+    return walked._replace(computing=max(walked.computing + there / 2, fitting))
 
 
-def _output_maps(old: Dimensions, new: Dimensions) -> tuple[float, float]:
-    size, seconds = _fitted_maps(old, new)  # of which they are one side
-    return size, seconds / 2
+def _output_maps(old: Dimensions, new: Dimensions) -> float:
+    return _fitted_maps(old, new)  # of which they are one side
 
 
-def _transferred(old: Dimensions, new: Dimensions) -> tuple[float, float]:
+def _transferred(old: Dimensions, new: Dimensions) -> float:
     """The adapter, what it becomes (twice while it is written), and a block of a map; a method that
     adds a matrix of weights has one of those as well.
     """
-    sides = [d.layers * sum(sum(d.shape(role)) for role in _held(d)) for d in (old, new)]
+    sides = [d.layers * sum(sum(d.shape(role)) for role in held_roles(d)) for d in (old, new)]
     factors = RANK * SINGLE_BYTES * (sides[0] + 2 * sides[1])
-    return factors + new.intermediate * new.hidden * DOUBLE_BYTES, 60
+    return factors + new.intermediate * new.hidden * DOUBLE_BYTES
 
 
-def _model_merged(new: Dimensions) -> tuple[float, float]:
+def _model_merged(new: Dimensions) -> float:
     rows = (1 << 24) + new.hidden  # a block of rows, several times in float64
-    return 6 * rows * DOUBLE_BYTES, parameters(new) * SINGLE_BYTES / 1e8
+    return 6 * rows * DOUBLE_BYTES
 
 
 def _moments(
@@ -226,73 +232,40 @@ def _moments(
     are the sums of one part of the texts.
     """
     held = [_walk(d, number, whole) for d in (old, new)]
-    sums = _site_sums(old, new)
+    sums = site_sums(old, new)
     there, kept = (sums / 2, sums) if number == HALF_BYTES else (sums, 0.0)
-    widths = sum(sum(_read_widths(d)) + 4 * d.hidden for d in (old, new))
-    wide = [max(_read_widths(d)) for d in (old, new)]
+    widths = sum(sum(read_widths(d)) + 4 * d.hidden for d in (old, new))
+    wide = [max(read_widths(d)) for d in (old, new)]
     caught = BATCH_TOKENS * (widths * number + 2 * sum(wide) * DOUBLE_BYTES)
     written = 0.5 * max(wide) ** 2 * DOUBLE_BYTES
-    layers = min(old.layers, new.layers)
     return Walked(
         sum(computing for computing, _ in held) + there + caught,
         sum(beside for _, beside in held) + kept + written,
-        600 + 2 * PAIRED_TOKENS * sums * layers / DOUBLE_BYTES / 2 / FIT_FLOPS,
     )
 
 
 def _experts(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
-    """What moments take, and of one layer the rows of gate and up of all experts of both models;
-    cosines of the neurons of each pair of experts.
-    """
+    """What moments take, and of one layer the rows of gate and up of all experts of both models."""
     walked = _moments(old, new, number, whole)
     rows = sum(2 * d.experts * d.intermediate * d.hidden for d in (old, new)) * SINGLE_BYTES
-    layers = min(old.layers, new.layers)
-    cosines = 4 * new.experts * new.intermediate**2 * new.hidden * layers
-    return Walked(walked.computing + rows, walked.beside, walked.seconds + cosines / FIT_FLOPS)
+    return walked._replace(computing=walked.computing + rows)
 
 
-def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> tuple[float, float]:
+def _gradients(old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES) -> float:
     """By a backward pass of four texts: what it keeps, and the scores four times."""
     wide = [(d.heads + 2 * d.kv_heads) * d.head_dim + 2 * d.intermediate for d in (old, new)]
     sums = 2 * DOUBLE_BYTES * wide[1] * sum(wide) * min(old.layers, new.layers)
     models = [parameters(d) for d in (old, new)]
     kept = [d.layers * (16 * d.hidden + 6 * d.intermediate) for d in (old, new)]
     kept = [each + 4 * d.vocabulary for each, d in zip(kept, (old, new), strict=True)]
-    size = (sum(models) + 1024 * max(kept)) * number + min(sums, 8 << 30)
-    passes = 3 * 2 * sum(models) * READ_TOKENS / FORWARD_FLOPS
-    seconds = 600 + passes + 2 * PAIRED_TOKENS * sums / DOUBLE_BYTES / 2 / FIT_FLOPS
-    return size, seconds
-
-
-def _site_sums(old: Dimensions, new: Dimensions) -> float:
-    """Bytes of one layer pair's moments, of both parts of the texts, for all modules."""
-    total = 0
-    for o, n in zip(_read_widths(old), _read_widths(new), strict=True):  # Σ x yᵀ and Σ y yᵀ
-        total += o * n + n * n
-    total += old.intermediate**2  # down's input is what gate and up write
-    both = old.hidden**2 + old.hidden * new.hidden
-    total += 2 * (both + new.hidden**2)  # the stream behind o and behind down
-    linear = (old.linear_values, new.linear_values)
-    if all(linear):  # what linear attention reads, and its output
-        for o, n in ((old.hidden, new.hidden), linear):
-            total += o * n + n * n
-    written = [role for role in _held(old) if role in _held(new) and role not in ("gate", "up")]
-    for role in written:  # Σ x yᵀ and Σ x xᵀ
-        o, n = old.shape(role)[0], new.shape(role)[0]
-        total += o * n + o * o
-    return 2 * DOUBLE_BYTES * total
-
-
-def _read_widths(dims: Dimensions) -> tuple[int, int, int, int]:
-    """Of what attention, o, gate with up, and down read."""
-    return dims.hidden, dims.heads * dims.head_dim, dims.hidden, dims.intermediate
+    return (sum(models) + 1024 * max(kept)) * number + min(sums, 8 << 30)
 
 
 def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
     """Numbers that a walk of four models keeps of each token: streams, and what passed a block."""
-    old_sites = sum(_read_widths(old)) + 4 * old.hidden  # and the streams there, and their change
+    old_sites = sum(read_widths(old)) + 4 * old.hidden  # and the streams there, and their change
     new_sites = new.intermediate + 4 * new.hidden
     return 2 * (old.hidden + new.hidden), old_sites + new_sites
 
@@ -300,13 +273,10 @@ def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
 def _adapter_maps(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
-    """By two copies of each base. Blocks of the old one and of the bare new one run once; of the
-    one with updates up to each reader and once more, which adds up to three times.
-
-    Streamed ones are in float32 everywhere; before that the old one is there whole, to write
-    answers.
+    """By two copies of each base. Streamed ones are in float32 everywhere; before that the old one
+    is there whole, to write answers.
     """
-    read = list(zip(_read_widths(old), _read_widths(new), strict=True))
+    read = list(zip(read_widths(old), read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
     streams, passed = (READ_TOKENS * width * SINGLE_BYTES for width in walk_widths(old, new))
     fit = 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
@@ -318,16 +288,7 @@ def _adapter_maps(
         inside = max(BATCH_TOKENS * (8 * d.hidden + 3 * d.intermediate) for d in (old, new))
         size = max(bases[0] * SINGLE_BYTES, (held + inside) * SINGLE_BYTES + passed + fit)
         beside = streams + 2 * sum(blocks) * SINGLE_BYTES
-    runs = (
-        2 * READ_TOKENS * (2 * bases[0] + 4 * bases[1]) / FORWARD_FLOPS
-        + 2 * WRITTEN_TOKENS * bases[0] / WRITING_FLOPS
-    )
-    sums = sum(o * n + n * n for o, n in read)
-    sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
-    fits = 20 * sum(o**3 + n**3 for o, n in read)
-    seconds = (2 * PAIRED_TOKENS * sums + fits) * min(old.layers, new.layers) / FIT_FLOPS
-    times = 1 if whole else 2  # that weights are read
-    return Walked(size, beside, 600 + times * sum(bases) * SINGLE_BYTES / 2e8 + runs + seconds)
+    return Walked(size, beside)
 
 
 def _gain(new: Dimensions, batch: int, cutoff: int, number: int) -> Walked:
@@ -336,14 +297,13 @@ def _gain(new: Dimensions, batch: int, cutoff: int, number: int) -> Walked:
     """
     around = around_blocks(new) + new.vocabulary * new.hidden
     block, tokens = block_parameters(new), batch * cutoff
-    adapter = RANK * new.layers * sum(sum(new.shape(role)) for role in _held(new))
+    adapter = RANK * new.layers * sum(sum(new.shape(role)) for role in held_roles(new))
     inside = block + tokens * (8 * new.hidden + 3 * new.intermediate)
     scores = 3 * tokens * new.vocabulary * SINGLE_BYTES
-    read, weights = GAINS * ANSWERS * cutoff, parameters(new)
+    read = times.GAINS * times.ANSWERS * cutoff
     return Walked(
         around * number + adapter * SINGLE_BYTES + max(inside * number, scores),
         block * number + min(STREAMS_BYTES, read * kept_widths(new) * number),
-        600 + weights * SINGLE_BYTES / 2e8 + 2 * weights * read / FORWARD_FLOPS,
     )
 
 
@@ -354,11 +314,11 @@ WALKED: dict[str, Callable[..., Walked]] = {
     "maps_in_turn": _maps_in_turn,
     "adapter_maps": _adapter_maps,
 }
-RULES: dict[str, Callable[..., tuple[float, float]]] = {
+RULES: dict[str, Callable[..., float]] = {
     "spec": _spec,
     "embedding": _embedding,
     "cka": _features,
-    "layers": lambda *models: (0.0, 10.0),
+    "layers": lambda *models: 0.0,
     "heads": _heads,
     "gradients": _gradients,
     "maps": _maps,
@@ -377,35 +337,68 @@ ON_CPU = ("spec", "cka", "layers", "transferred", "model_merged")  # whatever th
 
 
 class Need(NamedTuple):
-    """What a rule may use: of a machine's memory on a CPU, minutes, and on a GPU both memories."""
+    """What a rule may use of a machine, and how long it takes by estimate.
+
+    Attributes
+    ----------
+    mib : of the machine's memory, where its CPU computes
+    seconds : on one core
+    host_mib : of the machine's memory where a GPU computes; 0 for a rule that uses none
+    gpu_mib : of the GPU, as torch allocates it: without the half GiB of CUDA's own context, and
+        without what torch keeps of memory that it has let go
+    gpu_seconds : where a GPU computes
+    """
 
     mib: int
-    minutes: int
-    host_mib: int  # of the machine's memory where a GPU computes; 0 for a rule that uses none
+    seconds: float
+    host_mib: int
     gpu_mib: int
+    gpu_seconds: float
 
 
 def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
-    """Memory in MiB, MARGIN over what the rule holds, and wall time in minutes, generous by a
-    factor of two.
+    """Memory in MiB, MARGIN over what the rule holds, and seconds as they are estimated: what a
+    scheduler is asked for is `times.limit_minutes` of them.
 
     Parameters
     ----------
     models : the one model of a per-model rule, or the old and the new one of a pair's
     whole : whether models that could be streamed are held whole
     """
+    seconds = [times.RULES[rule](*models, rates=rates) for rates in (times.CORE, times.GPU)]
     if rule in WALKED:
-        return _need_of_walk(rule, *models, whole=whole)
-    size, seconds = RULES[rule](*models)
-    memory = BASES.get(rule, BASE_MIB) + _planned(size)
-    minutes = _minutes(seconds)
+        return _need_of_walk(rule, *models, whole=whole, seconds=seconds)
+    size = RULES[rule](*models)
+    memory = _base(rule) + _planned(size)
     if rule in ON_CPU:
-        return Need(memory, minutes, 0, 0)
-    if rule == "gradients":
+        return Need(memory, seconds[0], 0, 0, 0.0)
+    beside = BASES.get(rule, BASE_MIB) + CUDA_MIB
+    host, on_gpu = beside + _planned(size), size
+    if rule == "embedding":
+        on_gpu = _solved(models[0], models[1])
+    elif rule == "gradients":
+        host, on_gpu = GPU_HOST_MIB, _gradients(models[0], models[1], HALF_BYTES)
+    elif rule in ("fitted_maps", "output_maps"):
         old, new = models
-        on_gpu, _ = _gradients(old, new, HALF_BYTES)
-        return Need(memory, minutes, GPU_HOST_MIB, _planned(on_gpu))
-    return Need(memory, minutes, memory + CUDA_MIB, _planned(size))
+        fits = [] if rule == "output_maps" else input_fits(old, new)
+        on_gpu = fit_bytes_on_gpu([*fits, *output_fits(old, new)])
+        host = beside + _planned(_fitted_beside(old, new))
+    return Need(memory, seconds[0], host, _planned(on_gpu), seconds[1])
+
+
+@cache
+def is_cuda_build() -> bool:
+    """Whether torch is a build for GPUs, whose libraries are large where none is used too."""
+    try:
+        return sys.platform == "linux" and "+cpu" not in version("torch")
+    except PackageNotFoundError:
+        return False
+
+
+def _base(rule: str) -> int:
+    """MiB of a rule's process without what it holds."""
+    libraries = CUDA_BUILD_MIB if is_cuda_build() and rule not in WITHOUT_TORCH else 0
+    return BASES.get(rule, BASE_MIB) + libraries
 
 
 def streamed_gain(new: Dimensions, batch: int, cutoff: int) -> Need:
@@ -417,7 +410,8 @@ def streamed_gain(new: Dimensions, batch: int, cutoff: int) -> Need:
     cutoff : tokens of an example, at most
     """
     on_cpu, on_gpu = (_gain(new, batch, cutoff, number) for number in (SINGLE_BYTES, HALF_BYTES))
-    return _need_of_walked(on_cpu, on_gpu, GPU_WALK_MIB)
+    seconds = [times.gain(new, cutoff, rates) for rates in (times.CORE, times.GPU)]
+    return _need_of_walked(on_cpu, on_gpu, GPU_WALK_MIB, seconds)
 
 
 def with_tables(asked: Need, held: int, carried: int) -> Need:
@@ -432,7 +426,7 @@ def with_tables(asked: Need, held: int, carried: int) -> Need:
     return asked._replace(mib=asked.mib + more)
 
 
-def _need_of_walk(rule: str, *models: Dimensions, whole: bool) -> Need:
+def _need_of_walk(rule: str, *models: Dimensions, whole: bool, seconds: Sequence[float]) -> Need:
     on_cpu, on_gpu = (
         WALKED[rule](*models, number=number, whole=whole) for number in (SINGLE_BYTES, HALF_BYTES)
     )
@@ -440,21 +434,18 @@ def _need_of_walk(rule: str, *models: Dimensions, whole: bool) -> Need:
     if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B, whole
         on_way = models if whole else models[:1]  # the old one, in float32, writes answers
         host = GPU_HOST_MIB + int(sum(map(parameters, on_way)) * SINGLE_BYTES / MIB)
-    return _need_of_walked(on_cpu, on_gpu, host)
+    return _need_of_walked(on_cpu, on_gpu, host, seconds)
 
 
-def _need_of_walked(on_cpu: Walked, on_gpu: Walked, host: int) -> Need:
+def _need_of_walked(on_cpu: Walked, on_gpu: Walked, host: int, seconds: Sequence[float]) -> Need:
     """`host`: MiB of the machine's memory where a GPU computes, without what is beside it."""
     return Need(
-        BASE_MIB + _planned(on_cpu.computing + on_cpu.beside),
-        _minutes(on_cpu.seconds),
+        _base("") + _planned(on_cpu.computing + on_cpu.beside),
+        seconds[0],
         host + _planned(on_gpu.beside),
         _planned(on_gpu.computing),
+        seconds[1],
     )
-
-
-def _minutes(seconds: float) -> int:
-    return 5 + int(2 * seconds / 60)
 
 
 def _planned(size: float) -> int:
@@ -466,9 +457,10 @@ class Row(NamedTuple):
 
     rule: str
     mib: int
-    minutes: int
+    seconds: float
     host_mib: int
     gpu_mib: int
+    gpu_seconds: float
 
 
 def table(old: Dimensions, new: Dimensions) -> list[Row]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from ..models.families import Dimensions
 from ..models.streaming import is_streamed
-from . import needs, preflight, stages
+from . import needs, preflight, stages, times
 from .queries import Config
 
 BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a base model
-# memory and minutes to describe a model of the hub, whose size is not known yet
-UNSEEN_MODEL = needs.Need(8000, 120, 0, 0)
+# memory and time (120 minutes) to describe a model of the hub, whose size is not known yet
+UNSEEN_MODEL = needs.Need(8000, times.limit_seconds(120), 0, 0, 0.0)
 # rules that the calibration section moves
 READING = ("activations", "moments", "gradients", "experts")
 STREAMED = ("activations", "moments", "experts", "adapter_maps")  # if their models are
@@ -51,11 +51,17 @@ class Resources:
 
         return memory
 
-    def runtime(self, name: str) -> Callable[[Any, Any, int], int]:
-        """Wall time in minutes; `name` as for `mem_mb`."""
-        return lambda wildcards, input, attempt: (
-            self._need(name, wildcards, input).minutes * attempt
-        )
+    def runtime(self, name: str) -> Callable[..., int]:
+        """The limit of wall time in minutes (`times.limit_minutes`); `name` as for `mem_mb`."""
+
+        def minutes(wildcards: Any, input: Any, attempt: int, threads: int = 1) -> int:
+            asked = self._need(name, wildcards, input)
+            if self._on_gpu(name) and asked.gpu_mib:
+                return attempt * times.limit_minutes(asked.gpu_seconds)
+            cores = 1 if name in (*BY_BASE, "gain") else threads
+            return attempt * times.limit_minutes(asked.seconds, cores)
+
+        return minutes
 
     def gpus(self, section: str) -> int:
         """GPUs to take, none where the config says cpu or names one GPU itself (cuda:1)."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..errors import LoraportError
 from ..models.families import Dimensions
-from . import layout, needs, tasks
+from . import layout, needs, tasks, times
 from .queries import Config
+from .sizes import HALF_BYTES, SINGLE_BYTES, parameters
 
 
 @dataclass(frozen=True)
@@ -270,19 +271,20 @@ def base_need(dims: Dimensions, settings: Mapping[str, Any]) -> needs.Need:
 
     The weights, the scores of a batch of `cutoff` tokens (or 512) thrice, and what the batch keeps
     of every layer where there is a step back (settings with `micro_batch`), else of one. float32 on
-    a CPU; on a GPU bfloat16, but for the scores.
+    a CPU; on a GPU bfloat16, but for the scores. Time depends on the data, which is not looked at:
+    its limit follows from the model's size alone.
     """
-    weights = needs.parameters(dims)
+    weights = parameters(dims)
     batch = settings.get("micro_batch") or settings.get("batch_size") or 16
     tokens = (batch if isinstance(batch, int) else 64) * settings.get("cutoff", 512)
     layer = 16 * dims.hidden + 4 * dims.intermediate + 2 * dims.heads * settings.get("cutoff", 512)
     layers = dims.layers if "micro_batch" in settings or "rates" in settings else 1
-    scores = 3 * tokens * dims.vocabulary * needs.SINGLE_BYTES
+    scores = 3 * tokens * dims.vocabulary * SINGLE_BYTES
 
     def mib(number: int) -> int:
         kept = tokens * layers * layer * number
         return int((needs.MARGIN * weights * number + kept + scores) / needs.MIB)
 
-    minutes = 30 + int(weights / 1e7)
-    memory = 2 * needs.BASE_MIB + mib(needs.SINGLE_BYTES)
-    return needs.Need(memory, minutes, needs.GPU_HOST_MIB, mib(needs.HALF_BYTES))
+    seconds = times.limit_seconds(30 + weights / 1e7)
+    memory = 2 * needs.BASE_MIB + mib(SINGLE_BYTES)
+    return needs.Need(memory, seconds, needs.GPU_HOST_MIB, mib(HALF_BYTES), seconds)

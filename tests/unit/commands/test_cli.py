@@ -186,10 +186,12 @@ def test_plan_tells_sizes_memory_and_time_from_the_configs_alone(tmp_path, capsy
     assert all(values[-1] in told for values in sizes.values())
     rows = {line.split("  ")[0]: line for line in told.splitlines()}
     for step in ("reads the model (old)", "runs the model on the texts (new)", "makes the maps"):
-        assert "MiB" in rows[step] and "min" in rows[step]
+        assert re.search(r" [\d,.]+ GiB +[\d,]+ (s|min|h|days) ", rows[step])
     assert "carries the adapter" in rows and "took" not in told
-    assert rows["runs the model on the texts (new)"].count("GiB") == 2  # beside a GPU, and on it
-    assert rows["carries the adapter"].count("–") == 2
+    reading = rows["runs the model on the texts (new)"]
+    assert reading.count("GiB") == 3  # without a GPU, beside one, and on it
+    assert re.search(r" 2 days .* 4 min$", reading)  # by one core, and with a GPU
+    assert rows["carries the adapter"].count("–") == 3
     assert all(len(line) <= 100 for line in told.splitlines()[3:])
 
 

@@ -199,10 +199,10 @@ def test_a_pair_has_layers_heads_and_a_plan(names):
         for rows, columns in [*map(dims.shape, ROLES), (dims.vocabulary, dims.hidden)]
     )
     for rule in RULES:
-        memory, minutes, *_ = needs.need(rule, *((new,) if rule == "spec" else (old, new)))
+        memory, seconds, *_ = needs.need(rule, *((new,) if rule == "spec" else (old, new)))
         base = needs.BASES.get(rule, needs.BASE_MIB)
         assert memory >= base
-        assert 5 <= minutes < (72 if "70b" in names[1] else 24) * 60  # on a small CPU job
+        assert 0 < seconds < (72 if "70b" in names[1] else 24) * 3600  # on one core
         if rule in ("embedding", "heads", "maps", "transferred"):  # a few tensors, not the model
             assert memory - base < 30 * largest / needs.MIB
     whole = sum(needs.parameters(dims) * 4 / needs.MIB for dims in (old, new))

@@ -10,7 +10,7 @@ import pico
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import contenders, layout, needs, preflight, resources, stages
+from loraport.planning import contenders, layout, needs, preflight, resources, stages, times
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 from loraport.planning.prospect import Prospect
@@ -182,9 +182,10 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     look, pair = made(), SimpleNamespace(**specs)
     dims = needs.read(pair)
     for rule in ("embedding", "maps"):
-        memory, minutes, *_ = needs.need(rule, *dims)
+        memory, seconds, *_ = needs.need(rule, *dims)
         assert look.mem_mb(rule)(PAIR, pair, 1) == memory
-        assert look.runtime(rule)(PAIR, pair, 3) == 3 * minutes
+        assert look.runtime(rule)(PAIR, pair, 3) == 3 * times.limit_minutes(seconds)
+        assert look.runtime(rule)(PAIR, pair, 1, threads=8) == times.limit_minutes(seconds, 8)
     fitted = SimpleNamespace(**specs, moments="artifacts/p/moments.h5")
     assert look.mem_mb("maps")(PAIR, fitted, 1) == needs.need("fitted_maps", *dims)[0]
     one = SimpleNamespace(spec=specs["old_spec"])
@@ -211,7 +212,7 @@ def test_a_gain_is_chosen_on_a_streamed_model_unless_that_is_to_be_whole(made, s
         )
         expected = expected or stages.base_need(dims, look.config.content["finetune"])
         assert look.mem_mb("gain")(APP, one, 2) == 2 * expected.mib
-        assert look.runtime("gain")(APP, one, 1) == expected.minutes
+        assert look.runtime("gain")(APP, one, 1) == times.limit_minutes(expected.seconds)
         assert look.gpu_mb("gain")(APP, one, 1) == 0
         settings = look.gain_settings(APP)
         assert settings.pop("stream") == stream
@@ -284,7 +285,7 @@ def test_whole_tables_of_an_adapter_count_in_its_transfer(made, pico_pair, specs
 
 
 def _asked(mib):
-    return needs.Need(mib, 5, 0, 0)
+    return needs.Need(mib, 5, 0, 0, 0)
 
 
 def test_models_that_are_not_streamed_are_planned_whole(made, specs):
@@ -314,6 +315,8 @@ def test_where_a_gpu_computes_the_models_are_in_its_memory(made, specs, monkeypa
     asked = needs.need("moments", *needs.read(pair))
     assert look.mem_mb("moments")(PAIR, pair, 1) == (asked.host_mib if on_gpu else asked.mib)
     assert look.gpu_mb("moments")(PAIR, pair, 2) == (2 * asked.gpu_mib if on_gpu else 0)
+    seconds = asked.gpu_seconds if on_gpu else asked.seconds
+    assert look.runtime("moments")(PAIR, pair, 1) == times.limit_minutes(seconds)
     one = SimpleNamespace(spec=specs["old_spec"])
     assert (look.gpu_mb("finetune")(APP, one, 1) > 0) == on_gpu
     assert look.gpu_mb("spec")(PAIR, one, 1) == 0
