@@ -373,12 +373,14 @@ run.activations("old")
 
 
 def test_a_rule_that_the_system_denies_memory_says_so(template, tmp_path):
-    """A model of 75 MiB, and 60 MiB left."""
+    """A model of matrices of 75 MiB each, and 60 MiB left: a small model would use up all, and then
+    a thread that starts has none for itself, on which the C library ends the process.
+    """
     if not Path("/proc/self/status").is_file():
         pytest.skip("no /proc to read a process's size from")
     shutil.copytree(template.root / "new", tmp_path / "new")
     pico.make_model(
-        tmp_path / "large", seed=1, hidden=512, intermediate=4096, layers=3, heads=4, kv_heads=2
+        tmp_path / "large", seed=1, hidden=64, intermediate=307200, layers=1, heads=4, kv_heads=2
     )
     pico.make_texts(tmp_path / "texts.txt", 200)
     command = [sys.executable, "-c", LIMITED, str(PROJECT / "tests"), str(tmp_path)]
