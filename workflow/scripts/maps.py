@@ -20,11 +20,12 @@ with job(snakemake) as log:
     )
     device = pick_device(params.settings["device"])
     summed = params.get("summed")  # how moments are that do not lie on disk
-    at_once = workers(snakemake, device, old.dims, new.dims, bool(summed))
+    modules = params.settings["modules"]
+    at_once = workers(snakemake, device, old.dims, new.dims, bool(summed), modules)
     pair = open_pair(old, new, inputs, dict(params.settings), device, workers=at_once)
     if summed:
         pair = in_turn(pair, params.sources["texts"], summed)
     made = counted(make_maps(params.method, pair), maps_to_make(pair), "module maps")
     ahead = 1 if device == "cpu" else len(ROLES)  # a layer's, beside a GPU that fits the next one
     write_maps(snakemake.output[0], params.method, identities(inputs), made, ahead)
-    log.info("maps by %s for %s", params.method, ", ".join(params.settings["modules"]))
+    log.info("maps by %s for %s", params.method, ", ".join(modules))

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from ..models.families import Dimensions
+from ..models.families import FEED_FORWARD, ROLES, Dimensions
 from . import times
 from .sizes import (
     DOUBLE_BYTES,
@@ -19,11 +19,12 @@ from .sizes import (
     FitShape,
     around_blocks,
     block_parameters,
+    fits,
     held_roles,
-    input_fits,
     kept_widths,
     output_fits,
     parameters,
+    read_sites,
     read_widths,
     site_sums,
 )
@@ -33,7 +34,8 @@ BASE_MIB = 600  # Python with torch and transformers imported
 # less or more where a rule imports less, or frees what it used late; measured at hidden sizes of
 # 1024 and 2048 (benchmarks/results/plans.md)
 BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "layers": 330,
-         "embedding": 330, "heads": 450, "maps": 1000}  # fmt: skip
+         "embedding": 330, "heads": 450, "maps": 1000,
+         "maps of attention": 360}  # fmt: skip
 WITHOUT_TORCH = ("spec", "transferred", "model_merged")
 CUDA_BUILD_MIB = 300  # more, where torch is one that can use a GPU, whether there is one or not
 CUDA_MIB = 400  # more, where CUDA is used, with the libraries of such a build
@@ -117,31 +119,37 @@ def _heads(old: Dimensions, new: Dimensions) -> float:
     return 0.5 * (held + 2 * old.hidden * new.hidden) * DOUBLE_BYTES  # not all of it at a time
 
 
-def _maps(old: Dimensions, new: Dimensions) -> float:
+def _maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
+    """Weights of a feed-forward module of both models; of attention alone, W_h, its inverse, and
+    weights as large.
+    """
+    if not set(FEED_FORWARD) & set(roles):
+        return 7 * max(old.hidden, new.hidden) ** 2 * DOUBLE_BYTES
     waist = old.intermediate * old.hidden + new.intermediate * new.hidden
     return 2.3 * waist * DOUBLE_BYTES
 
 
-def fit_bytes(old: Dimensions, new: Dimensions) -> float:
+def fit_bytes(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
     """Memory on a CPU while a layer's maps are fitted to second moments: both parts' sums at the
     widest site, the eigenvectors and what they are made with, and the layer's maps.
     """
-    o, n = (max(d.intermediate, d.hidden, d.heads * d.head_dim) for d in (old, new))
+    forward = bool(set(FEED_FORWARD) & set(roles))
+    o, n = (max(d.hidden, d.heads * d.head_dim, forward * d.intermediate) for d in (old, new))
     return 12 * (o * o + o * n + n * n) * DOUBLE_BYTES
 
 
-def fit_bytes_on_gpu(fits: Sequence[FitShape], sums: float = 0) -> float:
+def fit_bytes_on_gpu(made: Sequence[FitShape], sums: float = 0) -> float:
     """The same on a GPU, of the fit that takes most. Sums of both parts, a factor, the prior and
     the map; or those of one part, and what a rotation takes by polar steps (numerics.polar): two
     matrices of the map's shape, and eight squares of its thinner side.
 
     Parameters
     ----------
-    fits : of a layer pair, in their order
+    made : of a layer pair, in their order
     sums : bytes of all sums of the layer pair, where they are there already
     """
     most, kept = 0.0, 0.0
-    for fit in fits:
+    for fit in made:
         shape, square = fit.targets * fit.sources, min(fit.targets, fit.sources) ** 2
         steps = fit.prior * (fit.sums + 2 * shape + 8 * square)
         held = max(2 * fit.sums + shape if sums else 3 * fit.sums, steps)
@@ -152,20 +160,30 @@ def fit_bytes_on_gpu(fits: Sequence[FitShape], sums: float = 0) -> float:
 
 
 def layers_at_once(
-    mib: float, threads: int, old: Dimensions, new: Dimensions, in_turn: bool = False
+    mib: float,
+    threads: int,
+    old: Dimensions,
+    new: Dimensions,
+    in_turn: bool = False,
+    roles: Collection[str] = ROLES,
 ) -> int:
     """How many layers a job of so much memory fits side by side, a thread each; `in_turn` where
     their moments are summed meanwhile, beside both models.
     """
-    one, beside = fit_bytes(old, new), 0.0
+    one, beside = fit_bytes(old, new, roles), 0.0
     if in_turn:
-        walked = _moments(old, new)
-        one, beside = one + site_sums(old, new), walked.computing + walked.beside
+        walked = _moments(old, new, roles=roles)
+        one, beside = one + site_sums(old, new, roles), walked.computing + walked.beside
     return max(1, min(threads, int(((mib - BASE_MIB) * MIB - beside) / one)))
 
 
 def workers(
-    snakemake: Any, device: str, old: Dimensions, new: Dimensions, in_turn: bool = False
+    snakemake: Any,
+    device: str,
+    old: Dimensions,
+    new: Dimensions,
+    in_turn: bool = False,
+    roles: Collection[str] = ROLES,
 ) -> int:
     """How many layers' maps a rule's job makes side by side: one on a GPU, on a CPU one a thread,
     as far as the memory reaches that it asked for and that the machine has left.
@@ -174,40 +192,42 @@ def workers(
         return 1
     left = psutil.virtual_memory().available / MIB
     asked = getattr(getattr(snakemake, "resources", None), "mem_mb", left)
-    return layers_at_once(min(asked, left), snakemake.threads, old, new, in_turn)
+    return layers_at_once(min(asked, left), snakemake.threads, old, new, in_turn, roles)
 
 
-def _fitted_maps(old: Dimensions, new: Dimensions) -> float:
-    one = fit_bytes(old, new)
+def _fitted_maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
+    one = fit_bytes(old, new, roles)
     return max(one, min(8 * one, 16 << 30))
 
 
-def _fitted_beside(old: Dimensions, new: Dimensions) -> float:
+def _fitted_beside(old: Dimensions, new: Dimensions, roles: Collection[str]) -> float:
     """Of fits on a GPU, in the machine's memory: a layer pair's sums, and the maps of three."""
-    fits = [*input_fits(old, new), *output_fits(old, new)]
-    maps = sum(each.targets * each.sources for each in fits) * SINGLE_BYTES
-    return site_sums(old, new) + 3 * maps
+    maps = sum(each.targets * each.sources for each in fits(old, new, roles)) * SINGLE_BYTES
+    return site_sums(old, new, roles) + 3 * maps
 
 
 def _maps_in_turn(
-    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
+    old: Dimensions,
+    new: Dimensions,
+    number: int = SINGLE_BYTES,
+    whole: bool = False,
+    roles: Collection[str] = ROLES,
 ) -> Walked:
     """Moments, and a fit to those of a layer pair. On a CPU while the next ones are summed; on a
     GPU beside both embeddings, and beside the sums of both parts where they are few.
     """
-    walked, sums = _moments(old, new, number), site_sums(old, new)
+    walked, sums = _moments(old, new, number, roles=roles), site_sums(old, new, roles)
     if number == SINGLE_BYTES:
-        size, one = _fitted_maps(old, new), fit_bytes(old, new)
+        size, one = _fitted_maps(old, new, roles), fit_bytes(old, new, roles)
         return walked._replace(computing=walked.computing + size + size / one * sums)
     there = sums if sums <= times.SUMS_ROOM_BYTES else 0.0
     around = number * (around_blocks(old) + around_blocks(new))
-    fits = [*input_fits(old, new), *output_fits(old, new)]
-    fitting = around + fit_bytes_on_gpu(fits, there)
+    fitting = around + fit_bytes_on_gpu(fits(old, new, roles), there)
     return walked._replace(computing=max(walked.computing + there / 2, fitting))
 
 
-def _output_maps(old: Dimensions, new: Dimensions) -> float:
-    return _fitted_maps(old, new)  # of which they are one side
+def _output_maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
+    return _fitted_maps(old, new, roles)  # of which they are one side
 
 
 def _transferred(old: Dimensions, new: Dimensions) -> float:
@@ -225,17 +245,22 @@ def _model_merged(new: Dimensions) -> float:
 
 
 def _moments(
-    old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
+    old: Dimensions,
+    new: Dimensions,
+    number: int = SINGLE_BYTES,
+    whole: bool = False,
+    roles: Collection[str] = ROLES,
 ) -> Walked:
     """Both models, the sums of one layer pair, and what a batch passes through its sites: as it is,
     and the widest ones in float64, once more squared. A matrix is written as its triangle. On a GPU
     are the sums of one part of the texts.
     """
     held = [_walk(d, number, whole) for d in (old, new)]
-    sums = site_sums(old, new)
+    sums = site_sums(old, new, roles)
     there, kept = (sums / 2, sums) if number == HALF_BYTES else (sums, 0.0)
-    widths = sum(sum(read_widths(d)) + 4 * d.hidden for d in (old, new))
-    wide = [max(read_widths(d)) for d in (old, new)]
+    read = [*zip(*read_sites(old, new, roles).values(), strict=True)] or [(0,), (0,)]
+    widths = sum(sum(each) + 4 * d.hidden for each, d in zip(read, (old, new), strict=True))
+    wide = [max(each) for each in read]
     caught = BATCH_TOKENS * (widths * number + 2 * sum(wide) * DOUBLE_BYTES)
     written = 0.5 * max(wide) ** 2 * DOUBLE_BYTES
     return Walked(
@@ -333,6 +358,8 @@ ORDER = ("spec", "activations", "embedding", "cka", "layers", "heads", "moments"
 SIDES_OF = {"spec": ("old", "new"), "activations": ("old", "new"), "model_merged": ("new",)}
 
 
+# whose needs follow the modules that maps are made for
+BY_ROLES = ("moments", "maps", "fitted_maps", "maps_in_turn", "output_maps")
 ON_CPU = ("spec", "cka", "layers", "transferred", "model_merged")  # whatever there is
 
 
@@ -356,7 +383,9 @@ class Need(NamedTuple):
     gpu_seconds: float
 
 
-def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
+def need(
+    rule: str, *models: Dimensions, whole: bool = False, roles: Collection[str] = ROLES
+) -> Need:
     """Memory in MiB, MARGIN over what the rule holds, and seconds as they are estimated: what a
     scheduler is asked for is `times.limit_minutes` of them.
 
@@ -364,15 +393,20 @@ def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
     ----------
     models : the one model of a per-model rule, or the old and the new one of a pair's
     whole : whether models that could be streamed are held whole
+    roles : whose maps are fitted, or whose moments are summed
     """
-    seconds = [times.RULES[rule](*models, rates=rates) for rates in (times.CORE, times.GPU)]
+    served: dict[str, Any] = {"roles": roles} if rule in BY_ROLES else {}
+    seconds = [times.RULES[rule](*models, rates=r, **served) for r in (times.CORE, times.GPU)]
     if rule in WALKED:
-        return _need_of_walk(rule, *models, whole=whole, seconds=seconds)
-    size = RULES[rule](*models)
-    memory = _base(rule) + _planned(size)
+        return _need_of_walk(rule, *models, seconds=seconds, whole=whole, **served)
+    size = RULES[rule](*models, **served)
+    named = rule
+    if rule == "maps" and not set(FEED_FORWARD) & set(roles):
+        named = "maps of attention"
+    memory = _base(named) + _planned(size)
     if rule in ON_CPU:
         return Need(memory, seconds[0], 0, 0, 0.0)
-    beside = BASES.get(rule, BASE_MIB) + CUDA_MIB
+    beside = BASES.get(named, BASE_MIB) + CUDA_MIB
     host, on_gpu = beside + _planned(size), size
     if rule == "embedding":
         on_gpu = _solved(models[0], models[1])
@@ -380,9 +414,9 @@ def need(rule: str, *models: Dimensions, whole: bool = False) -> Need:
         host, on_gpu = GPU_HOST_MIB, _gradients(models[0], models[1], HALF_BYTES)
     elif rule in ("fitted_maps", "output_maps"):
         old, new = models
-        fits = [] if rule == "output_maps" else input_fits(old, new)
-        on_gpu = fit_bytes_on_gpu([*fits, *output_fits(old, new)])
-        host = beside + _planned(_fitted_beside(old, new))
+        made = output_fits if rule == "output_maps" else fits
+        on_gpu = fit_bytes_on_gpu(made(old, new, roles))
+        host = beside + _planned(_fitted_beside(old, new, roles))
     return Need(memory, seconds[0], host, _planned(on_gpu), seconds[1])
 
 
@@ -426,10 +460,11 @@ def with_tables(asked: Need, held: int, carried: int) -> Need:
     return asked._replace(mib=asked.mib + more)
 
 
-def _need_of_walk(rule: str, *models: Dimensions, whole: bool, seconds: Sequence[float]) -> Need:
+def _need_of_walk(rule: str, *models: Dimensions, seconds: Sequence[float], **how: Any) -> Need:
     on_cpu, on_gpu = (
-        WALKED[rule](*models, number=number, whole=whole) for number in (SINGLE_BYTES, HALF_BYTES)
+        WALKED[rule](*models, number=number, **how) for number in (SINGLE_BYTES, HALF_BYTES)
     )
+    whole = how["whole"]
     host = GPU_HOST_MIB if whole else GPU_WALK_MIB
     if rule == "adapter_maps":  # weights on their way. Measured: 12 GiB for 0.5B and 1.5B, whole
         on_way = models if whole else models[:1]  # the old one, in float32, writes answers

@@ -96,10 +96,16 @@ class Resources:
         # layers that are fitted to moments run side by side, as many as fit
         fitted = name == "maps" and hasattr(inputs, "moments")
         named = getattr(wildcards, "method", "")
-        if name == "maps" and named and self.config.sums_in_turn(named):
-            return needs.need("maps_in_turn", *dims)
+        in_turn = name == "maps" and named and self.config.sums_in_turn(named)
+        rule = "maps_in_turn" if in_turn else "fitted_maps" if fitted else name
         whole = name in STREAMED and self._is_whole(wildcards)
-        return needs.need("fitted_maps" if fitted else name, *dims, whole=whole)
+        return needs.need(rule, *dims, whole=whole, roles=self._roles(name, named))
+
+    def _roles(self, name: str, named: str) -> list[str]:
+        """Whose maps a rule makes, or whose moments it sums: of the method or variant `named`."""
+        if name == "moments":
+            return self.config.summed_modules(named)
+        return list(self.config.mapping(named)["modules"])
 
     def _gain_need(self, new: Dimensions, wildcards: Any) -> needs.Need:
         settings = self.config.content["finetune"]

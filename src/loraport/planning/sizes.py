@@ -1,12 +1,17 @@
 """Numbers that the plan counts with: of a model's weights, and of the sums and fits of a pair."""
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from ..models.families import FEED_FORWARD, ROLES, Dimensions
 
 DOUBLE_BYTES, SINGLE_BYTES, HALF_BYTES = 8, 4, 2
 RIDGES_TRIED = 8  # of the grid, where each costs a factorisation (solutions.Factored)
+# role -> where it reads (calibration.sites); others read what linear attention does
+READS_AT = {"q": "attention", "k": "attention", "v": "attention", "q_gate": "attention",
+            "o": "heads", "gate": "mlp", "up": "mlp", "down": "inner",
+            "linear_o": "linear_heads"}  # fmt: skip
 STREAM_ROLES = ("o", "down", "linear_o")  # that write into the residual stream
 
 
@@ -44,24 +49,47 @@ def held_roles(dims: Dimensions) -> list[str]:
     return [role for role in ROLES if all(dims.shape(role))]
 
 
-def site_sums(old: Dimensions, new: Dimensions) -> float:
-    """Bytes of one layer pair's moments, of both parts of the texts, for all modules."""
-    total = 0
-    for o, n in zip(read_widths(old), read_widths(new), strict=True):  # Σ x yᵀ and Σ y yᵀ
-        total += o * n + n * n
-    total += old.intermediate**2  # down's input is what gate and up write
-    both = old.hidden**2 + old.hidden * new.hidden
-    total += 2 * (both + new.hidden**2)  # the stream behind o and behind down
-    linear = (old.linear_values, new.linear_values)
-    if all(linear):  # what linear attention reads, and its output
-        for o, n in ((old.hidden, new.hidden), linear):
-            total += o * n + n * n
-    written = [
-        role for role in held_roles(old) if role in held_roles(new) and role not in ("gate", "up")
+def shared_roles(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> list[str]:
+    """Those of some roles that both models of a pair may have."""
+    return [role for role in held_roles(old) if role in held_roles(new) and role in roles]
+
+
+def read_sites(
+    old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES
+) -> dict[str, tuple[int, int]]:
+    """Site that a module of some roles reads -> widths there, of the old and of the new model."""
+    widths = [
+        {
+            "attention": d.hidden,
+            "heads": d.heads * d.head_dim,
+            "linear": d.hidden,
+            "linear_heads": d.linear_values,
+            "mlp": d.hidden,
+            "inner": d.intermediate,
+        }
+        for d in (old, new)
     ]
-    for role in written:  # Σ x yᵀ and Σ x xᵀ
-        o, n = old.shape(role)[0], new.shape(role)[0]
-        total += o * n + o * o
+    read = {READS_AT.get(role, "linear") for role in shared_roles(old, new, roles)}
+    return {site: (width, widths[1][site]) for site, width in widths[0].items() if site in read}
+
+
+def site_sums(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
+    """Bytes of one layer pair's moments, of both parts of the texts, for maps of some roles."""
+    both = shared_roles(old, new, roles)
+    total = 0
+    read = read_sites(old, new, roles)
+    for o, n in read.values():  # Σ x yᵀ and Σ y yᵀ
+        total += o * n + n * n
+    if {"gate", "up"} & set(both):  # what they write is what down reads
+        total += old.intermediate**2
+        total += 0 if "inner" in read else old.intermediate * new.intermediate
+    streams = len({role.removeprefix("linear_") for role in both if role in STREAM_ROLES})
+    stream = old.hidden**2 + old.hidden * new.hidden + new.hidden**2
+    total += streams * stream  # behind o and behind down
+    for role in both:  # Σ x yᵀ and Σ x xᵀ of what is written
+        if role not in ("gate", "up"):
+            o, n = old.shape(role)[0], new.shape(role)[0]
+            total += o * n + o * o
     return 2 * DOUBLE_BYTES * total
 
 
@@ -93,19 +121,24 @@ class FitShape(NamedTuple):
         return self.sources * (self.targets + self.sources)
 
 
-def input_fits(old: Dimensions, new: Dimensions) -> list[FitShape]:
+def input_fits(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> list[FitShape]:
     """Of what the old model's modules read from what the new one's read, at each site."""
-    widths = [*zip(read_widths(old), read_widths(new), strict=True)]
-    if old.linear_values and new.linear_values:
-        widths.append((old.linear_values, new.linear_values))
+    widths = read_sites(old, new, roles).values()
     return [FitShape(o, n, RIDGES_TRIED, True, True) for o, n in widths]
 
 
-def output_fits(old: Dimensions, new: Dimensions) -> list[FitShape]:
+def output_fits(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> list[FitShape]:
     """Of what the new model's modules write from what the old one's write, and of both streams."""
-    both = [role for role in held_roles(old) if role in held_roles(new)]
+    both = shared_roles(old, new, roles)
     apart = [role for role in both if role not in ("gate", "up", *STREAM_ROLES)]
     widths = [(new.shape(role)[0], old.shape(role)[0]) for role in apart]
-    widths.append((new.intermediate, old.intermediate))  # of gate and up, where down reads
-    streams = [FitShape(old.hidden, new.hidden, 2, False) for _ in range(2)]
-    return [FitShape(t, s, 2, True) for t, s in widths] + streams
+    if {"gate", "up"} & set(both):
+        widths.append((new.intermediate, old.intermediate))
+    streams = len({role.removeprefix("linear_") for role in both if role in STREAM_ROLES})
+    behind = [FitShape(old.hidden, new.hidden, 2, False)] * streams
+    return [FitShape(t, s, 2, True) for t, s in widths] + behind
+
+
+def fits(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> list[FitShape]:
+    """All of a layer pair, in their order."""
+    return [*input_fits(old, new, roles), *output_fits(old, new, roles)]

@@ -6,19 +6,21 @@ H100 that had eight to sixteen cores beside it. They are of a whole process, its
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-from ..models.families import Dimensions
+from ..models.families import FEED_FORWARD, ROLES, Dimensions
 from .sizes import (
     HALF_BYTES,
     SINGLE_BYTES,
     FitShape,
     block_parameters,
+    fits,
     input_fits,
     output_fits,
     parameters,
     read_widths,
+    shared_roles,
     site_sums,
 )
 
@@ -127,19 +129,23 @@ def heads(old: Dimensions, new: Dimensions, rates: Rates) -> float:
     return rates.start + _pairs(old, new) * each
 
 
-def maps(old: Dimensions, new: Dimensions, rates: Rates) -> float:
-    """Weights of all linear modules are read, and lie in the maps once more."""
+def maps(old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str] = ROLES) -> float:
+    """Weights of the modules are read, and those of feed-forward networks lie in the maps."""
+    forward = set(FEED_FORWARD) & set(roles)
     waist = old.intermediate * old.hidden
-    work = 3 * old.hidden * (2 * waist + 12 * old.hidden * max(old.hidden, new.hidden))
-    handled = 2 * HALF_BYTES * (block_parameters(old) + block_parameters(new))
+    one = old.hidden * (2 * waist + 12 * old.hidden * max(old.hidden, new.hidden))
+    work, handled = len(forward) * one, 2 * HALF_BYTES * _weights(old, new, roles)
     return rates.start + _pairs(old, new) * (handled / HANDLED + work / rates.products)
 
 
-def moments(old: Dimensions, new: Dimensions, rates: Rates) -> float:
-    """Sums of all layer pairs, which are written as triangles."""
-    each = _sums(old, new, rates) + 0.6 * site_sums(old, new) / HANDLED
+def moments(
+    old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str] = ROLES
+) -> float:
+    """Sums of all layer pairs for maps of some roles, which are written as triangles."""
+    sums = site_sums(old, new, roles)
+    each = _summed(sums, rates) + 0.6 * sums / HANDLED
     if rates.taken:
-        each += site_sums(old, new) / rates.taken
+        each += sums / rates.taken
     return activations(old, new, rates=rates) + _pairs(old, new) * each
 
 
@@ -157,28 +163,33 @@ def experts(old: Dimensions, new: Dimensions, rates: Rates) -> float:
     return moments(old, new, rates) + cosines / rates.products
 
 
-def fitted_maps(old: Dimensions, new: Dimensions, rates: Rates) -> float:
+def fitted_maps(
+    old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str] = ROLES
+) -> float:
     """Moments are read, and fitted."""
-    sums = site_sums(old, new)
-    each = 0.6 * sums / FEATURES + _fitted(old, new, rates)
+    sums = site_sums(old, new, roles)
+    each = 0.6 * sums / FEATURES + _fitted(old, new, rates, roles)
     return rates.start + _pairs(old, new) * (each + _moved_back(sums, rates))
 
 
-def maps_in_turn(old: Dimensions, new: Dimensions, rates: Rates) -> float:
+def maps_in_turn(
+    old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str] = ROLES
+) -> float:
     """Moments that are fitted as they are summed."""
-    each = _sums(old, new, rates) + _fitted(old, new, rates)
-    sums = site_sums(old, new)
+    sums = site_sums(old, new, roles)
+    each = _summed(sums, rates) + _fitted(old, new, rates, roles)
     if rates.taken and sums > SUMS_ROOM_BYTES:
         each += sums / rates.taken + _moved_back(sums, rates)
     return activations(old, new, rates=rates) + _pairs(old, new) * each
 
 
-def output_maps(old: Dimensions, new: Dimensions, rates: Rates) -> float:
+def output_maps(
+    old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str] = ROLES
+) -> float:
     """The output side of fitted maps."""
-    sums = site_sums(old, new)
-    fits = output_fits(old, new)
+    sums, outputs = site_sums(old, new, roles), output_fits(old, new, roles)
     each = 0.3 * sums / FEATURES + _moved_back(sums / 2, rates)
-    each += sum(_fit(one, rates) for one in fits) + _written(fits) / HANDLED
+    each += sum(_fit(one, rates) for one in outputs) + _written(outputs) / HANDLED
     return rates.start + _pairs(old, new) * each
 
 
@@ -230,21 +241,20 @@ def _blocks(dims: Dimensions) -> int:
     return sum(block_parameters(dims.at(layer)) for layer in range(dims.layers))
 
 
-def _sums(old: Dimensions, new: Dimensions, rates: Rates) -> float:
-    """Of one layer pair."""
-    numbers = site_sums(old, new) / 16  # of one part of the texts
-    return 2 * TEXTS * TEXT_TOKENS * numbers / rates.products
+def _summed(sums: float, rates: Rates) -> float:
+    """Seconds until the sums of one layer pair are there, of so many bytes for both parts."""
+    return 2 * TEXTS * TEXT_TOKENS * sums / 16 / rates.products
 
 
 def _moved_back(sums: float, rates: Rates) -> float:
     return sums / rates.given if rates.given else 0.0
 
 
-def _fitted(old: Dimensions, new: Dimensions, rates: Rates) -> float:
+def _fitted(old: Dimensions, new: Dimensions, rates: Rates, roles: Collection[str]) -> float:
     """All maps of one layer pair, the norms of its weights, and its part of the file."""
-    fits = [*input_fits(old, new), *output_fits(old, new)]
-    norms = HALF_BYTES * (block_parameters(old) + block_parameters(new)) / NORMS
-    return norms + sum(_fit(one, rates) for one in fits) + _written(fits) / HANDLED
+    made = fits(old, new, roles)
+    norms = HALF_BYTES * _weights(old, new, roles) / NORMS
+    return norms + sum(_fit(one, rates) for one in made) + _written(made) / HANDLED
 
 
 def _fit(one: FitShape, rates: Rates) -> float:
@@ -260,8 +270,14 @@ def _fit(one: FitShape, rates: Rates) -> float:
     return work / rates.products
 
 
-def _written(fits: Iterable[FitShape]) -> float:
-    return MAP_BYTES * sum(one.targets * one.sources for one in fits)
+def _weights(old: Dimensions, new: Dimensions, roles: Collection[str]) -> int:
+    """Of the modules of a layer pair, of both models."""
+    both = shared_roles(old, new, roles)
+    return sum(math.prod(d.shape(role)) for d in (old, new) for role in both)
+
+
+def _written(made: Iterable[FitShape]) -> float:
+    return MAP_BYTES * sum(one.targets * one.sources for one in made)
 
 
 RULES: dict[str, Callable[..., float]] = {

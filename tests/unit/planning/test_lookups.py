@@ -195,6 +195,21 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     assert look.mem_mb("spec")(PAIR, one, 1) == needs.need("spec", dims[0])[0]
 
 
+def test_moments_and_maps_of_fewer_modules_ask_for_less(made, specs):
+    pair, fitted = SimpleNamespace(**specs), SimpleNamespace(**specs, moments="m.h5")
+    dims, few = needs.read(pair), ["q", "v"]
+    variants = {"down": {"method": "aligned", "mapping": {"modules": [*few, "down"]}}}
+    by_q_and_v, by_down = (made(mapping={"modules": few}, variants=each) for each in ({}, variants))
+    asked = by_q_and_v.mem_mb("moments")(PAIR, pair, 1)
+    assert asked == needs.need("moments", *dims, roles=few).mib
+    assert asked < needs.need("moments", *dims).mib
+    whole = by_down.mem_mb("moments")(PAIR, pair, 1)  # which serve the variant as well
+    assert whole == needs.need("moments", *dims, roles=[*few, "down"]).mib > asked
+    method = Wildcards(pair="p", method="aligned")
+    seconds = needs.need("fitted_maps", *dims, roles=few).seconds
+    assert by_q_and_v.runtime("maps")(method, fitted, 1) == times.limit_minutes(seconds)
+
+
 def test_a_gain_is_chosen_on_a_streamed_model_unless_that_is_to_be_whole(made, specs):
     one = SimpleNamespace(spec=specs["new_spec"])
     dims = needs.read(one)[0]

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pico
 import pytest
 
-from loraport.calibration import streams
+from loraport.calibration import sites, streams
 from loraport.calibration.moments import site_bytes
 from loraport.evaluation import gain
 from loraport.mapping import in_turn
-from loraport.models.families import Dimensions
+from loraport.models.families import ROLES, Dimensions
 from loraport.models.spec import open_model
 from loraport.planning import needs, sizes, times
 
@@ -73,7 +73,11 @@ def test_moments_have_room_for_the_sums_of_one_layer_pair_and_no_more(tmp_path):
             ("new", {"hidden": 48, "intermediate": 96, "layers": 3, "heads": 6, "kv_heads": 3}),
         )
     ]
-    assert sizes.site_sums(*(model.dims for model in models)) == site_bytes(*models)
+    assert {role: sizes.READS_AT.get(role, "linear") for role in ROLES} == sites.READS
+    assert set(sizes.STREAM_ROLES) == set(sites.STREAM)
+    dims = [model.dims for model in models]
+    for roles in (ROLES, "qkvo", ["gate"], ["down"], ["q", "up"], ["o", "down"]):
+        assert sizes.site_sums(*dims, list(roles)) == site_bytes(*models, list(roles)), roles
     deeper = replace(SMALL, layers=2 * SMALL.layers)
     assert needs.need("moments", SMALL, SMALL)[0] == needs.need("moments", deeper, deeper)[0]
 
@@ -180,7 +184,8 @@ def test_the_plan_is_within_a_factor_of_two_of_what_was_measured(record, monkeyp
     monkeypatch.setattr(times, "TEXT_TOKENS", record.get("tokens", 128))
     monkeypatch.setattr(needs, "is_cuda_build", lambda: record.get("build") == "cuda")
     dims = [Dimensions(**MEASURED["models"][model]) for model in record["models"]]
-    asked = needs.need(record["rule"], *dims, whole=record.get("whole", False))
+    whole, roles = record.get("whole", False), record.get("roles", ROLES)
+    asked = needs.need(record["rule"], *dims, whole=whole, roles=roles)
     compared = {key: each for key, each in ATTRIBUTES[record["on"]].items() if key in record}
     assert compared
     for key, attribute in compared.items():
