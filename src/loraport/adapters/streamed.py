@@ -17,7 +17,8 @@ def attach_streamed(blocks: Streamed, directory: str | Path) -> None:
 class Merged:
     """A streamed model with an adapter in its weights: in those of a block while it is there.
 
-    What an adapter does to the head, which is not there, is left out.
+    What an adapter does to the head, which is not there, is left out. A weight around the blocks
+    that the adapter changes is a copy: a model that is followed keeps its own.
 
     Attributes
     ----------
@@ -28,7 +29,10 @@ class Merged:
         attach_streamed(blocks, directory)
         self.base, self.device, self._blocks = blocks.base, blocks.device, blocks
         for layer in _layers(self.base):
-            if not any(weight.is_meta for weight in layer.get_base_layer().parameters()):
+            held = list(layer.get_base_layer().parameters())
+            if not any(weight.is_meta for weight in held):
+                for weight in held:
+                    weight.data = weight.data.clone()
                 layer.merge()
 
     def take(self, layer: int) -> None:

@@ -3,6 +3,8 @@
 The old model with and without its adapter, the new model without one and with what has been placed
 in it so far. What a later module is to do depends on what the earlier ones made of theirs. Each may
 be streamed: updates go into a block's weights while it is there, and no earlier block is run again.
+The two of a base then share what stands around the blocks, and a block goes from the bare one to
+the changed one: a base is read once, and one block is in a GPU's memory at a time.
 """
 
 from collections.abc import Sequence
@@ -71,10 +73,15 @@ class Walks:
 
         An old layer may serve several new ones.
         """
-        for walk, to in ((self.old, old_layer), (self.adapted, old_layer), (self.new, layer),
-                         (self.placed, layer)):  # fmt: skip
-            walk.step(to)
         self._new, self._placed = [], []  # room for the next
+        # first the new side, whose placed model still has a block
+        for bare, changed, to in (
+            (self.new, self.placed, layer),
+            (self.old, self.adapted, old_layer),
+        ):
+            for reached in range(changed.layer + 1, to + 1):
+                bare.step(reached)
+                changed.step(reached)  # takes each block over before the bare one leaves another
         targets = {name for site in STREAM.values() for name in (site, rms(site))}
         if self.old.layer == old_layer:
             self._inputs, self._changes = [], []
@@ -153,17 +160,16 @@ def open_walks(pair: Pair, adapted: Adapted) -> Walks:
     Where the old model writes answers, it is whole for that time, also one that is then streamed.
     """
     sides = zip((pair.old, pair.new), adapted.remote_code, adapted.streamed, strict=True)
-    opening_old, opening_new = (partial(_open, *side, pair.device) for side in sides)
-    (old, old_tokenizer), (new, new_tokenizer) = opening_old(), opening_new()
+    (old, old_tokenizer), (new, new_tokenizer) = (_open(*side, pair.device) for side in sides)
     merged: Blocks
     if isinstance(old, Streamed):
         whole = partial(_open, pair.old, adapted.remote_code[0], False, pair.device)
         texts = adapted.texts(lambda: _merged(whole()[0], adapted), old_tokenizer)
-        merged = Merged(opening_old()[0], adapted.directory)
+        merged = Merged(old.follower(), adapted.directory)
     else:
         merged = Whole(_merged(Whole(deepcopy(old.base)), adapted))
         texts = adapted.texts(lambda: merged.base, old_tokenizer)
-    placed = opening_new()[0] if isinstance(new, Streamed) else Whole(deepcopy(new.base))
+    placed = new.follower() if isinstance(new, Streamed) else Whole(deepcopy(new.base))
     batches = make_batches(
         (old_tokenizer, new_tokenizer), texts, adapted.max_tokens, adapted.batch_size
     )

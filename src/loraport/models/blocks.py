@@ -3,12 +3,14 @@
 Where they are streamed, the model is built without weights. What stands around its blocks is read
 once, and stays: the input embedding, and norms; the head is left out unless it is asked for. A
 block is filled when its turn comes and let go behind it; a thread reads the next one while it runs,
-so that two blocks are in memory, one of them beside the GPU where one computes.
+so that two blocks are in memory, one of them beside the GPU where one computes. A second copy of a
+model may follow the first: a block goes from the one to the other, and is read once for both.
 """
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +89,9 @@ class Streamed:
         self._empty: dict[int, Tensors] = {}  # of the blocks in use, what stood there before
         self._reader = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Tensors]] | None = None
+        self._ahead: Streamed | None = None  # whose blocks this one takes over
+        self._followed = False
+        self._left: tuple[int, Tensors] | None = None  # the block that was left last, if followed
         for module in self.base.modules():
             for name, values in module._buffers.items():
                 module._buffers[name] = None if values is None else values.to(self.device)
@@ -94,20 +99,45 @@ class Streamed:
         if head:
             self._fill_head()
 
+    def follower(self) -> "Streamed":
+        """A copy of the model, which shares with this one what stands around the blocks, and takes
+        over a block that this one has left.
+
+        Each block is this one's before it is the copy's, and the copy is to take it before this one
+        leaves the next: a block that comes otherwise is read again. Blocks of the copy are its own
+        and may be changed. What stands around them is not: one who changes a weight there gives it
+        other memory first. Make the copy before this model is wrapped.
+        """
+        memo = {
+            id(weight): torch.nn.Parameter(weight.detach(), weight.requires_grad)
+            for weight in self.base.parameters()
+        }
+        other = copy(self)
+        other.base = deepcopy(self.base, memo)
+        other._places = [_places(other.block(layer)) for layer in range(len(self._places))]
+        other._empty, other._next, other._left = {}, None, None
+        other._ahead, other._followed, self._followed = self, False, True
+        return other
+
     def take(self, layer: int) -> None:
         """Put a block's weights in place, and begin to read the next one's."""
+        if self._ahead:
+            tensors = self._ahead._give(layer) or self._read_block(layer)
+            self._fill(layer, tensors)
+            return
         expected, reading = self._next or (layer, None)
         self._next = None
         tensors = reading.result() if reading and expected == layer else self._read_block(layer)
-        self._empty[layer] = self._weights(layer)
-        on_device = {name: values.to(self.device) for name, values in tensors.items()}
-        del tensors, reading
-        self._put(layer, on_device)
+        del reading
+        self._fill(layer, tensors)
         if layer + 1 < self._model.dims.layers:
             self._next = layer + 1, self._reader.submit(self._read_block, layer + 1)
 
     def leave(self, layer: int) -> None:
-        """Let a block's weights go."""
+        """Let a block's weights go, to the copy that follows where there is one."""
+        if self._followed:
+            there = {k: getattr(*place).detach() for k, place in self._places[layer].items()}
+            self._left = layer, there
         self._put(layer, self._empty.pop(layer))
 
     def block(self, layer: int) -> torch.nn.Module:
@@ -131,6 +161,19 @@ class Streamed:
         finally:
             for layer, weights in enumerate(empty):
                 self._put(layer, weights)
+
+    def _give(self, layer: int) -> Tensors:
+        """Hand over a block that was left last; nothing of any other."""
+        if self._left is None or self._left[0] != layer:
+            return {}
+        tensors, self._left = self._left[1], None
+        return tensors
+
+    def _fill(self, layer: int, tensors: Tensors) -> None:
+        """Put a block's weights in place; of what is moved to a device `tensors` keeps nothing."""
+        self._empty[layer] = self._weights(layer)
+        on_device = {name: tensors.pop(name).to(self.device) for name in tuple(tensors)}
+        self._put(layer, on_device)
 
     def _weights(self, layer: int) -> Tensors:
         """What stands where a block's weights belong, by their names below it."""

@@ -52,60 +52,98 @@ def test_maps_have_the_bytes_of_those_made_of_whole_models(tmp_path, names, stre
 
 
 @pytest.mark.parametrize(
-    "adapter",
+    ("adapter", "shares"),
     [
-        {},
-        {"use_dora": True},
-        {"lora_bias": True, "targets": ["q_proj"]},
-        {"targets": [*pico.ALL_LINEAR, "embed_tokens"]},
-        {"modules_to_save": ["embed_tokens", "lm_head", "input_layernorm"]},
-        {"trainable_token_indices": [3, 5]},
+        ({}, True),
+        ({"use_dora": True}, True),
+        ({"lora_bias": True, "targets": ["q_proj"]}, True),
+        ({"targets": [*pico.ALL_LINEAR, "embed_tokens"]}, False),
+        ({"modules_to_save": ["embed_tokens", "lm_head", "input_layernorm"]}, True),
+        ({"trainable_token_indices": [3, 5]}, False),
     ],
     ids=["lora", "dora", "bias", "vocabulary", "whole modules", "tokens"],
 )
 @torch.no_grad()
-def test_an_adapter_is_in_the_weights_of_a_block_while_that_is_there(tmp_path, adapter):
+def test_an_adapter_is_in_the_weights_of_a_block_while_that_is_there(tmp_path, adapter, shares):
     directory = families.make_model(tmp_path / "model", "qwen2", seed=5)
     lora = pico.make_adapter(tmp_path / "lora", directory, seed=3, **adapter)
     base, tokenizer = load_base(directory, device="cpu")
     ids = tokenizer(TEXTS[0], return_tensors="pt").input_ids
     bare = base.model(ids).last_hidden_state
     expected = attach(base, lora).merge_and_unload().model(ids).last_hidden_state
-    merged = Merged(Streamed(open_model(directory), device="cpu"), lora)
-    for _ in range(2):  # a block may come again
+    ahead = Streamed(open_model(directory), device="cpu")
+    merged = Merged(ahead.follower(), lora)
+    assert (around(merged.base) >= around(ahead.base)) == shares
+    for turn in range(2):  # a block may come again, and without the model ahead
         for layer in range(2):
+            if turn == 0:
+                ahead.take(layer)
+                taken = places(ahead.base.model.layers[layer])
+                ahead.leave(layer)
             merged.take(layer)
+            assert turn or taken & places(merged.base.model.layers[layer])
         assert torch.equal(merged.base.model(ids).last_hidden_state, expected)
         for layer in range(2):
             merged.leave(layer)
         assert merged.base.model.layers[1].mlp.up_proj.weight.is_meta
+    for layer in range(2):
+        ahead.take(layer)
+    assert torch.equal(ahead.base.model(ids).last_hidden_state, bare)
     assert not torch.allclose(expected, bare, atol=1e-3)
 
 
-def test_two_blocks_of_each_are_in_memory_and_all_is_read_twice(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "path", [[(n, n) for n in range(6)], [(0, 0), (0, 2), (3, 3), (5, 5)]], ids=["all", "some"]
+)
+def test_both_models_of_a_base_read_it_once_and_share_what_they_hold(tmp_path, monkeypatch, path):
     sizes = {"hidden": 32, "intermediate": 256, "layers": 6, "heads": 4, "kv_heads": 4}
-    directory = pico.make_model(tmp_path / "deep", seed=3, vocab_words=60, **sizes)
-    lora = pico.make_adapter(tmp_path / "lora", directory, seed=2, targets=["q_proj", "down_proj"])
-    path = [(layer, layer) for layer in range(6)]
-    moments = methodcase.collect_moments(directory, directory, path, TEXTS)
-    pair = methodcase.make_method_pair(directory, directory, path, moments)
-    pair = methodcase.adapted(pair, lora, TEXTS)
-    pair = methodcase.with_outputs(tmp_path / "outputs.h5", METHOD, pair)
+    directories = [
+        pico.make_model(tmp_path / side, seed=3, vocab_words=60, **sizes) for side in ("old", "new")
+    ]
+    lora = pico.make_adapter(
+        tmp_path / "lora", directories[0], seed=2, targets=["q_proj", "down_proj"]
+    )
+    pair = methodcase.adapted(methodcase.make_method_pair(*directories), lora, TEXTS)
     pair = replace(pair, adapter=replace(pair.adapter, streamed=(True, True)))
-    counted, read = Counted(), []
-    read_tensor, read_bytes = blocks.read_tensor, TensorFile.read
+    base, _ = load_base(directories[0], device="cpu")
+    one = sum(weights.nbytes for weights in base.model.layers[0].parameters())
+    counted, read, there = Counted(), [], []
+    read_tensor, read_bytes, take = blocks.read_tensor, TensorFile.read, Streamed.take
     monkeypatch.setattr(blocks, "read_tensor", lambda *of: counted.add(read_tensor(*of)))
-    monkeypatch.setattr(TensorFile, "read", lambda *of: read.append(of[1]) or read_bytes(*of))
+    monkeypatch.setattr(
+        TensorFile, "read", lambda *of: read.append((of[0].path, of[1])) or read_bytes(*of)
+    )
     walks = open_walks(pair, pair.adapter)
+    bases = [walk.base for walk in (walks.old, walks.adapted, walks.new, walks.placed)]
+
+    def taken(streamed, layer):
+        take(streamed, layer)
+        there.append(sum(len(places(base)) for base in bases) - 2 * 2 * len(around(bases[0])))
+
+    monkeypatch.setattr(Streamed, "take", taken)
     for layers in path:
         walks.step(*layers)
         walks.reading("attention")
-    base, _ = load_base(directory, device="cpu")
-    one = sum(weights.nbytes for weights in base.model.layers[0].parameters())
-    around = 4 * (pair.old.dims.vocabulary + 1) * 32
-    assert 4 * (around + one) <= counted.most <= 4 * (around + 2 * one)
+        assert around(bases[0]) == around(bases[1]) != around(bases[2]) == around(bases[3])
+    assert len(around(bases[0])) == 2  # embedding and last norm
+    assert len(there) == 4 * 6 and set(there) == {len(list(base.model.layers[0].parameters()))}
+    held = 4 * (pair.old.dims.vocabulary + 1) * 32
+    assert 2 * held + one < counted.most <= 2 * held + 3 * one  # two of them read ahead
     names = [name for name in pair.old.checkpoint().names() if name != "lm_head.weight"]
-    assert sorted(name for name in read if name in names) == sorted(4 * names)
+    files = [directory / "model.safetensors" for directory in directories]
+    of_bases = sorted((file, name) for file, name in read if file in files)
+    assert of_bases == sorted((file, name) for file in files for name in names)
+
+
+def places(module):
+    """Where in memory the weights of a base are."""
+    held = module.named_parameters()
+    return {w.data_ptr() for name, w in held if not w.is_meta and "lora_" not in name}
+
+
+def around(base):
+    """The same of what stands around the blocks."""
+    return places(base.model) - places(base.model.layers)
 
 
 def test_the_old_model_is_whole_only_while_it_writes_answers(pico_pair, monkeypatch):
