@@ -21,6 +21,7 @@ from .sizes import (
     block_parameters,
     fits,
     held_roles,
+    input_fits,
     kept_widths,
     output_fits,
     parameters,
@@ -298,21 +299,24 @@ def walk_widths(old: Dimensions, new: Dimensions) -> tuple[int, int]:
 def _adapter_maps(
     old: Dimensions, new: Dimensions, number: int = SINGLE_BYTES, whole: bool = False
 ) -> Walked:
-    """By two copies of each base. Streamed ones are in float32 everywhere; before that the old one
-    is there whole, to write answers.
+    """By two copies of each base. Streamed ones are in float32 everywhere and share what is around
+    their blocks, and of all one block is in place; before that the old one is there whole, to write
+    answers.
     """
     read = list(zip(read_widths(old), read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
     streams, passed = (READ_TOKENS * width * SINGLE_BYTES for width in walk_widths(old, new))
     fit = 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
+    if number == HALF_BYTES:
+        fit = fit_bytes_on_gpu(input_fits(old, new))
     if whole:
         size, beside = 2 * sum(bases) * number + passed + fit, float(streams)
     else:
         blocks = [block_parameters(d) for d in (old, new)]
-        held = 2 * (sum(map(around_blocks, (old, new))) + sum(blocks))
+        held = sum(map(around_blocks, (old, new))) + max(blocks)
         inside = max(BATCH_TOKENS * (8 * d.hidden + 3 * d.intermediate) for d in (old, new))
         size = max(bases[0] * SINGLE_BYTES, (held + inside) * SINGLE_BYTES + passed + fit)
-        beside = streams + 2 * sum(blocks) * SINGLE_BYTES
+        beside = streams + sum(blocks) * SINGLE_BYTES
     return Walked(size, beside)
 
 

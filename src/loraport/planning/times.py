@@ -207,7 +207,7 @@ def adapter_maps(old: Dimensions, new: Dimensions, rates: Rates) -> float:
     sums += sum((new.hidden + n) * n for _, n in read[1::2])  # of what the stream lacks
     each = 2 * TEXTS * TEXT_TOKENS * sums / rates.products
     each += sum(_fit(one, rates) for one in input_fits(old, new))
-    weights = 2 * HALF_BYTES * (parameters(old) + parameters(new)) / STREAMED
+    weights = HALF_BYTES * (parameters(old) + parameters(new)) / STREAMED
     return rates.start + rates.models + weights + runs + _pairs(old, new) * each
 
 
