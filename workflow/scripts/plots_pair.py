@@ -1,7 +1,7 @@
 """Rule plots_pair: layer similarities with the chosen path, and head similarities."""
 
 from loraport.artifacts import read_json
-from loraport.mapping.heads import read_assignment
+from loraport.mapping.assignments import read_assignment
 from loraport.mapping.similarity_file import read_similarity
 from loraport.report import plots
 from loraport.runtime.job import job

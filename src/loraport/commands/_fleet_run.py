@@ -26,7 +26,7 @@ from ..upgrade.prompts import Record, read_prompts
 from ..upgrade.teach import Settings as Teaching
 from ..upgrade.teachers import Settings as Teachers
 from ..upgrade.teachers import names as teacher_names
-from ..upgrade.upgrade import REPORT, Settings, Upgraded, upgrade
+from ..upgrade.upgrade import Settings, Upgraded, upgrade
 from . import _one_run, check
 from ._names import distinct_names
 
@@ -158,7 +158,7 @@ def _taken(job: Job, arguments: Namespace, settings: Settings, rows: dict[str, f
     if not job.out.exists() or not any(job.out.iterdir()):
         return True
     try:
-        report = read_json(job.out / REPORT, "upgrade")
+        report = read_json(job.out / fleet.REPORT, "upgrade")
         verdict = read_json(job.out / "verdict.json", KIND)
         if report["key"] != _key(job, arguments, settings):
             raise KeyError("key")

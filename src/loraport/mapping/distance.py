@@ -16,7 +16,7 @@ from ..adapters.lora_weights import LoraWeights
 from ..artifacts import read_json
 from ..models.spec import Model
 from ..transfer.embedding_file import read_about
-from .heads import read_assignment
+from .assignments import read_assignment
 
 
 def model_distance(old: Model, new: Model) -> dict[str, Any]:

@@ -185,12 +185,3 @@ def read_matched_heads(path: str | Path, layer: int) -> MatchedHeads:
         names = [name for name in group if name.startswith(BLOCKS)]
         blocks = {name.removeprefix(BLOCKS): group[name][...] for name in names}
         return MatchedHeads(group["assignment"][...], blocks)
-
-
-def read_assignment(path: str | Path, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Similarity (H_o, H_n) and assignment (k, 2) of the heads of one new layer, if it has any."""
-    with read_h5(path, "heads") as file:
-        if f"layer_{layer}" not in file:
-            return None
-        group = file[f"layer_{layer}"]
-        return group["similarity"][...], group["assignment"][...]

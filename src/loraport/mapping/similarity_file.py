@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..artifacts import read_h5, write_h5
-from .cka import cka, hsic_sums
-from .similarity import similarities
+
+if TYPE_CHECKING:
+    import torch
 
 
 def write_similarity(
     path: str | Path,
     inputs: Mapping[str, str],
-    old: torch.Tensor,
-    new: torch.Tensor,
+    old: "torch.Tensor",
+    new: "torch.Tensor",
     *,
     measure: str,
     minibatch: int,
@@ -36,6 +36,9 @@ def write_similarity(
     -------
     (l_o, l_n) float64
     """
+    from .cka import cka, hsic_sums  # with torch, which readers do not need
+    from .similarity import similarities
+
     attributes = dict(about)
     with write_h5(path, "cka", inputs) as file:
         if measure == "cka":

@@ -34,10 +34,10 @@ MIB = 1 << 20
 BASE_MIB = 600  # Python with torch and transformers imported
 # less or more where a rule imports less, or frees what it used late; measured at hidden sizes of
 # 1024 and 2048 (benchmarks/results/plans.md)
-BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "layers": 330,
+BASES = {"spec": 100, "transferred": 120, "model_merged": 120, "cka": 330, "layers": 100,
          "embedding": 330, "heads": 450, "maps": 1000,
          "maps of attention": 360}  # fmt: skip
-WITHOUT_TORCH = ("spec", "transferred", "model_merged")
+WITHOUT_TORCH = ("spec", "layers", "transferred", "model_merged")
 CUDA_BUILD_MIB = 300  # more, where torch is one that can use a GPU, whether there is one or not
 CUDA_MIB = 400  # more, where CUDA is used, with the libraries of such a build
 # of a job that runs models on a GPU: libraries, CUDA, and weights on their way. Measured: 2.9 GiB
@@ -306,9 +306,10 @@ def _adapter_maps(
     read = list(zip(read_widths(old), read_widths(new), strict=True))
     bases = [parameters(d) for d in (old, new)]
     streams, passed = (READ_TOKENS * width * SINGLE_BYTES for width in walk_widths(old, new))
-    fit = 12 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES  # a site's sums and their fit
-    if number == HALF_BYTES:
+    if number == HALF_BYTES:  # a site's sums and their fit
         fit = fit_bytes_on_gpu(input_fits(old, new))
+    else:
+        fit = 12.0 * max(o * n + n * n for o, n in read) * DOUBLE_BYTES
     if whole:
         size, beside = 2 * sum(bases) * number + passed + fit, float(streams)
     else:

@@ -116,8 +116,8 @@ def cka(old: Dimensions, new: Dimensions, rates: Rates) -> float:
 
 
 def layers(old: Dimensions, new: Dimensions, rates: Rates) -> float:
-    """A small table: the start alone."""
-    return rates.start
+    """A small table: the start alone, with nothing beside it."""
+    return LIGHT_START_S / 2
 
 
 def heads(old: Dimensions, new: Dimensions, rates: Rates) -> float:

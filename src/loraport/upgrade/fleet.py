@@ -9,7 +9,8 @@ from typing import Any
 from ..artifacts import atomic, read_json, write_json
 from ..evaluation.verdict import DEPLOY, KIND
 from ..runtime.job import last_record
-from .upgrade import REPORT
+
+REPORT = "upgrade.json"  # what an upgraded adapter's folder tells of it
 
 COLUMNS = (
     "name", "verdict", "old", "carried", "upgraded", "teacher", "start", "minutes", "source", "why",

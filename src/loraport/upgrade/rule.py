@@ -14,10 +14,11 @@ from ..training.data import Conversation, Example, read
 from ..transfer.files import transfer_whole
 from .base import Base, Limits
 from .card import write_card
+from .fleet import REPORT
 from .prompts import Prompt, Record, as_messages
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
-from .upgrade import REPORT, Settings, judged_of, learn, split
+from .upgrade import Settings, judged_of, learn, split
 from .verify import check_yardstick, old_answers, verify
 
 log = logging.getLogger("loraport")

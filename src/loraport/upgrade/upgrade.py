@@ -22,13 +22,14 @@ from .candidates import Start, choose_start, fitting, started
 from .card import write_card
 from .chat import template_doubt
 from .choice import Choice, by_student, choose_teacher
+from .fleet import REPORT
 from .more_prompts import ENOUGH, write_more
 from .prompts import Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
 log = logging.getLogger("loraport")
-REPORT, VERDICT = "upgrade.json", "verdict.json"
+VERDICT = "verdict.json"
 
 
 @dataclass(frozen=True)
