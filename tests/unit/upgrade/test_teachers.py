@@ -134,7 +134,7 @@ class Scripted:
     def __post_init__(self):
         config = type("config", (), {"max_position_embeddings": self.room})
         self.model = type("model", (), {"config": config})
-        self.tokenizer = lambda text: {"input_ids": list(text)}
+        self.tokenizer = lambda text, **_: {"input_ids": list(text)}
 
     def texts(self, prompts):
         return [p if isinstance(p, str) else "".join(c for _, c in p) for p in prompts]
