@@ -124,9 +124,18 @@ class Walk:
         self._leave()
 
     @torch.no_grad()
-    def given(self, ready: Callable[[int], None] = lambda number: None) -> Iterator[Any]:
+    def given(
+        self,
+        ready: Callable[[int], None] = lambda number: None,
+        asked: Callable[[int], Mapping[str, Any]] = lambda number: {},
+    ) -> Iterator[Any]:
         """What the model gives for one batch after the other, behind its last block: its logits
-        among that, by its own norm and head. `ready` is as for `outputs`.
+        among that, by its own norm and head.
+
+        Parameters
+        ----------
+        ready : as for `outputs`
+        asked : what else the model is called with for a batch, from its number
         """
         for number in range(len(self._batches)):
             ready(number)
@@ -134,7 +143,7 @@ class Walk:
             output = (stream,) if self._gives_tuple else stream
             with self._opened():
                 self._layers[-1].forward = lambda *args, output=output, **kwargs: output
-                given = self.base(**self._inputs(number), use_cache=False)
+                given = self.base(**self._inputs(number), **asked(number), use_cache=False)
             yield given
 
     def cross(self, sites: Collection[str]) -> list[Caught]:

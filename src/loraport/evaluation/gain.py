@@ -29,7 +29,7 @@ from ..models.spec import Model
 from ..models.streaming import is_streamed
 from ..runtime.job import progress as progress_bar
 from ..training.data import Example, read, subset
-from .likelihood import answer_losses, batches_of
+from .likelihood import answer_losses, batches_of, needed_logits
 
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 EXAMPLES = 50  # answers that a gain is chosen on, at most
@@ -230,7 +230,11 @@ def measure_streamed(
             for _ in walk.outputs(ready):
                 pass
             progress(1)
-        for number, given in enumerate(walk.given(ready)):
+
+        def asked(number: int) -> dict[str, torch.Tensor]:
+            return needed_logits(walk.base, answers[number % len(answers)].labels)
+
+        for number, given in enumerate(walk.given(ready, asked)):
             row, place = divmod(number, len(answers))
             losses[row, answers[place].places] = answers[place].losses(given.logits)
         progress(1)

@@ -1,6 +1,8 @@
 """How likely a model finds answers to their prompts, in nats."""
 
 from collections.abc import Sequence
+from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +28,9 @@ class Answers(NamedTuple):
     labels: torch.Tensor
 
     def losses(self, logits: torch.Tensor) -> np.ndarray:
-        """Negative log-likelihood of each answer, in nats, (b,) float64, from (b, t, vocabulary)"""
+        """Negative log-likelihood of each answer, in nats, (b,) float64; `logits` are as for
+        `token_losses`.
+        """
         return token_losses(logits, self.labels).double().sum(dim=1).cpu().numpy()
 
 
@@ -67,8 +71,36 @@ def answer_losses(
     losses = np.zeros(len(examples))
     for answers in batches_of(tokenizer, examples, cutoff, batch_size):
         inputs = {name: values.to(model.device) for name, values in answers.inputs.items()}
-        losses[answers.places] = answers.losses(model(**inputs, use_cache=False).logits)
+        asked = {**inputs, **needed_logits(model, answers.labels)}
+        losses[answers.places] = answers.losses(model(**asked, use_cache=False).logits)
     return losses
+
+
+def needed_logits(model: Any, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a model is called with, so that it gives no logits in front of the first label.
+
+    A row of logits is as long as the vocabulary: of a prompt they can take more memory than all
+    else, and in a small model most of the time.
+
+    Parameters
+    ----------
+    labels : (n, length), IGNORED where none is
+
+    Returns
+    -------
+    `logits_to_keep`, the positions (kept,), or nothing where all are needed or the model's code
+    does not know it. A count in their place lets some models drop positions before the head, too.
+    """
+    first = int((labels != IGNORED).any(dim=0).int().argmax())  # 0 where there is no label
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if first < 2 or not _keeps(base.__class__):
+        return {}
+    return {"logits_to_keep": torch.arange(first - 1, labels.shape[1])}
+
+
+@cache
+def _keeps(kind: Any) -> bool:
+    return "logits_to_keep" in signature(kind.forward).parameters
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -76,12 +108,14 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Parameters
     ----------
-    logits : (n, length, vocabulary)
+    logits : (n, length, vocabulary), or of the last positions alone
     labels : (n, length), IGNORED where nothing is learned
     """
-    return functional.cross_entropy(
+    length, width = labels.shape[1], logits.shape[1]
+    losses = functional.cross_entropy(
         logits[:, :-1].transpose(1, 2).float(),
-        labels[:, 1:].to(logits.device),
+        labels[:, length - width + 1 :].to(logits.device),
         ignore_index=IGNORED,
         reduction="none",
     )
+    return functional.pad(losses, (length - width, 0))

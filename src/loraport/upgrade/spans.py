@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.likelihood import token_losses
+from ..evaluation.likelihood import needed_logits, token_losses
 from ..training.data import IGNORED
 
 END = 1  # characters that the end of an answer counts as, behind its text
@@ -121,7 +121,8 @@ def spans_of(
         held = [rows[place] for place in places]
         ids, labels, mask = padded(held, tokenizer.pad_token_id)
         ids, mask = ids.to(model.device), mask.to(model.device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        more = needed_logits(model, labels)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **more).logits
         nats = token_losses(logits, labels).double().cpu()
         for place, row, said in zip(places, held, nats, strict=True):
             tail = said[row.first - 1 : len(row.ids) - 1].tolist()

@@ -19,7 +19,7 @@ from torch.nn.attention import sdpa_kernel
 
 from ..adapters.attach import detach, save_adapter
 from ..errors import LoraportError
-from ..evaluation.likelihood import token_losses
+from ..evaluation.likelihood import needed_logits, token_losses
 from ..evaluation.matching import scores
 from ..training.starts import Fresh
 from ..training.train import ATTENTION
@@ -291,8 +291,9 @@ def batch_loss(model: Any, pad: int, rows: Sequence[Row]) -> torch.Tensor:
     """Loss of a batch: cross-entropy over the answers' tokens, or span by span where it is soft."""
     ids, labels, mask = padded([row.encoded for row in rows], pad)
     ids, mask = ids.to(model.device), mask.to(model.device)
+    more = needed_logits(model, labels)
     with sdpa_kernel(ATTENTION):
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **more).logits
     nats = token_losses(logits, labels)
     total, count = nats.new_zeros(()), 0.0
     for row, said in zip(rows, nats, strict=True):
