@@ -29,7 +29,8 @@ from ..models.spec import Model
 from ..models.streaming import is_streamed
 from ..runtime.job import progress as progress_bar
 from ..training.data import Example, read, subset
-from .likelihood import answer_losses, batches_of, needed_logits
+from ..training.losses import needed_logits
+from .likelihood import answer_losses, batches_of
 
 GAINS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 EXAMPLES = 50  # answers that a gain is chosen on, at most

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -37,7 +37,8 @@ from ..models.loading import load_base
 from ..runtime.job import progress
 from ..runtime.measure import measured, versions
 from .card import Names, write_card
-from .data import Encoded, Example, encode, fingerprint, subset
+from .data import IGNORED, Encoded, Example, encode, fingerprint, subset
+from .losses import needed_logits, token_losses
 from .starts import Fresh, begin
 from .watched import UNWATCHED, Watched
 
@@ -307,15 +308,45 @@ def _trainer(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for `device_map`, not for copies
     allocates = isinstance(start, Fresh) and start.kind == "adalora"
+    answers_alone = not _adds_to_its_loss(model)
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=rows.rows,
-        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        data_collator=_Collator(model, tokenizer, answers_alone),
+        compute_loss_func=_loss if answers_alone else None,
         callbacks=[_Watch(model, allocates)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _adds_to_its_loss(model: PeftModel) -> bool:
+    """Whether a model's own loss has other parts than its answers: AdaLoRA's, or of its routers."""
+    kinds = {config.peft_type for config in model.peft_config.values()}
+    routed = getattr(model.get_base_model().config, "output_router_logits", False)
+    return PeftType.ADALORA in kinds or bool(routed)
+
+
+class _Collator(DataCollatorForSeq2Seq):
+    """Pads rows; asks for the logits of what is learned alone, where that is all of the loss."""
+
+    def __init__(self, model: PeftModel, tokenizer: Any, answers_alone: bool):
+        super().__init__(tokenizer)
+        self._learns, self._answers_alone = model, answers_alone
+
+    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
+        batch = super().__call__(features, return_tensors)
+        if self._answers_alone:
+            batch |= needed_logits(self._learns, batch["labels"])
+        return batch
+
+
+def _loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Mean nats of a learned token, over all that an optimiser step learns."""
+    losses = token_losses(outputs.logits, labels)
+    count = (labels[:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    return losses.sum() / count
 
 
 def _key(

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ..evaluation.likelihood import needed_logits, token_losses
 from ..training.data import IGNORED
+from ..training.losses import needed_logits, token_losses
 
 END = 1  # characters that the end of an answer counts as, behind its text
 LEAST_LOSS = 1e-6  # nats; keeps log(1 − p) finite where p is 1

@@ -19,8 +19,8 @@ from torch.nn.attention import sdpa_kernel
 
 from ..adapters.attach import detach, save_adapter
 from ..errors import LoraportError
-from ..evaluation.likelihood import needed_logits, token_losses
 from ..evaluation.matching import scores
+from ..training.losses import needed_logits, token_losses
 from ..training.starts import Fresh
 from ..training.train import ATTENTION
 from .base import Base

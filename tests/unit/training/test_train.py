@@ -257,6 +257,27 @@ def test_gradient_accumulation_takes_the_same_steps(tmp_path, model, start):
 # ---- starts
 
 
+def test_logits_of_answers_alone_give_the_models_own_loss(tmp_path, model, start, monkeypatch):
+    """In micro-batches as well, whose answers count by their tokens."""
+    settings = replace(FAST, micro_batch=4)
+    seen = []
+    makes = train.needed_logits
+
+    def kept(*given):
+        seen.append(makes(*given)["logits_to_keep"])
+        return {"logits_to_keep": seen[-1]}
+
+    monkeypatch.setattr(train, "needed_logits", kept)
+    mine = train_lora(model, sums(20), tmp_path / "mine", start=start, settings=settings)
+    assert len(seen) >= 10 and all(positions[0] > 1 for positions in seen)
+    monkeypatch.setattr(train, "_adds_to_its_loss", lambda model: True)
+    whole = train_lora(model, sums(20), tmp_path / "whole", start=start, settings=settings)
+    assert mine["last_loss"] == pytest.approx(whole["last_loss"], rel=1e-5)
+    own, every = (weights(tmp_path / name) for name in ("mine", "whole"))
+    for name, values in own.items():
+        assert torch.allclose(values, every[name], atol=1e-5), name
+
+
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "adalora"])
 def test_every_kind_of_start_is_trained_and_loads_again(tmp_path, model, kind):
     begun = make_adapter(tmp_path / "start", model, kind)

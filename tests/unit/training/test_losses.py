@@ -4,9 +4,10 @@ import families
 import pytest
 import torch
 
-from loraport.evaluation.likelihood import answer_losses, batches_of, needed_logits, token_losses
+from loraport.evaluation.likelihood import answer_losses, batches_of
 from loraport.models.loading import load_base
 from loraport.training.data import IGNORED, Example
+from loraport.training.losses import needed_logits, token_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = [Example(f"the word {n} of the text is " * 3, f" {n}") for n in range(6)]
