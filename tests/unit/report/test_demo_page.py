@@ -27,10 +27,10 @@ ROWS = {  # stage -> score and its interval, retention and its own, flips, secon
     "old": ((2.5, 0.5, 5.0), None, None, None),
     "old_lora": ((100, 100, 100), None, None, None),
     "new": ((2.0, 0.5, 4.0), (0.0,), (196, 0), None),
-    "transferred": ((2.0, 0.5, 4.0), (0.0, 0.0, 0.0), (196, 0), {"transfer_s": 0.8}),
-    "lora_small_matched": ((33.5, 27.0, 40.5), (0.33, 0.26, 0.41), (133, 0), {"train_s": 19}),
+    "transferred": ((2.0, 0.5, 4.0), (0.0, 0.0, 0.0), (196, 0), {"transfer_s": 0.3}),
+    "lora_small_matched": ((33.5, 27.0, 40.5), (0.33, 0.26, 0.41), (133, 0), {"train_s": 7}),
     "finetuned": (
-        (35.5, 29.0, 42.0), (0.35, 0.28, 0.43), (129, 0), {"transfer_s": 0.8, "train_s": 18},
+        (35.5, 29.0, 42.0), (0.35, 0.28, 0.43), (129, 0), {"transfer_s": 0.3, "train_s": 7},
     ),
     "lora_full": ((96.5, 93.5, 99.0), (1.0,), (7, 0), None),
 }  # fmt: skip
