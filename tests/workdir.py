@@ -36,6 +36,8 @@ class Workdir:
         has made it: for tests of what follows after it
     """
 
+    shared = False
+
     def __init__(self, root: Path, shared: bool = False):
         self.root, self.shared = root, shared
         for seed, (name, sizes) in enumerate(SIZES.items(), 1):

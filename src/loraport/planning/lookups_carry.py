@@ -90,8 +90,7 @@ class CarryLookups(PairLookups):
     def prospect(self, app: str, pair: str) -> Prospect:
         """What is known of carrying a given adapter before anything runs."""
         old, new = self.config.pair(pair)
-        entries = (self.config.model(each) for each in (old, new))
-        at = [(each["source"], each["revision"]) for each in entries]
+        at = [self.place(each) for each in (old, new)]
         known_as = tuple(self._known_as(old, app))
         return preflight.told_of_transfer(self.config.given_adapter(app, old), *at, known_as)
 
@@ -122,9 +121,8 @@ class CarryLookups(PairLookups):
     def checked_adapter(self, app: str, model: str) -> list[str]:
         """Files of a given adapter, which fits its base model as far as that is at hand."""
         folder = self.config.given_adapter(app, model)
-        entry = self.config.model(model)
-        known_as = self._known_as(model, app)
-        preflight.check_adapter(folder, entry["source"], known_as, entry["revision"])
+        source, revision = self.place(model)
+        preflight.check_adapter(folder, source, self._known_as(model, app), revision)
         return preflight.adapter_files(folder)
 
     def transfer_settings(self, wildcards: Wildcards) -> Inputs:

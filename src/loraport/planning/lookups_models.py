@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ..artifacts import read_json
 from ..models.spec import is_local
 from ..provenance import code_hash, versions
 from . import layout, preflight
@@ -88,6 +89,14 @@ class ModelLookups(Resources):
     def revision(self, wildcards: Wildcards) -> str:
         """The revision of a model that is asked for."""
         return self.config.model(wildcards.model)["revision"]
+
+    def place(self, model: str) -> tuple[str, str]:
+        """Where a model is: its source, and the commit of the hub that its spec.json records, as
+        long as there is one; else the revision that is asked for.
+        """
+        entry, path = self.config.model(model), Path(layout.path(layout.SPEC, model=model))
+        recorded = read_json(path, "spec")["revision"] if path.is_file() else ""
+        return entry["source"], recorded or entry["revision"]
 
     def remote_code(self, wildcards: Wildcards) -> bool:
         """Whether a model's own code may run."""
