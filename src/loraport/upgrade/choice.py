@@ -71,7 +71,7 @@ def choose_teacher(
         choice = by_labels(room, known, match)
         if choice is not None:
             return choice
-    return Choice(IMITATES, "Without labels the old adapter teaches first.", open=True)
+    return Choice(IMITATES, "Without labels that tell, the old adapter teaches first.", open=True)
 
 
 def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | None:
