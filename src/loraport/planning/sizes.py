@@ -83,9 +83,8 @@ def site_sums(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) 
     if {"gate", "up"} & set(both):  # what they write is what down reads
         total += old.intermediate**2
         total += 0 if "inner" in read else old.intermediate * new.intermediate
-    streams = len({role.removeprefix("linear_") for role in both if role in STREAM_ROLES})
     stream = old.hidden**2 + old.hidden * new.hidden + new.hidden**2
-    total += streams * stream  # behind o and behind down
+    total += _streams(both) * stream  # behind o and behind down
     for role in both:  # Σ x yᵀ and Σ x xᵀ of what is written
         if role not in ("gate", "up"):
             o, n = old.shape(role)[0], new.shape(role)[0]
@@ -134,11 +133,15 @@ def output_fits(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES
     widths = [(new.shape(role)[0], old.shape(role)[0]) for role in apart]
     if {"gate", "up"} & set(both):
         widths.append((new.intermediate, old.intermediate))
-    streams = len({role.removeprefix("linear_") for role in both if role in STREAM_ROLES})
-    behind = [FitShape(old.hidden, new.hidden, 2, False)] * streams
+    behind = [FitShape(old.hidden, new.hidden, 2, False)] * _streams(both)
     return [FitShape(t, s, 2, True) for t, s in widths] + behind
 
 
 def fits(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> list[FitShape]:
     """All of a layer pair, in their order."""
     return [*input_fits(old, new, roles), *output_fits(old, new, roles)]
+
+
+def _streams(roles: Collection[str]) -> int:
+    """How many places of the residual stream some roles write into: behind o, and behind down."""
+    return len({role.removeprefix("linear_") for role in roles if role in STREAM_ROLES})

@@ -56,7 +56,6 @@ class Rates(NamedTuple):
     start : seconds of Python and its imports with torch, and of the device
     models : seconds more where a model runs: transformers, tokenizers, the first batch
     forward : FLOPs of a model that reads, float32 on a CPU and bfloat16 on a GPU
-    decoded : seconds of a layer for a step of a batch that it writes
     products : FLOPs of products in float64
     taken, given : bytes that sums move from and to a GPU; 0 where there is none
     """
