@@ -1,7 +1,7 @@
 # Where the light fine-tuning of an app begins.
 
 
-rule lora_start:  # nothing or the carried update, whichever ends better on answers left out
+rule lora_start:  # nothing, the carried update or a taught one, as ends best on answers left out
     input:
         unpack(look.transfer_inputs),
         unpack(look.other_inputs),
@@ -16,15 +16,16 @@ rule lora_start:  # nothing or the carried update, whichever ends better on answ
         "../environment.yml"
     threads: 8
     resources:
-        mem_mb=look.mem_mb("finetune"),
-        runtime=look.runtime("finetune"),
-        gpu=look.gpus("finetune"),
-        gpu_mb=look.gpu_mb("finetune"),
+        mem_mb=look.start_mem_mb(),
+        runtime=look.start_runtime(),
+        gpu=look.start_gpus(),
+        gpu_mb=look.start_gpu_mb(),
     params:
         transfer=look.transfer_params,
         base=look.base_of("new"),
         data=look.small_data("lft"),
         settings=look.small_settings("lft"),
-        code=look.code("lora_start"),
+        taught=look.taught_start,
+        code=look.start_code("lora_start"),
     script:
         "../workflow/scripts/lora_start.py"

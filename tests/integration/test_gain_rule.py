@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 from workdir import Workdir
 
@@ -22,7 +23,7 @@ def work(tmp_path_factory):
     (work.root / "adapters.tsv").write_text("\n".join(lines) + "\n")
     work.configure(
         tasks={"t": {"train": "t.jsonl", "template": "plain", "eval": []}},
-        finetune={"examples": 12},
+        finetune={"examples": 12, "start": "chosen"},
         transfer={"gain": "auto", "factors": "fresh"},
     )
     return work
@@ -68,6 +69,43 @@ def test_a_fine_tuning_begins_where_it_ends_best_and_the_trial_is_recorded(work)
     assert told["start"] in told["nats"] and told["examples"] == 12
     assert "nothing" in told["nats"] and "carried" in told["nats"]
     assert "lora_start" not in work.planned("artifacts/p/a/norm/seed0/lora_finetuned")
+
+
+QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "at_least": 12, "new_tokens": 12}
+QUICK |= {"device": "cpu"}
+
+
+@pytest.mark.parametrize("answers", ["given", "own"])
+def test_a_fine_tuning_may_begin_from_a_taught_adapter(work, tmp_path, answers):
+    taught, target = work.copy(tmp_path / "taught"), "artifacts/p/a/lora_finetuned"
+    sections = yaml.safe_load((work.root / "config.yaml").read_text())
+    sections["finetune"] = {"examples": 12, "start": "taught", "answers": answers}
+    taught.configure(**{**sections, "upgrade": QUICK})
+    assert "lora_start" in taught.planned(target)
+    taught.run(target)
+    told = json.loads((taught.root / "artifacts/p/a/lora_start/start.json").read_text())
+    count = told["examples"]  # an answer of the old model's own may be empty: it is left out
+    assert count == 12 if answers == "given" else 4 <= count <= 12
+    lesson = told["taught"]["lesson"]
+    assert lesson["choice"] == {"teacher": "old", "why": "It was asked for.", "measured": {}}
+    assert lesson["prompts"]["labelled"] == count and "synthetic" in lesson["prompts"]
+    assert "lorasuite" in lesson["start"]["tried"] and lesson["taught"]["epochs"]
+    assert told["answers"]["taught"] == -(-count // 3) and told["answers"]["nothing"] == count
+    assert told["taught"]["over"] in told["taught"]["nats"] and told["start"] in told["nats"]
+    assert np.isfinite(told["taught"]["improvement"] + told["taught"]["standard_error"])
+    assert load_file(taught.root / target / "adapter_model.safetensors")
+    for change in ({"margin": 9}, {"labels": 3}):  # of verdicts and upgrades alone
+        taught.configure(**{**sections, "upgrade": {**QUICK, **change}})
+        assert taught.planned(target) == {}
+    taught.configure(**{**sections, "upgrade": {**QUICK, "epochs": 1}})
+    assert "lora_start" in taught.planned(target)
+
+
+def test_settings_of_an_upgrade_are_nothing_to_a_start_that_is_not_taught(work):
+    target = "artifacts/p/a/lora_start"
+    work.run(target)
+    for change in ("upgrade={epochs: 3}", "upgrade={teacher: delta}"):
+        assert work.planned("--config", change, "--", target) == {}
 
 
 def test_methods_are_compared_by_whole_updates(work):

@@ -1,11 +1,12 @@
-"""Rule lora_start: nothing or the carried update, by light fine-tunings that leave answers out."""
+"""Rule lora_start: nothing, what is carried or taught, by trainings that leave answers out."""
 
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities, read_json
-from loraport.evaluation.start import FOLDS, NOTHING, Begin, choose_start
+from loraport.evaluation.start import FOLDS, NOTHING, Begin, Teach, choose_start
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job, progress
 from loraport.training.data import read
@@ -21,16 +22,24 @@ with job(snakemake) as log:
     inputs, transferred = identities(artifacts), Path(snakemake.input.transferred)
     model = load_spec(snakemake.input.spec, params.base["source"])
     gain = read_json(transferred / "transfer.json", "transfer")["gain"]["gain"]
+    adapter = folder_of(snakemake.input.adapter)
+    teach: Teach | None = None
+    if params.taught:  # by its name: its code counts where a start is taught, and nowhere else
+        settings, old = params.taught["settings"], params.taught["old"]
+        old_dir = load_spec(snakemake.input.old_spec, old["source"]).directory
+        carried = (adapter, artifacts, inputs, params.transfer)
+        module = import_module("loraport.upgrade.taught_start")
+        teach = module.Teaching(settings, old_dir, old, *carried, params.base["name"])
     starts: dict[str, Begin] = {NOTHING: fresh_like(transferred)}
     if gain:
         starts[f"carried, times {gain:g}"] = transferred
     with TemporaryDirectory(dir=Path(snakemake.output[0]).parent) as folder:
         if gain != 1:  # the gain was chosen for the answers before any training
             whole = Path(folder) / "whole"
-            adapter = folder_of(snakemake.input.adapter)
             transfer_whole(adapter, artifacts, inputs, whole, params.transfer)
             starts["carried"] = whole
-        with atomic(snakemake.output[0]) as out, progress(FOLDS * len(starts), "trials") as bar:
+        count = FOLDS * len(starts) + (teach is not None)
+        with atomic(snakemake.output[0]) as out, progress(count, "trials") as bar:
             out.mkdir()
             chosen = choose_start(
                 model.directory,
@@ -41,5 +50,6 @@ with job(snakemake) as log:
                 inputs,
                 params.base["name"],
                 done=lambda: bar.update(1),
+                teach=teach,
             )
     log.info("start: %s; nats an answer %s", chosen.start, chosen.nats)

@@ -10,7 +10,7 @@ from .. import methods
 from ..errors import LoraportError
 from . import contenders, layout, rows, stages, sweeps, tasks
 from .lookups_models import Inputs, Lookup, Wildcards
-from .lookups_upgrade import UpgradeLookups
+from .lookups_start import StartLookups
 from .together import with_the_rest
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -46,7 +46,7 @@ class Told:
         return told(getattr(self._lookups, name), self._tell)
 
 
-class Lookups(UpgradeLookups):
+class Lookups(StartLookups):
     """All look-ups: those of tables, plots, advice and sweeps beside the others.
 
     Parameters

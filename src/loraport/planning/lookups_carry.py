@@ -50,8 +50,8 @@ class CarryLookups(PairLookups):
 
     def finetuned_from(self, wildcards: Wildcards) -> Inputs:
         """What an app's light fine-tuning starts from: the carried adapter, or what is chosen."""
-        chosen = self.config.content["finetune"]["start"] == "chosen"
-        name = layout.START if chosen else layout.TRANSFERRED
+        carried = self.config.content["finetune"]["start"] == "carried"
+        name = layout.TRANSFERRED if carried else layout.START
         return {"start": layout.path(f"{layout.APP}/{name}", **dict(wildcards.items()))}
 
     def old_adapter(self, wildcards: Wildcards) -> Any:

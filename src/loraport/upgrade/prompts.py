@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import LoraportError
 from ..training.chats import ANSWER, Turn, turns_of, without_start
-from ..training.data import TEMPLATES, is_blank, prompt_of, to_example
+from ..training.data import TEMPLATES, Conversation, Example, is_blank, prompt_of, to_example
 
 Prompt = str | tuple[tuple[str, str], ...]  # a text, or (role, content) of each message
 ANSWERS = ("completion", "answer", "output")  # fields of a record that hold its gold answer
@@ -89,6 +89,13 @@ def _record(entry: Any, template: str, where: str) -> Record:
     if gold is None:
         return Record(prompt_of(entry, template, where))
     return Record(*to_example(entry, template, where))
+
+
+def of_example(example: Example) -> Record:
+    """What a training example asks, a text or the messages of a conversation, with its answer."""
+    if isinstance(example, Conversation):
+        return Record(as_messages(example.turns[:-1]), example.completion)
+    return Record(example.prompt, example.completion)
 
 
 def as_messages(turns: Sequence[Turn]) -> tuple[tuple[str, str], ...]:

@@ -10,12 +10,12 @@ from ..artifacts import atomic, read_json, write_json
 from ..errors import LoraportError
 from ..evaluation.verdict import Settings as Judging
 from ..evaluation.verdict import Verdict
-from ..training.data import Conversation, Example, read
+from ..training.data import read
 from ..transfer.files import transfer_whole
 from .base import Base, Limits
 from .card import write_card
 from .fleet import REPORT
-from .prompts import Prompt, Record, as_messages
+from .prompts import Record, of_example
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
 from .upgrade import Settings, judged_of, learn, split
@@ -27,12 +27,20 @@ LIMITS = ("batch_size", "max_tokens", "new_tokens")
 
 def settings_of(section: Mapping[str, Any]) -> Settings:
     """The configuration's section `upgrade` as settings."""
+    return replace(
+        learning_of(section),
+        prompts=section["prompts"],
+        verify=section["verify"],
+        verdict=judging_of(section),
+    )
+
+
+def learning_of(section: Mapping[str, Any]) -> Settings:
+    """What of the section `upgrade` concerns `learn`, which splits and judges nothing."""
     rates = tuple(float(rate) for rate in section["rates"])
     seed, match = section["seed"], section["match"]
     return Settings(
         teacher=section["teacher"],
-        prompts=section["prompts"],
-        verify=section["verify"],
         at_least=section["at_least"],
         minutes=section["minutes"],
         seed=seed,
@@ -40,7 +48,7 @@ def settings_of(section: Mapping[str, Any]) -> Settings:
                         seed=seed),
         teaching=Teaching(rates=rates, epochs=section["epochs"], patience=section["patience"],
                           match=match, seed=seed),
-        verdict=judging_of(section),
+        verdict=Judging(match=match),
     )  # fmt: skip
 
 
@@ -56,7 +64,7 @@ def records_of(data: Mapping[str, Any], section: Mapping[str, Any]) -> list[Reco
     ----------
     data : as `training.data.read` takes it
     """
-    answered = {_prompt(example): example.completion for example in read(**data)}
+    answered = {each.prompt: each.gold for each in map(of_example, read(**data))}
     records = [Record(prompt) for prompt in answered]
     taught = split(records, (), settings_of(section)).taught[: section["labels"]]
     labelled = {record.prompt for record in taught}
@@ -64,11 +72,6 @@ def records_of(data: Mapping[str, Any], section: Mapping[str, Any]) -> list[Reco
         replace(record, gold=answered[record.prompt]) if record.prompt in labelled else record
         for record in records
     ]
-
-
-def _prompt(example: Example) -> Prompt:
-    """What an example asks: a text, or the messages of a conversation."""
-    return as_messages(example.turns[:-1]) if isinstance(example, Conversation) else example.prompt
 
 
 def carried_candidates(
@@ -96,18 +99,27 @@ def load_bases(
     folders: Sequence[Path], section: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
 ) -> list[Base]:
     """The old and the new base model in memory."""
-    limits = Limits(**{key: section[key] for key in LIMITS})
     return [
-        Base.load(
-            folder,
-            replace(limits),
-            dtype=section["dtype"],
-            device=section["device"],
-            device_map=section["device_map"],
-            trust_remote_code=about[side]["remote_code"],
-        )
+        load_one(folder, section, about[side])
         for side, folder in zip(("old", "new"), folders, strict=True)
     ]
+
+
+def load_one(folder: Path, section: Mapping[str, Any], about: Mapping[str, Any]) -> Base:
+    """A base model in memory; `about` has its `remote_code`."""
+    return Base.load(
+        folder,
+        limits_of(section),
+        dtype=section["dtype"],
+        device=section["device"],
+        device_map=section["device_map"],
+        trust_remote_code=about["remote_code"],
+    )
+
+
+def limits_of(section: Mapping[str, Any]) -> Limits:
+    """How much a base model reads and writes at a time."""
+    return Limits(**{key: section[key] for key in LIMITS})
 
 
 def write_upgraded(

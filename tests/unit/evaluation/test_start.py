@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from loraport.errors import LoraportError
-from loraport.evaluation.start import NOTHING, choose, choose_start, trained_losses
+from loraport.evaluation.start import (
+    NOTHING,
+    TAUGHT,
+    choose,
+    choose_start,
+    choose_taught,
+    trained_losses,
+)
 from loraport.training.data import Example
 from loraport.training.starts import Fresh
 from loraport.training.train import Diverged, Settings, load_for, train_lora
@@ -45,6 +52,44 @@ def test_a_start_that_destroys_the_model_is_left_out():
         choose({NOTHING: np.full(5, np.nan)})
 
 
+HELD = np.arange(50) % 3 == 0
+
+
+def test_a_taught_start_is_taken_where_it_is_ahead_of_the_best_on_what_was_held_back():
+    others = {NOTHING: losses(10), "carried": losses(8, 1.2)}
+    first = choose(others)
+    chosen = choose_taught(first, others, others["carried"][HELD] - 1 - losses(0, 0.1)[HELD], HELD)
+    assert chosen.start == TAUGHT and chosen.taught["over"] == "carried"
+    assert chosen.answers == {NOTHING: 50, "carried": 50, TAUGHT: 17}
+    assert chosen.taught["improvement"] == pytest.approx(1, abs=0.1)
+    assert 0 < chosen.taught["standard_error"] < 0.1
+    assert chosen.nats[TAUGHT] == chosen.taught["nats"][TAUGHT]
+    assert chosen.taught["nats"]["carried"] == others["carried"][HELD].mean() != first.nats
+    assert chosen.improvement == first.improvement  # of what was carried over nothing
+
+
+def test_a_taught_start_that_is_behind_or_level_gives_way_to_the_others():
+    others = {NOTHING: losses(10), "carried": losses(8, 1.2)}
+    first = choose(others)
+    noise = np.random.default_rng(0).standard_normal(HELD.sum())
+    for more in (0.5, noise - noise.mean(), noise - noise.mean() - 0.1):
+        chosen = choose_taught(first, others, others["carried"][HELD] + more, HELD)
+        assert chosen.start == "carried" and TAUGHT in chosen.nats
+    level = {**others, "carried": losses(10) + np.where(HELD, -2.0, 1.0)}  # ahead there alone
+    first = choose(level)
+    chosen = choose_taught(first, level, losses(9)[HELD], HELD)
+    assert first.start == chosen.start == NOTHING and chosen.taught["over"] == "carried"
+
+
+def test_a_taught_start_that_destroys_the_model_is_left_out():
+    others = {NOTHING: losses(10), "carried": np.full(50, np.inf)}
+    chosen = choose_taught(choose(others), others, np.full(17, np.inf), HELD)
+    assert chosen.start == NOTHING and set(chosen.nats) == set(chosen.answers) == {NOTHING}
+    assert "NaN or Inf" in chosen.taught["left_out"]
+    beside = choose_taught(choose(others), others, losses(9)[HELD], HELD)
+    assert set(beside.taught["nats"]) == {NOTHING, TAUGHT} and beside.start == TAUGHT
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
@@ -69,6 +114,80 @@ def test_an_adapter_that_knows_the_answers_is_chosen_and_written(base, tmp_path)
     assert told["start"] == "carried" and told["examples"] == 18
     weights = (out / "adapter_model.safetensors").read_bytes()
     assert weights == (knows / "adapter_model.safetensors").read_bytes()
+
+
+def begun(base, tmp_path, name, teach=None, data=DATA, starts=None):
+    """What is chosen, with its start.json."""
+    out = tmp_path / name
+    out.mkdir()
+    count = []
+    more = {"done": lambda: count.append(1), "teach": teach}
+    chosen = choose_start(base, data, starts or {NOTHING: FRESH}, SETTINGS, out, {}, "base", **more)
+    return chosen, json.loads((out / "start.json").read_text()), len(count)
+
+
+def test_a_start_is_taught_on_two_thirds_and_compared_on_the_third_that_it_did_not_see(
+    base, tmp_path
+):
+    longer, seen = Settings(epochs=30, batch_size=6, learning_rate=1e-2, device="cpu"), []
+
+    def teach(loaded, learned, held, out):
+        seen.append((learned, held))
+        train_lora(base, DATA, out, start=FRESH, settings=longer, loaded=loaded)
+        return {"choice": {"teacher": "old"}}
+
+    bare, before, _ = begun(base, tmp_path, "bare")
+    assert before["taught"] is None and before["answers"] == {NOTHING: 18}
+    chosen, told, count = begun(base, tmp_path, "taught", teach)
+    assert seen == [([each for n, each in enumerate(DATA) if n % 3], DATA[::3])]
+    assert chosen.start == told["start"] == TAUGHT and count == 3 + 1
+    assert told["answers"] == {NOTHING: 18, TAUGHT: 6} and told["examples"] == 18
+    assert told["nats"][NOTHING] == bare.nats[NOTHING]  # which the teaching leaves as it is
+    assert told["taught"]["lesson"] == {"choice": {"teacher": "old"}}
+    assert told["taught"]["over"] == NOTHING and told["taught"]["improvement"] > 0
+    begun(base, tmp_path, "again", teach)
+    for name in ("start.json", "adapter_model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "taught" / name).read_bytes()
+
+
+def test_a_teaching_that_fails_is_told_and_the_choice_goes_on_without_it(
+    base, tmp_path, monkeypatch, caplog
+):
+    loads = []
+    monkeypatch.setattr(
+        "loraport.evaluation.start.load_for",
+        lambda *args: (loads.append(1), load_for(*args))[1],
+    )
+
+    def fails(loaded, learned, held, out):
+        out.mkdir()
+        (out / "half").write_text("")
+        raise LoraportError("there is nothing to teach")
+
+    _, before, _ = begun(base, tmp_path, "bare")
+    with caplog.at_level("WARNING"):
+        chosen, told, count = begun(base, tmp_path, "failed", fails)
+    assert "no start is taught: there is nothing to teach" in caplog.text
+    assert chosen.start == NOTHING and count == 3 and len(loads) == 3
+    assert "teaching failed" in told["taught"]["left_out"]
+    assert {**told, "taught": None, "digest": before["digest"]} == before
+    weights = [
+        (tmp_path / n / "adapter_model.safetensors").read_bytes() for n in ("bare", "failed")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_small_set_of_which_nothing_can_be_held_back_teaches_nothing(
+    base, tmp_path, caplog, count
+):
+    def never(*_):
+        raise AssertionError("taught")
+
+    with caplog.at_level("WARNING"):
+        chosen, told, _ = begun(base, tmp_path, "few", never, DATA[:count])
+    assert chosen.start == NOTHING and "too few to hold some back" in caplog.text
+    assert "too small" in told["taught"]["left_out"]
 
 
 def test_a_training_that_diverges_is_no_start_and_another_fault_is_told(

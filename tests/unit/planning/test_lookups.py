@@ -10,7 +10,16 @@ import pico
 import pytest
 
 from loraport.errors import LoraportError
-from loraport.planning import contenders, layout, needs, preflight, resources, stages, times
+from loraport.planning import (
+    contenders,
+    layout,
+    lookups_start,
+    needs,
+    preflight,
+    resources,
+    stages,
+    times,
+)
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 from loraport.planning.prospect import Prospect
@@ -343,6 +352,83 @@ def test_a_model_of_the_hub_is_described_with_room_to_spare(made):
     look, nothing, model = made(), SimpleNamespace(), Wildcards(model="old")
     assert look.mem_mb("spec")(model, nothing, 2) == 16000
     assert look.runtime("spec")(model, nothing, 1) == 120
+
+
+TAUGHT = {"start": "taught", "examples": 8}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_taught_start_asks_for_both_models_and_for_the_time_of_an_upgrade_too(
+    made, specs, monkeypatch, there
+):
+    monkeypatch.setattr(resources, "has_gpu", lambda: there)
+    inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
+    chosen, taught = made(), made(finetune=TAUGHT)
+
+    def asked(look):
+        functions = (look.start_mem_mb(), look.start_gpu_mb(), look.start_runtime())
+        return [function(APP, inputs, 1) for function in functions]
+
+    alone = (chosen.mem_mb("finetune"), chosen.gpu_mb("finetune"), chosen.runtime("finetune"))
+    assert asked(chosen) == [function(APP, inputs, 1) for function in alone]
+    pair = SimpleNamespace(**specs)
+    upgrade = [taught.both_mem_mb("upgrade"), taught.both_gpu_mb("upgrade")]
+    memory = [function(APP, pair, 1) for function in upgrade]
+    assert asked(taught)[:2] == memory and asked(taught)[there] > asked(chosen)[there]
+    both = taught.runtime("upgrade")(APP, pair, 1) + chosen.runtime("finetune")(APP, inputs, 1)
+    assert asked(taught)[2] == both
+    assert taught.start_mem_mb()(APP, inputs, 2) == 2 * memory[0]
+    larger = made(finetune={**TAUGHT, "batch_size": 4096})  # the trainings need more than teaching
+    assert asked(larger)[there] > memory[there]
+
+
+def test_a_taught_start_that_is_moved_is_asked_for_where_it_is(made, specs):
+    inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
+    look = made(finetune={**TAUGHT, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
+    old = stages.base_need(needs.read_sizes(specs["old_spec"]), look.config.content["upgrade"])
+    assert look.start_gpu_mb()(APP, inputs, 1) == old.gpu_mib > 0 and look.start_gpus() == 3
+    only = made(finetune={"device": "cpu", "examples": 8}, upgrade={"device": "cuda", "gpus": 3})
+    assert only.start_gpu_mb()(APP, inputs, 1) == only.start_gpus() == 0
+
+
+def test_a_taught_start_is_redone_for_what_its_teaching_reads_and_a_chosen_one_is_not(made):
+    every = {"epochs": 4, "teacher": "old", "at_least": 7, "match": "number", "seed": 3}
+    apart = {"margin": 4, "labels": 5, "verify": 9, "prompts": 30, "level": 0.8, "gpus": 2}
+    chosen, taught = made(), made(finetune=TAUGHT)
+    assert chosen.taught_start(APP) == made(upgrade=every).taught_start(APP) == {}
+    before = taught.taught_start(APP)
+    assert before["old"]["source"] == "hub/old"
+    for key, value in every.items():
+        after = made(finetune=TAUGHT, upgrade={key: value}).taught_start(APP)
+        assert after["settings"] == {**before["settings"], key: value} != before["settings"]
+    assert made(finetune=TAUGHT, upgrade=apart).taught_start(APP) == before
+    assert (
+        chosen.start_code("lora_start")
+        == chosen.code("lora_start")
+        != taught.start_code("lora_start")
+    )
+
+
+def test_code_of_a_teaching_counts_where_a_start_is_taught(made, monkeypatch):
+    read, asked = lookups_start.StartLookups.code, []
+    monkeypatch.setattr(
+        lookups_start.StartLookups,
+        "code",
+        lambda self, *names: (asked.append(names), read(self, *names))[1],
+    )
+    made().start_code("lora_start")
+    made(finetune=TAUGHT).start_code("lora_start")
+    assert asked[0] == ("lora_start",)
+    assert {"upgrade.taught_start", "upgrade.teachers.delta"} <= set(asked[1])
+
+
+def test_what_a_fine_tuning_starts_from_is_what_is_configured(made):
+    found = {
+        start: made(finetune={"start": start, "examples": 8}).finetuned_from(APP)["start"]
+        for start in ("chosen", "taught", "carried")
+    }
+    assert found["chosen"] == found["taught"] == "artifacts/p/a/lora_start"
+    assert found["carried"] == "artifacts/p/a/lora_transferred"
 
 
 @pytest.mark.parametrize(("device", "count"), [("auto", 2), ("cuda", 2), ("cpu", 0), ("cuda:1", 0)])

@@ -1,0 +1,111 @@
+"""A start of a light fine-tuning that is taught: the teaching of an upgrade, on the small set.
+
+The prompts are those of the small set and what the adapted old model writes besides, and the
+answers of the small set are labels. What is held back is learned from by nothing; the gain of the
+start, the best rate and the best epoch are chosen on it, as in any upgrade.
+"""
+
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import LoraportError
+from ..training.data import Example
+from ..training.train import make_deterministic
+from .base import Base
+from .prompts import of_example
+from .rule import carried_candidates, learning_of, limits_of, load_one
+from .upgrade import Parts, learn
+
+log = logging.getLogger("loraport")
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Makes a taught start: a callable as `evaluation.start.Teach`.
+
+    Attributes
+    ----------
+    section : of the section `upgrade`, what concerns `learn` and the old model
+    old_dir, about_old : the old model, and its `remote_code`
+    adapter : of the old model
+    artifacts, inputs, transfer : what carries the adapter, as `rule.carried_candidates` takes it
+    base_name : what adapter_config.json calls the new model
+    """
+
+    section: Mapping[str, Any]
+    old_dir: Path
+    about_old: Mapping[str, Any]
+    adapter: Path
+    artifacts: Mapping[str, str]
+    inputs: Mapping[str, str]
+    transfer: Mapping[str, Any]
+    base_name: str | None = None
+
+    def __call__(
+        self,
+        loaded: tuple[Any, Any],
+        learned: Sequence[Example],
+        held: Sequence[Example],
+        out: Path,
+    ) -> dict[str, Any]:
+        """Teach an adapter and write it into the folder `out`; what `learn` reports of it.
+
+        Parameters
+        ----------
+        loaded : the bare new model and its tokenizer; it is bare again at the end
+        learned, held : examples that are taught, and held back
+
+        Raises
+        ------
+        LoraportError
+            If there is nothing to teach, or the teaching fails.
+        """
+        divided, settings = parts_of(learned, held), learning_of(self.section)
+        candidates = out.with_name("candidates")
+        candidates.mkdir()
+        carried = carried_candidates(
+            self.adapter, self.artifacts, self.inputs, candidates, self.transfer
+        )
+        make_deterministic(settings.seed)
+        new = Base(*loaded, limits_of(self.section))
+        old = load_one(self.old_dir, self.section, self.about_old)
+        out.mkdir()
+        try:
+            done = learn(
+                old, new, self.adapter, carried, divided, out, settings, base_name=self.base_name
+            )
+        finally:
+            del old
+            gc.collect()  # PEFT's wrappers hold the base in circles
+            torch.cuda.empty_cache()
+        log.info("teacher %(teacher)s: %(why)s", done.report["choice"])
+        log.info("taught from %(start)s at gain %(gain)s", done.report["start"])
+        log.info("best epoch: %s", done.report["taught"]["best"])
+        return done.report
+
+
+def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
+    """Examples as the parts of a teaching; a prompt that is held back is taught nowhere.
+
+    Raises
+    ------
+    LoraportError
+        If no prompt is left to teach.
+    """
+    apart = [of_example(each) for each in held]
+    asked = {record.prompt for record in apart}
+    taught = [each for each in map(of_example, learned) if each.prompt not in asked]
+    if not taught:
+        raise LoraportError(
+            "there is nothing to teach",
+            got=f"{len(learned)} examples, each with a prompt that is held back as well",
+            expected="a small set of different prompts",
+            todo="raise `examples` under `finetune`, or set `finetune.start` to chosen",
+        )
+    return Parts(taught, apart, [])
