@@ -268,7 +268,7 @@ def profile(bench: Bench) -> None:
 
 BARS = {  # name -> function, and the minutes that it may take; the most wanted first
     "aligned_pair": (aligned_pair, 6.5),
-    "large_pair": (large_pair, 5.0),
+    "large_pair": (large_pair, 7.0),  # two layer pairs, at least
     "lorasuite_pair": (lorasuite_pair, 3.0),
     "literal_attention": (lambda bench: literal(bench, "attention"), 2.0),
     "profile": (profile, 1.5),

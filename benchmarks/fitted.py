@@ -2,7 +2,8 @@
 
 Run as a child process by bars.py: `fitted.py maps JSON`. By the functions that rule maps runs with
 `keep_moments: false`; the clock waits for the GPU at each part's ends. What was found so far is
-added to a file, a JSON line for each layer pair.
+added to a file, two JSON lines for each layer pair: when it is fitted (`fitted`), and when all of
+its maps but the last, which a thread writes meanwhile, are written as well (`pairs`).
 """
 
 import dataclasses
@@ -101,19 +102,23 @@ def maps(root: str, device: str, texts: str, calibration: dict[str, Any], told: 
 
     def counted(found: Iterator[ModuleMap]) -> Iterator[ModuleMap]:
         for count in range(len(pair.path) * len(ROLES)):
-            if count and count % len(ROLES) == 0:
-                tell(count // len(ROLES))
+            pairs, first = divmod(count, len(ROLES))
+            if pairs and not first:
+                tell(pairs=pairs)
             with clock.part("all but writing"):
                 entry = next(found)
-            yield entry
+            if not first:  # a layer pair's maps come together
+                tell(fitted=pairs + 1)
+            with clock.part("waiting for the writer"):
+                yield entry
 
-    def tell(pairs: int) -> None:
+    def tell(**done: int) -> None:
         with Path(told).open("a") as file:
             wall = round(time.perf_counter() - start, 2)
-            file.write(f"{json.dumps({'pairs': pairs, 'wall': wall, **clock.told()})}\n")
+            file.write(f"{json.dumps({**done, 'wall': wall, **clock.told()})}\n")
 
     write_maps(folder / "maps.h5", "aligned", {}, counted(make_maps("aligned", pair)))
-    tell(len(pair.path))
+    tell(pairs=len(pair.path))
 
 
 if __name__ == "__main__":
