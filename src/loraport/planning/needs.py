@@ -43,7 +43,10 @@ CUDA_MIB = 400  # more, where CUDA is used, with the libraries of such a build
 # of a job that runs models on a GPU: libraries, CUDA, and weights on their way. Measured: 2.9 GiB
 # by activations (1.8B and 3B), 4.4 by moments and by evaluations (0.5B and 1.5B), of whole models
 GPU_HOST_MIB = 4600
-GPU_WALK_MIB = 2900  # the same where models are streamed: weights on their way are planned
+# the same where models are streamed: weights on their way are planned. Measured: 1.4 to 1.7 GiB by
+# activations and by maps (1.8B and 3B), up to 2.4 (70B) where streams of half the tokens are
+GPU_WALK_MIB = 2200
+GPU_GAIN_MIB = 2900  # the same of the choice of a gain, of which nothing was measured
 STREAMS_BYTES = (
     8 << 30
 )  # of a model's streams between blocks; more lie on disk (calibration.streams)
@@ -203,8 +206,12 @@ def _fitted_maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLE
 
 def _fitted_beside(old: Dimensions, new: Dimensions, roles: Collection[str]) -> float:
     """Of fits on a GPU, in the machine's memory: a layer pair's sums, and the maps of three."""
-    maps = sum(each.targets * each.sources for each in fits(old, new, roles)) * SINGLE_BYTES
-    return site_sums(old, new, roles) + 3 * maps
+    return site_sums(old, new, roles) + 3 * _maps_bytes(old, new, roles)
+
+
+def _maps_bytes(old: Dimensions, new: Dimensions, roles: Collection[str]) -> float:
+    """Of a layer pair's finished maps."""
+    return SINGLE_BYTES * sum(each.targets * each.sources for each in fits(old, new, roles))
 
 
 def _maps_in_turn(
@@ -215,7 +222,8 @@ def _maps_in_turn(
     roles: Collection[str] = ROLES,
 ) -> Walked:
     """Moments, and a fit to those of a layer pair. On a CPU while the next ones are summed; on a
-    GPU beside both embeddings, and beside the sums of both parts where they are few.
+    GPU beside both embeddings, and beside the sums of both parts where they are few. The machine's
+    memory then holds the others' sums, and the maps of this layer pair and of the one before.
     """
     walked, sums = _moments(old, new, number, roles=roles), site_sums(old, new, roles)
     if number == SINGLE_BYTES:
@@ -224,7 +232,9 @@ def _maps_in_turn(
     there = sums if sums <= times.SUMS_ROOM_BYTES else 0.0
     around = number * (around_blocks(old) + around_blocks(new))
     fitting = around + fit_bytes_on_gpu(fits(old, new, roles), there)
-    return walked._replace(computing=max(walked.computing + there / 2, fitting))
+    read = sum(_walk(each, number, whole)[1] for each in (old, new))
+    beside = read + (0.0 if there else sums) + 2 * _maps_bytes(old, new, roles)
+    return Walked(max(walked.computing + there / 2, fitting), beside)
 
 
 def _output_maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLES) -> float:
@@ -376,7 +386,7 @@ class Need(NamedTuple):
     mib : of the machine's memory, where its CPU computes
     seconds : on one core
     host_mib : of the machine's memory where a GPU computes; 0 for a rule that uses none
-    gpu_mib : of the GPU, as torch allocates it: without the half GiB of CUDA's own context, and
+    gpu_mib : of the GPU, as torch allocates it: without CUDA's own context, 0.8 GiB of an H100, and
         without what torch keeps of memory that it has let go
     gpu_seconds : where a GPU computes
     """
@@ -450,7 +460,7 @@ def streamed_gain(new: Dimensions, batch: int, cutoff: int) -> Need:
     """
     on_cpu, on_gpu = (_gain(new, batch, cutoff, number) for number in (SINGLE_BYTES, HALF_BYTES))
     seconds = [times.gain(new, cutoff, rates) for rates in (times.CORE, times.GPU)]
-    return _need_of_walked(on_cpu, on_gpu, GPU_WALK_MIB, seconds)
+    return _need_of_walked(on_cpu, on_gpu, GPU_GAIN_MIB, seconds)
 
 
 def with_tables(asked: Need, held: int, carried: int) -> Need:

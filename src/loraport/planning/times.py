@@ -2,7 +2,7 @@
 
 Seconds follow from what a rule reads, moves, writes and multiplies, at rates that fit what was
 measured within a factor of two (benchmarks/results/plans.md): on cores of an AMD EPYC, and on one
-H100 that had eight to sixteen cores beside it. They are of a whole process, its imports included.
+H100 that had eight to 32 cores beside it. They are of a whole process, its imports included.
 """
 
 import math
@@ -27,6 +27,7 @@ from .sizes import (
 TEXTS, TEXT_TOKENS = 512, 128  # for calibration, and of one; none is longer than 256
 WRITTEN_TOKENS, WRITTEN_AT_ONCE = 128, 16  # of an answer that a model writes, and answers
 LIGHT_START_S = 0.5  # of a rule that imports no torch
+LAYERS_S = 0.4  # of rule layers, whose table is small: 0.2 to 0.7 with its start
 HASHED = 6e8  # bytes a second of weights that are read for their digest and their ranges
 STREAMED = 1e9  # of weights that are read block by block
 HANDLED = 2.5e8  # of weights and maps that are read or written, and changed from type to type
@@ -69,7 +70,7 @@ class Rates(NamedTuple):
 
 
 CORE = Rates(start=3, models=1.5, forward=5e10, products=3e10)
-GPU = Rates(start=5, models=15, forward=1e14, products=4e13, taken=1.3e9, given=5e9)
+GPU = Rates(start=5, models=15, forward=1e14, products=4e13, taken=1.8e9, given=5e9)
 DECODED_S = 7e-4  # of a GPU for a layer and a token of a batch that a model writes
 
 
@@ -115,8 +116,8 @@ def cka(old: Dimensions, new: Dimensions, rates: Rates) -> float:
 
 
 def layers(old: Dimensions, new: Dimensions, rates: Rates) -> float:
-    """A small table: the start alone, with nothing beside it."""
-    return LIGHT_START_S / 2
+    """A small table, whatever the models."""
+    return LAYERS_S
 
 
 def heads(old: Dimensions, new: Dimensions, rates: Rates) -> float:

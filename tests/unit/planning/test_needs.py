@@ -218,6 +218,20 @@ def test_sums_that_have_room_on_a_gpu_stay_there_while_their_maps_are_fitted():
     assert asked == int(1.3 * (tables + 8 * (steps + 3 * other + rows) + sums) / 2**20)
 
 
+def test_sums_that_stay_on_a_gpu_take_nothing_beside_it_and_others_do():
+    """By arithmetic: streams of all texts, the next block of both models, two pairs' maps."""
+    for (old, new), leave in (((QWEN_OLD, QWEN_NEW), False), ((LLAMA2_13B, LARGE), True)):
+        streams = 512 * 256 * (old.hidden + new.hidden)
+        read = 2 * (streams + sizes.block_parameters(old) + sizes.block_parameters(new))
+        o, n, waist = old.hidden, new.hidden, old.intermediate * new.intermediate
+        old_kv, new_kv = (d.kv_heads * d.head_dim for d in (old, new))
+        # R at three sites and at down; L of q, k, v, of gate with up, of o and down
+        maps = 4 * (3 * o * n + waist + o * n + 2 * old_kv * new_kv + waist + 2 * o * n)
+        sums = sizes.site_sums(old, new) if leave else 0
+        asked = needs.need("maps_in_turn", old, new).host_mib
+        assert asked == needs.GPU_WALK_MIB + int(1.3 * (read + sums + 2 * maps) / 2**20)
+
+
 @pytest.mark.parametrize(("seconds", "minutes"), [(0, 10), (30, 12), (3600, 250)])
 def test_a_scheduler_is_asked_for_four_times_the_estimate_and_ten_minutes(seconds, minutes):
     assert times.limit_minutes(seconds) == minutes
