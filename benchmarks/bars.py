@@ -186,7 +186,7 @@ def many_adapters(bench: Bench) -> None:
     shutil.move(link, run.root / "adapter_attention")
     try:
         link.symlink_to("adapter_all")
-        records = further.carry(run, Namespace(adapters=3 if bench.tiny else 12))
+        records = further.carry(run, Namespace(adapters=3 if bench.tiny else 12, dtype="float32"))
     finally:
         link.unlink(missing_ok=True)
         shutil.move(run.root / "adapter_attention", link)

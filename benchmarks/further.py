@@ -23,6 +23,8 @@ from pipeline import ROLES, SPECS, Pipeline, machine
 from loraport.provenance import versions
 
 HERE = Path(__file__).resolve().parent
+IDENTITY = {"wh": "identity", "tokens": "bytes", "underdetermined": False, "unshared": "none",
+            "device": "cpu"}  # fmt: skip
 SCRIPT = """import json, pathlib, sys
 sys.path.insert(0, {here!r})
 import rule
@@ -43,6 +45,10 @@ def arguments() -> argparse.Namespace:
     add("--rank", type=int, default=32)
     add("--targets", choices=["attention", "all"], default="all")
     add("--adapters", type=int, default=8)
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of what is written")
+    add(
+        "--identity", action="store_true", help="W_h is left out, as `wh: auto` does at equal sizes"
+    )
     add("--out", type=Path)
     options = parser.parse_args()
     options.roles = ROLES if options.targets == "all" else ROLES[:4]
@@ -63,7 +69,11 @@ def prepare(run: Pipeline, options: argparse.Namespace) -> None:
         run.child("fixtures.py", "model", made)
         run.spec(side)
         run.features(side, sizes, 64, 10 + seed)
-    run.random_map()
+    if options.identity:
+        sources = {"sources": {side: str(run.root / side) for side in ("old", "new")}}
+        run.rule("embedding", "embedding.h5", SPECS, {"settings": IDENTITY, **sources})
+    else:
+        run.random_map()
     run.mapping(embedding=False)
     made = {"directory": str(run.root / "adapter"), "rank": options.rank, "seed": 20,
             "sizes": {**common, "intermediate": options.intermediate},
@@ -74,7 +84,7 @@ def prepare(run: Pipeline, options: argparse.Namespace) -> None:
 def carry(run: Pipeline, options: argparse.Namespace) -> list[dict[str, Any]]:
     """What each adapter's job took (as rule.py says), in the order in which they ran."""
     transfer = {
-        "settings": {"scale": "norm", "new_layers": "zero", "dtype": "bfloat16"},
+        "settings": {"scale": "norm", "new_layers": "zero", "dtype": options.dtype},
         "known_as": ["old"],
         "base": "new",
         "revision": "",

@@ -93,9 +93,11 @@ def with_outputs(path: Path, method: str, pair: Pair) -> Pair:
 
 
 def transferred(
-    folder: Path, method: str, pair: Pair, adapter_dir: Path
+    folder: Path, method: str, pair: Pair, adapter_dir: Path, **how: Any
 ) -> tuple[dict[tuple[int, str], LoraWeights], dict]:
-    """Maps written, read again and applied; the result also lies in `folder/adapter`."""
+    """Maps written, read again and applied as `carry` is told; the result also lies in
+    `folder/adapter`.
+    """
     if "outputs" in needs(method):
         pair = with_outputs(folder / "outputs.h5", method, pair)
     write_maps(folder / "maps.h5", method, {}, make_maps(method, pair))
@@ -104,7 +106,7 @@ def transferred(
     names = {str(pair.old.directory), pair.old.directory.name}
     located = audit(adapter, sides[0].family, sides[0].dims, names)
     with open_maps(folder / "maps.h5") as maps:
-        weights, report = carry(located, maps, *sides)
+        weights, report = carry(located, maps, *sides, **how)
     out = folder / "adapter"
     out.mkdir(exist_ok=True)
     write_adapter(

@@ -180,7 +180,7 @@ def transfer(
     known_as : further names under which the adapter may record the old model
     settings : over those of config.yaml, as `{"transfer": {"scale": "norm"}}`
     cache : folder of maps; else $LORAPORT_CACHE, or loraport/ in the user's cache folder
-    cores : for making maps; 0: all
+    cores : for making maps, and up to eight for carrying; 0: all
 
     Raises
     ------
@@ -282,7 +282,8 @@ def _carry(request: _one_run.Request, look: Lookups, names: Any) -> None:
     with atomic(request.outs[0]) as folder:
         folder.mkdir()
         params = look.transfer_params(names)
-        transfer_files(request.adapters[0], files, identities(files), folder, params)
+        carried = request.adapters[0], files, identities(files), folder, params
+        transfer_files(*carried, workers=request.carrying)
 
 
 __all__ = ["Carried", "Inspection", "LoraportError", "Modules", "inspect", "transfer"]

@@ -10,7 +10,8 @@ with job(snakemake) as log:
     folder = folder_of(snakemake.input.adapter)
     with atomic(snakemake.output[0]) as out:
         out.mkdir()
-        report = transfer_files(folder, inputs, identities(inputs), out, snakemake.params.transfer)
+        named, params = identities(inputs), snakemake.params.transfer
+        report = transfer_files(folder, inputs, named, out, params, snakemake.threads)
     for warning in report["warnings"]:
         log.warning("%s", warning)
     served = sum(each["source"] is not None for each in report["modules"].values())

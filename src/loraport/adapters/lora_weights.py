@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -72,6 +73,10 @@ class LoraWeights:
         )
 
     def norm(self) -> float:
-        """‖scale · B A‖_F from the r×r Grams, float64."""
+        """‖scale · B A‖_F from the r×r Grams, float64; computed once."""
+        return self._norm
+
+    @cached_property
+    def _norm(self) -> float:
         b, a = self.b.astype(np.float64), self.a.astype(np.float64)
         return abs(self.scale) * math.sqrt(max(0.0, float(np.sum((b.T @ b) * (a @ a.T)))))

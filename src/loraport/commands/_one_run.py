@@ -23,6 +23,7 @@ from ._snakemake import command_line, execute
 from ._words import in_flags
 
 PACKAGE = Path(__file__).parents[1]
+CARRYING = 8  # threads, at most, of the transfer of one adapter
 ROOTS = (PACKAGE.parents[1], PACKAGE / "_workflow")  # a checkout; an installed package
 
 
@@ -77,6 +78,11 @@ class Request:
     def apps(self) -> list[str]:
         """Name of each adapter in the workflow: the last parts of its path that tell it apart."""
         return distinct_names(self.adapters, layout.RESERVED_APPS)
+
+    @property
+    def carrying(self) -> int:
+        """Threads that carry a single adapter."""
+        return min(self.cores, CARRYING)
 
     def results(self) -> list[Path]:
         """What the workflow makes for each adapter, below the folder."""
@@ -215,6 +221,8 @@ def run(request: Request) -> list[Path]:
     configs = [path.resolve() for path in (*request.configs, config)]
     snakefile = root / "workflow" / "given_config.smk"
     command = command_line(snakefile, work, configs, request.cores, request.profile)
+    if len(request.adapters) == 1 and not request.profile:  # many share the cores among them
+        command += ["--set-threads", f"transferred_by_method={request.carrying}"]
     execute([*command, "--", *targets], work, home / "workflow.log")
     results = [work / result for result in request.results()]
     for result, out in zip(results, request.outs, strict=True):

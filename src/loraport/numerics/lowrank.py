@@ -31,15 +31,13 @@ def balance(b: np.ndarray, a: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
     root = np.sqrt(s[:rank])
     b_new = left @ (inner_left @ (u[:, :rank] * root))
     a_new = ((inner_right @ (vh[:rank].T * root)).T) @ right.T
-    signs = np.sign(b_new[np.abs(b_new).argmax(axis=0), np.arange(len(root))])
-    signs[signs == 0] = 1
-    missing = rank - len(root)
+    signs = np.where(-b_new.min(axis=0) > b_new.max(axis=0), -1.0, 1.0)
+    b_new *= signs
+    a_new *= signs[:, None]
+    if missing := rank - len(root):
+        b_new, a_new = np.pad(b_new, ((0, 0), (0, missing))), np.pad(a_new, ((0, missing), (0, 0)))
     total = float(np.sum(s**2))
-    return (
-        np.pad(b_new * signs, ((0, 0), (0, missing))),
-        np.pad(a_new * signs[:, None], ((0, missing), (0, 0))),
-        float(np.sum(s[:rank] ** 2)) / total if total else 1.0,
-    )
+    return b_new, a_new, float(np.sum(s[:rank] ** 2)) / total if total else 1.0
 
 
 def _thin_basis(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,13 +5,13 @@ algebra's: what LAPACK returns depends on how many it has, and threads that wait
 most where cores are shared.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import TypeVar
 
 import torch
+
+from .pool import side_by_side
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,24 +27,8 @@ def in_order(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    # a thread that was never told has as many as there are cores, until its first parallel loop
     try:
-        yield from _pooled(function, items, workers) if workers > 1 else map(function, items)
+        yield from side_by_side(function, items, workers, partial(torch.set_num_threads, 1))
     finally:
         torch.set_num_threads(before)
-
-
-def _pooled(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    left = iter(items)
-    # a thread that was never told has as many as there are cores, until its first parallel loop
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        waiting = deque(pool.submit(function, item) for item in islice(left, workers))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
-            yield result
-            del result  # the next one may take long
-    finally:
-        pool.shutdown(cancel_futures=True)

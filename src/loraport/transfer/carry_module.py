@@ -20,6 +20,8 @@ from .guard import by_definition
 from .magnitudes import carried_magnitude, row_norms
 from .maps import ModuleMap
 
+Key = tuple[str, str]  # an old module, and what tells its R from others
+
 
 @dataclass(frozen=True)
 class Source:
@@ -37,7 +39,9 @@ class Source:
     weights: LoraWeights
 
 
-def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWeights, float]:
+def carry_module(
+    sources: list[Source], new: Side, module: str, precision: type = np.float64
+) -> tuple[LoraWeights, float]:
     """One module's new factors, balanced.
 
     Parameters
@@ -45,6 +49,7 @@ def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWei
     sources : one for each role that the new module stacks and the adapter adapts
     new : the layer
     module : the new module, below its block
+    precision : of the products with the maps, float64 or float32; all else is float64
 
     Returns
     -------
@@ -58,24 +63,22 @@ def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWei
     """
     sources = [source for source in sources if source.weights.rank] or sources[:1]
     like = max((source.weights for source in sources), key=lambda each: abs(each.scale))
-    shared: dict[tuple[str, str], np.ndarray] = {}
-    ranks: dict[tuple[str, str], int] = {}
-    parts = []
+    shared: dict[Key, np.ndarray] = {}
+    ranks: dict[Key, int] = {}
+    parts: list[tuple[str, Key, np.ndarray]] = []
     for source in sources:
-        b_old = source.weights.b.astype(np.float64)
+        b_old: np.ndarray = source.weights.b.astype(precision)
         a_old = source.weights.a.astype(np.float64) * _ratio(source.weights, like)
         key = (source.module, source.map.right_key)
-        carried = [term.carry(b_old, a_old) for term in source.map.terms]
-        shared.setdefault(key, np.vstack([a for _, a in carried]))
+        carried = [term.carry(b_old, a_old.astype(precision)) for term in source.map.terms]
+        shared.setdefault(key, _joined([a for _, a in carried], 0))
         ranks[key] = source.weights.rank
-        parts.append((source.map.role, key, np.hstack([b for b, _ in carried])))
-    a_new = np.vstack(list(shared.values()))
-    starts = dict(zip(shared, np.cumsum([0, *(len(a) for a in shared.values())]), strict=False))
-    b_new = np.zeros((new.family.module_shape(module, new.dims)[0], len(a_new)))
-    for role, key, b in parts:
-        rows = new.family.rows(role, new.dims)
-        columns = slice(starts[key], starts[key] + b.shape[1])
-        b_new[slice(None) if rows is None else rows, columns] = b
+        parts.append((source.map.role, key, _joined([b for b, _ in carried], 1)))
+    a_new = _joined(list(shared.values()), 0).astype(np.float64, copy=False)
+    if new.family.rows(parts[0][0], new.dims) is None:  # the module holds this role alone
+        b_new = parts[0][2].astype(np.float64, copy=False)
+    else:
+        b_new = _placed(parts, shared, new, module)
     rank = sum(ranks.values())
     constant = _constant(sources, new, module, b_new.shape[0])
     kept = 1.0
@@ -84,6 +87,23 @@ def carry_module(sources: list[Source], new: Side, module: str) -> tuple[LoraWei
     elif rank:
         b_new, a_new, kept = balance(b_new, a_new, rank)
     return like.replaced(b_new, a_new), kept
+
+
+def _joined(pieces: list[np.ndarray], axis: int) -> np.ndarray:
+    """Pieces side by side; one of them is not copied."""
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
+
+
+def _placed(
+    parts: list[tuple[str, Key, np.ndarray]], shared: dict[Key, np.ndarray], new: Side, module: str
+) -> np.ndarray:
+    """B of a fused module: each role's in its rows, in the columns of the A that it goes with."""
+    widths = [len(a) for a in shared.values()]
+    starts = dict(zip(shared, np.cumsum([0, *widths]), strict=False))
+    b_new = np.zeros((new.family.module_shape(module, new.dims)[0], sum(widths)))
+    for role, key, b in parts:
+        b_new[new.family.rows(role, new.dims), starts[key] : starts[key] + b.shape[1]] = b
+    return b_new
 
 
 def _ratio(weights: LoraWeights, like: LoraWeights) -> float:
@@ -127,7 +147,8 @@ def with_row_vectors(
         rows = new.family.rows(role, new.dims)
         place, held = slice(None) if rows is None else rows, of_role.get(role)
         if held is not None and held.bias is not None:
-            carried = sum(term.carry_left(held.bias[:, None])[:, 0] for term in entry.terms)
+            bias_old = held.bias[:, None].astype(np.float64)
+            carried = sum(term.carry_left(bias_old)[:, 0] for term in entry.terms)
             bias[place] = carried * _ratio(held, weights)
         if dora:
             magnitude[place] = (

@@ -229,37 +229,46 @@ def _float32(values: Any) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
+def _source(roles: h5py.Group) -> int | None:
+    return next((int(node.attrs["old_layer"]) for node in roles.values()), None)
+
+
 class Maps:
     """Maps read on demand: matrices where they are multiplied, the rest with its module."""
 
     def __init__(self, file: h5py.File, path: str | Path):
         self._file, self._path = file, path
         self.method = str(file.attrs["method"])
-        self._layers = {int(n.removeprefix("layer_")): n for n in file if n.startswith("layer_")}
+        self._layers = {
+            int(name.removeprefix("layer_")): file[name]
+            for name in file
+            if name.startswith("layer_")
+        }
+        self._sources = {number: _source(roles) for number, roles in self._layers.items()}
 
     def layers(self) -> dict[int, dict[str, int]]:
         """New layer -> role -> old layer."""
         return {
-            number: {role: int(node.attrs["old_layer"]) for role, node in self._file[name].items()}
-            for number, name in sorted(self._layers.items())
+            number: {role: int(node.attrs["old_layer"]) for role, node in roles.items()}
+            for number, roles in sorted(self._layers.items())
         }
 
     def source(self, layer: int) -> int | None:
         """The old layer that serves a new one; None where none does."""
-        roles = self._file[self._layers[layer]] if layer in self._layers else {}
-        return next((int(node.attrs["old_layer"]) for node in roles.values()), None)
+        return self._sources.get(layer)
 
     def module(self, layer: int, role: str) -> ModuleMap | None:
         """The map of a role of a new layer, or None where the layer has no source."""
         if layer not in self._layers:
             return None
-        if role not in self._file[self._layers[layer]]:
+        roles = self._layers[layer]
+        if role not in roles:
             raise LoraportError(
                 f"{self._path} holds no map for {role} modules",
-                got=f"an adapter on {role}; maps for {', '.join(self._file[self._layers[layer]])}",
+                got=f"an adapter on {role}; maps for {', '.join(roles)}",
                 todo=f"add {role} to mapping.modules",
             )
-        node = self._file[self._layers[layer]][role]
+        node = roles[role]
         terms, keys = [], []
         for number in range(int(node.attrs["terms"])):
             left, _ = self._product(node[f"term_{number}/L"])
@@ -276,8 +285,8 @@ class Maps:
             float(node.attrs["norm_new"]),
             **arrays,
             notes={
-                key.removeprefix(NOTE): float(value)
-                for key, value in node.attrs.items()
+                key.removeprefix(NOTE): float(node.attrs[key])
+                for key in node.attrs
                 if key.startswith(NOTE)
             },
             right_key=" + ".join(keys),
@@ -291,7 +300,7 @@ class Maps:
             if node.attrs["kind"] == "blocks":
                 rows, cols, blocks = (node[name][...] for name in ("rows", "cols", "blocks"))
                 height, width = (int(size) for size in node.attrs["grid"])
-                factors.append(Blocks(rows, cols, blocks.astype(np.float64), (height, width)))
+                factors.append(Blocks(rows, cols, blocks, (height, width)))
                 keys.append(node.name)
                 continue
             kind = next(iter(node))

@@ -2,10 +2,12 @@
 
 Many adapters go through the same maps. What one of them read stays in the operating system's memory
 of the file, which all processes of the machine share; a product takes a block of rows at a time
-from there, so that memory does not grow with the maps. The checksum of a matrix is compared by the
-first of the processes that come from one (`runtime.checked`).
+from there, so that memory does not grow with the maps. Products have the precision of the thin
+factor that they are asked for, and blocks of rows are summed in float64. The checksum of a matrix
+is compared by the first of the processes that come from one (`runtime.checked`).
 """
 
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from ..artifacts import CHECKSUM
 from ..errors import LoraportError
 from ..runtime import checked
 
-BLOCK_NUMBERS = 1 << 18  # at a time, that fit a core's cache as float64
+BLOCK_BYTES = 2 << 20  # of a matrix at a time, as it is multiplied
 # names of a matrix's dataset, by the type of its numbers
 TYPES = {
     "matrix": np.dtype(np.float32),
@@ -28,12 +30,13 @@ TYPES = {
     "float16": np.dtype(np.float16),
 }
 FIRST_NUMBERS = 4096  # of a matrix, that mostly show whether two bytes hold all
+_rooms = threading.local()
 LEAST_ROWS = 64  # of a block, however long they are: products of fewer are slow
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A matrix (m, n) of one of TYPES in a file; products are float64.
+    """A matrix (m, n) of one of TYPES in a file.
 
     Attributes
     ----------
@@ -53,25 +56,29 @@ class Stored:
     checksum: int
 
     def times(self, right: np.ndarray) -> np.ndarray:
-        """`M right`, (m, k)."""
-        result = np.empty((self.shape[0], right.shape[1]))
-        for rows, block in self._blocks():
+        """`M right`, (m, k), in the precision of `right`."""
+        result = np.empty((self.shape[0], right.shape[1]), right.dtype)
+        for rows, block in self._blocks(right.dtype):
             np.matmul(block, right, out=result[rows])
         return result
 
     def after(self, left: np.ndarray) -> np.ndarray:
-        """`left M`, (k, n)."""
-        result = np.zeros((len(left), self.shape[1]))
-        for rows, block in self._blocks():
-            result += left[:, rows] @ block
-        return result
+        """`left M`, (k, n), in the precision of `left`; blocks of rows are summed in float64."""
+        columns = np.ascontiguousarray(left.T)
+        result = np.zeros((self.shape[1], len(left)))
+        room = _room("product", result.size * left.dtype.itemsize)
+        product = room.view(left.dtype).reshape(result.shape)
+        for rows, block in self._blocks(left.dtype):
+            result += np.matmul(block.T, columns[rows], out=product)
+        return result.T.astype(left.dtype, copy=False)
 
-    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Blocks of rows, float64; behind the last one the checksum is compared, once."""
+    def _blocks(self, dtype: np.dtype) -> Iterator[tuple[slice, np.ndarray]]:
+        """Blocks of rows as `dtype`; behind the last one the checksum is compared, once."""
         height, width = self.shape
-        at_once = min(height, max(LEAST_ROWS, BLOCK_NUMBERS // width))
+        at_once = min(height, max(LEAST_ROWS, BLOCK_BYTES // (width * dtype.itemsize)))
         row = width * self.dtype.itemsize
-        read, block = np.empty(at_once * row, np.uint8), np.empty((at_once, width))
+        read = _room("read", at_once * row)
+        block = _room("block", at_once * width * dtype.itemsize).view(dtype).reshape(-1, width)
         with self.path.open("rb", buffering=0) as file:
             part = checked.part(file, self.name)
             known, checksum = checked.is_known(part), 0
@@ -83,8 +90,11 @@ class Stored:
                 if not _fill(file, view):
                     raise self._damaged("the file ends before it does")
                 checksum = checksum if known else zlib.crc32(view, checksum)
-                block[:count] = np.frombuffer(view, self.dtype).reshape(count, width)
-                yield rows, block[:count]
+                stored = np.frombuffer(view, self.dtype).reshape(count, width)
+                if self.dtype != dtype:
+                    block[:count] = stored
+                    stored = block[:count]
+                yield rows, stored
         if not known:
             if checksum != self.checksum:
                 raise self._damaged(f"CRC-32 {checksum:08x} in place of {self.checksum:08x}")
@@ -97,6 +107,18 @@ class Stored:
             expected="a whole artifact of this workflow",
             todo="delete it and run the workflow again",
         )
+
+
+def _room(name: str, size: int) -> np.ndarray:
+    """So many bytes that this thread uses again: fresh memory costs as much as what it is read to.
+
+    One product at a time goes through a thread.
+    """
+    held = getattr(_rooms, name, None)
+    if held is None or len(held) < size:
+        held = np.empty(size, np.uint8)
+        setattr(_rooms, name, held)
+    return held[:size]
 
 
 def _fill(file: Any, view: memoryview) -> bool:

@@ -100,6 +100,26 @@ def test_long_names_are_cut_so_that_they_fit_and_differ():
     assert _one_run.plain_name(cached) == "Base-1B"
 
 
+@pytest.mark.parametrize(
+    ("adapters", "cores", "profile", "threads"),
+    [(1, 4, "", 4), (1, 64, "", 8), (2, 4, "", None), (1, 4, "slurm", None)],
+)
+def test_a_single_adapter_is_carried_by_many_threads(
+    tmp_path, monkeypatch, adapters, cores, profile, threads
+):
+    commands = []
+    monkeypatch.setattr(_one_run, "execute", lambda command, *_: commands.append(command))
+    monkeypatch.setattr(_one_run.Request, "results", lambda self: [])
+    sources = tuple(tmp_path / f"lora{number}" for number in range(adapters))
+    for each in sources:
+        each.mkdir()
+    request = {"work": tmp_path / "work", "cores": cores, "profile": profile}
+    _one_run.run(_one_run.Request("o/a", "n/b", sources, (), **request))
+    wanted = [] if threads is None else ["--set-threads", f"transferred_by_method={threads}"]
+    told = ("set-threads", "transferred")
+    assert [word for word in commands[0] if any(each in word for each in told)] == wanted
+
+
 def test_the_command_line_asks_for_no_profile_unless_told():
     def line(profile):
         return _snakemake.command_line(Path("S"), Path("w"), [Path("c")], 2, profile)

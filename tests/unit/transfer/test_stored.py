@@ -25,7 +25,7 @@ TYPES = {
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(stored, "BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 800)
     monkeypatch.setattr(stored, "LEAST_ROWS", 5)
     monkeypatch.setattr(checked, "_known", set())
 
