@@ -8,6 +8,23 @@ from ..numerics.linalg import chunks
 MIN_EXAMPLES = 4  # the unbiased estimator divides by m (m − 3)
 
 
+def unit_scale(features: torch.Tensor) -> torch.Tensor:
+    """The power of two at or below the largest magnitude of each layer.
+
+    Parameters
+    ----------
+    features : (layers, n, width)
+
+    Returns
+    -------
+    (layers,) float64; 1 where a layer is zero or not finite. Features divided by it keep all digits
+    """
+    largest = features.abs().amax(dim=(1, 2)).double()
+    mantissa, _ = torch.frexp(largest)
+    known = torch.isfinite(largest) & (largest > 0)
+    return torch.where(known, largest / (2 * mantissa), 1.0)
+
+
 def u_centred_grams(features: torch.Tensor) -> torch.Tensor:
     """U-centred Grams of all layers, flattened.
 
@@ -47,22 +64,27 @@ def hsic_sums(
 
     Returns
     -------
-    cross (l_o, l_n), self_old (l_o,), self_new (l_n,), minibatches used
+    cross (l_o, l_n), self_old (l_o,), self_new (l_n,), minibatches used. The HSICs are those of
+    features divided by their `unit_scale`, which CKA does not see
 
     Notes
     -----
+    HSIC grows with the fourth power of the features, and CKA divides by the root of a product of
+    two: of very small or large features these would leave what float64 can hold.
+
     `HSIC1 = [tr(KL) + (1ᵀK1)(1ᵀL1)/((m−1)(m−2)) − 2/(m−2) · 1ᵀKL1] / (m(m−3))`, here as one inner
     product of U-centred Grams, so that a minibatch costs O((l_o + l_n) m² d + l_o l_n m²).
     """
     cross = torch.zeros(len(old), len(new), dtype=torch.float64, device=old.device)
     own_old = torch.zeros(len(old), dtype=torch.float64, device=old.device)
     own_new = torch.zeros(len(new), dtype=torch.float64, device=old.device)
+    sides = [(each, unit_scale(each)[:, None, None]) for each in (old, new)]
     used = 0
     for span in chunks(old.shape[1], minibatch):
         m = span.stop - span.start
         if m < MIN_EXAMPLES:
             continue
-        a, b = u_centred_grams(old[:, span]), u_centred_grams(new[:, span])
+        a, b = (u_centred_grams(each[:, span].double() / unit) for each, unit in sides)
         scale = 1.0 / (m * (m - 3))
         cross += a @ b.T * scale
         own_old += a.square().sum(dim=1) * scale

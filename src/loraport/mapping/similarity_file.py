@@ -36,7 +36,7 @@ def write_similarity(
     -------
     (l_o, l_n) float64
     """
-    from .cka import cka, hsic_sums  # with torch, which readers do not need
+    from .cka import cka, hsic_sums, unit_scale  # with torch, which readers do not need
     from .similarity import similarities
 
     attributes = dict(about)
@@ -44,9 +44,10 @@ def write_similarity(
         if measure == "cka":
             cross, own_old, own_new, used = hsic_sums(old, new, minibatch)
             compared = cka(cross, own_old, own_new)
-            file.dataset("hsic_cross", cross.numpy())
-            file.dataset("hsic_old", own_old.numpy())
-            file.dataset("hsic_new", own_new.numpy())
+            size_old, size_new = (unit_scale(each).square() for each in (old, new))  # of a Gram
+            file.dataset("hsic_cross", (size_old[:, None] * cross * size_new).numpy())
+            file.dataset("hsic_old", (size_old.square() * own_old).numpy())
+            file.dataset("hsic_new", (size_new.square() * own_new).numpy())
             attributes |= {"estimator": "unbiased HSIC", "minibatches": used}
         else:
             compared = similarities(old, new, measure)

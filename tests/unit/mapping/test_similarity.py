@@ -5,8 +5,10 @@ import pytest
 import scipy.linalg
 import torch
 
+from loraport.artifacts import read_h5
 from loraport.errors import LoraportError
 from loraport.mapping.similarity import MEASURES, canonical, similarities
+from loraport.mapping.similarity_file import write_similarity
 
 N, P, Q = 60, 7, 5
 
@@ -89,3 +91,21 @@ def test_all_layer_pairs_uncentred_and_too_few_examples(how):
     assert np.allclose(found.numpy(), measure(how, x, y), atol=1e-5)
     with pytest.raises(LoraportError, match="too few calibration texts"):
         similarities(old[:, :7], new[:, :7], how)
+
+
+def test_stored_sums_are_those_of_the_features_as_they_are(tmp_path):
+    """HSIC grows as both Grams do: by 2¹⁰ each where features grow by 2⁵."""
+    x, y = (torch.from_numpy(each)[None] for each in features())
+    stored = []
+    for size in (1, 32):
+        path = tmp_path / f"{size}.h5"
+        write_similarity(path, {}, x * size, y, measure="cka", minibatch=20, about={})
+        with read_h5(path, "cka") as file:
+            stored.append({name: file[name][...] for name in file})
+    once, larger = stored
+    assert np.array_equal(larger["hsic_cross"], once["hsic_cross"] * 2**10)
+    assert np.array_equal(larger["hsic_old"], once["hsic_old"] * 2**20)
+    assert np.array_equal(larger["hsic_new"], once["hsic_new"])
+    assert np.array_equal(larger["similarity"], once["similarity"])
+    cross, own = once["hsic_cross"], np.sqrt(once["hsic_old"][:, None] * once["hsic_new"])
+    assert np.allclose(once["similarity"], cross / own, rtol=1e-12)

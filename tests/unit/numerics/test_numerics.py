@@ -1,16 +1,17 @@
 """The numerics on their own: numpy's own answers, and properties that hold for any input."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from loraport.errors import LoraportError
-from loraport.mapping.cka import cka, hsic_sums, u_centred_grams
+from loraport.mapping.cka import cka, hsic_sums, u_centred_grams, unit_scale
 from loraport.mapping.heads import assign
 from loraport.mapping.layers import best_path, fixed_path
 from loraport.numerics.linalg import least_squares, pinv
@@ -84,6 +85,7 @@ def test_large_offsets_do_not_cost_digits():
 
 @settings(deadline=None, max_examples=60)
 @given(arrays(np.float64, st.tuples(SIZES, st.integers(4, 9), SIZES), elements=NUMBERS))
+@example(np.array([[[6.6e-33], [0], [0], [0]]]))  # U-centred to what rounding left of it
 def test_cka_is_finite_for_any_features(features):
     x = torch.from_numpy(features)
     cross, old, new, _ = hsic_sums(x, x, 5 if features.shape[1] > 5 else 4)
@@ -103,6 +105,24 @@ def test_hsic_of_two_models_is_never_nan(data, examples, scale):
     cross, own, other, _ = hsic_sums(old * scale, new, 4)
     assert all(torch.isfinite(part).all() for part in (cross, own, other))
     assert torch.isfinite(cka(cross, own, other)).all()
+
+
+@pytest.mark.parametrize("power", [-1000, -270, -110, 500, 1000])
+def test_cka_does_not_see_the_scale_of_features_by_a_bit(power):
+    old, new = torch.from_numpy(random(2, 9, 3)), torch.from_numpy(random(3, 9, 4, seed=1))
+    expected = cka(*hsic_sums(old, new, 5)[:3])
+    assert expected.abs().min() > 0
+    assert torch.equal(cka(*hsic_sums(old * 2.0**power, new, 5)[:3]), expected)
+    assert torch.equal(cka(*hsic_sums(old, new * 2.0**power, 5)[:3]), expected)
+
+
+@pytest.mark.parametrize("largest", [5e-324, 6.6e-32, 1.0, 1.99, 1.7e308])
+def test_a_unit_scale_is_a_power_of_two_and_brings_a_layer_to_one(largest):
+    features = torch.tensor([[[0.0, -largest]], [[0.0, 0.0]]], dtype=torch.float64)
+    scale, of_zero = unit_scale(features).tolist()
+    assert math.frexp(scale)[0] == 0.5
+    assert 1 <= largest / scale < 2
+    assert of_zero == 1
 
 
 def test_identical_examples_resemble_nothing():
