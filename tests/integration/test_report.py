@@ -42,7 +42,7 @@ def work(tmp_path_factory) -> Workdir:
         report={"methods": [FAILING], "apps": ["a"]},
         compare={"methods": ["lorasuite", "norm", FAILING]},
         merges={"both": {"apps": ["a", "b"]}},
-        sweeps={"rank": [2, 64], "examples": [8, 1000]},
+        sweeps={"rank": [2, 64], "epochs": [1, 3], "examples": [8, 1000]},
     )
     return work
 
@@ -95,6 +95,18 @@ def test_sweeps_run_what_can_be_run(reported):
     assert rank[-1]["note"].startswith("the source adapter has rank")
     assert examples[-1]["note"] == "the task has 24 training examples"
     assert (reported.root / "artifacts/p/a/sweeps/rank.svg").is_file()
+
+
+def test_a_sweep_of_epochs_trains_both_starts_for_the_same_steps(reported):
+    table = "artifacts/p/a/sweeps/epochs.csv"
+    refused = reported.run("--config", "finetune={max_steps: 3}", "--", table, ok=False)
+    assert "finetune.max_steps: 3, which takes the place of epochs" in refused.stdout
+    reported.run(table)
+    rows = [row for row in read_csv(reported.root / table) if row["value"] is not None]
+    trained = {(row["row"], row["value"]): row["steps"] for row in rows}
+    assert trained == {(label, n): n for label in POINTS.values() for n in (1, 3)}
+    assert all(row["nll"] > 0 for row in rows)
+    assert (reported.root / "artifacts/p/a/sweeps/epochs.svg").is_file()
 
 
 def test_the_report_is_one_file_without_this_host(reported):

@@ -15,7 +15,7 @@ from ..models.spec import is_local, open_model
 from . import stages, tasks
 from .queries import Config
 
-NAMES = ("rank", "learning_rate", "examples", "modules")
+NAMES = ("rank", "learning_rate", "epochs", "examples", "modules")
 CUTS = ("rank", "modules")  # sweeps that cut the source adapter
 # folder of what a point trains -> what its row is called, and the same of what it is beside
 POINTS = {
@@ -50,7 +50,21 @@ def value_of(config: Config, name: str, value: str) -> Any:
 
 
 def overrides(config: Config, name: str, value: str) -> dict[str, Any]:
-    """What a point changes in the settings of its training."""
+    """What a point changes in the settings of its training.
+
+    Raises
+    ------
+    LoraportError
+        For a sweep of epochs where `finetune.max_steps` takes their place.
+    """
+    steps = config.content["finetune"]["max_steps"]
+    if name == "epochs" and steps > 0:
+        raise LoraportError(
+            "the sweep of epochs would train each point for the same number of steps",
+            got=f"finetune.max_steps: {steps}, which takes the place of epochs",
+            expected="finetune.max_steps: 0",
+            todo="set it to 0 for this sweep",
+        )
     return {} if name in CUTS else {name: value_of(config, name, value)}
 
 

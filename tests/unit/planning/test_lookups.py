@@ -506,6 +506,21 @@ def test_points_of_a_sweep_start_from_the_cut_adapter_or_the_carried_one(made):
     assert points[-1]["adapter"] == "artifacts/p/b/sweeps/examples/8/lora_small_matched"
 
 
+def test_points_of_a_sweep_of_epochs_differ_in_epochs_alone(made):
+    look = made(sweeps={"epochs": [1, 2.5]})
+    few, more = (
+        Wildcards(pair="p", app="b", name="epochs", value=value)
+        for value in look.sweep_values(Wildcards(name="epochs"))
+    )
+    settings = [look.point_settings()(point) for point in (few, more)]
+    assert [each.pop("epochs") for each in settings] == [1, 2.5]
+    assert settings[0] == settings[1]
+    assert look.point_start(few) == look.point_start(more) == "artifacts/p/b/lora_transferred"
+    assert len(look.sweep_points(few)) == 2 + 2 * 2
+    with pytest.raises(LoraportError, match="the same number of steps"):
+        made(finetune={"max_steps": 3}).point_files()(few)
+
+
 def test_merges_are_of_a_models_adapters_or_of_carried_ones(made):
     look = made(merges={"both": {"apps": ["a", "b"]}})
     assert look.merges() == "both"

@@ -61,6 +61,16 @@ def test_values_stand_in_paths(config):
         sweeps.value_of(config, "rank", "3")
 
 
+def test_epochs_are_swept_where_no_number_of_steps_takes_their_place(config):
+    assert sweeps.values(config, "epochs") == ["3", "10", "30"]
+    assert sweeps.overrides(config, "epochs", "10") == {"epochs": 10}
+    assert sweeps.skipped(config, "p", "a", "epochs") == {}
+    config.content["finetune"]["max_steps"] = 50
+    with pytest.raises(LoraportError, match=r"finetune\.max_steps: 50, which takes the place"):
+        sweeps.overrides(config, "epochs", "10")
+    assert sweeps.overrides(config, "examples", "50") == {"examples": 50}
+
+
 def test_what_the_app_cannot_serve_is_skipped_with_its_reason(config, pico_pair):
     rank = rank_of(pico_pair.adapter)
     assert sweeps.skipped(config, "p", "a", "rank") == {
