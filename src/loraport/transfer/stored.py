@@ -30,6 +30,7 @@ TYPES = {
     "float16": np.dtype(np.float16),
 }
 FIRST_NUMBERS = 4096  # of a matrix, that mostly show whether two bytes hold all
+NARROWED_AT_ONCE = 1 << 18  # numbers: what is made of them to compare fits a core's cache
 _rooms = threading.local()
 LEAST_ROWS = 64  # of a block, however long they are: products of fewer are slow
 
@@ -144,19 +145,38 @@ class Transposed:
 
 
 def narrowed(values: np.ndarray) -> tuple[str, np.ndarray]:
-    """The name of the narrowest type that holds float32 numbers as they are, and what is stored."""
-    bits = values.view(np.uint32)
-    first = values.reshape(-1)[:FIRST_NUMBERS]
-    if len(first) < values.size and narrowed(np.ascontiguousarray(first))[0] == "matrix":
-        return "matrix", values  # as a fitted map shows with its first numbers
-    if np.isfinite(values).all():
-        if not (bits & 0xFFFF).any():
-            return "bfloat16", (bits >> 16).astype(np.uint16)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if np.array_equal(half, values):
-            return "float16", half
+    """The name of the narrowest type that holds float32 numbers as they are, and what is stored.
+
+    Beside that it takes the memory of a block of numbers.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    for kind, cast, dtype in (("bfloat16", _upper_bits, np.uint16), ("float16", _half, np.float16)):
+        narrow = np.empty(flat.shape, dtype)
+        if all(cast(flat[span], narrow[span]) for span in _spans(flat.size)):
+            return kind, narrow.reshape(values.shape)
+        del narrow  # before the next one is there
     return "matrix", values
+
+
+def _spans(size: int) -> Iterator[slice]:
+    """Of the first few numbers, which mostly show what a matrix is, and of blocks of the others."""
+    yield slice(0, FIRST_NUMBERS)
+    for start in range(FIRST_NUMBERS, size, NARROWED_AT_ONCE):
+        yield slice(start, start + NARROWED_AT_ONCE)
+
+
+def _upper_bits(values: np.ndarray, narrow: np.ndarray) -> bool:
+    """Write float32 numbers as bfloat16: whether they are all finite and the same."""
+    bits = values.view(np.uint32)
+    np.right_shift(bits, 16, out=narrow, casting="unsafe")
+    return bool(np.isfinite(values).all()) and not (bits & 0xFFFF).any()
+
+
+def _half(values: np.ndarray, narrow: np.ndarray) -> bool:
+    """Write float32 numbers as float16: whether they are all finite and the same."""
+    with np.errstate(over="ignore"):
+        narrow[:] = values
+    return bool(np.isfinite(values).all()) and np.array_equal(narrow, values)
 
 
 def open_matrix(path: str | Path, node: h5py.Dataset, kind: str) -> Stored | None:

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from loraport.errors import LoraportError
+from loraport.models import weights
 from loraport.models.weights import Checkpoint, TensorFile, is_finite, save_tensors
 
 
@@ -98,3 +99,13 @@ def test_nan_and_inf_are_seen_in_every_dtype(dtype, bad):
     assert is_finite(values)
     values[1] = bad
     assert not is_finite(values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("place", [0, 9, 10, 24])
+def test_nan_is_seen_wherever_it_stands(monkeypatch, dtype, place):
+    monkeypatch.setattr(weights, "BLOCK_NUMBERS", 10)
+    values = np.ones((5, 5)).astype(dtype)
+    assert is_finite(values) and is_finite(values[:0])
+    values[place // 5, place % 5] = np.nan
+    assert not is_finite(values) and not is_finite(values.T)
