@@ -2,8 +2,8 @@
 
 Run as a child process by bars.py: `fitted.py maps JSON`. By the functions that rule maps runs with
 `keep_moments: false`; the clock waits for the GPU at each part's ends. What was found so far is
-added to a file, two JSON lines for each layer pair: when it is fitted (`fitted`), and when all of
-its maps but the last, which a thread writes meanwhile, are written as well (`pairs`).
+added to a file, two JSON lines for each layer pair: when it is fitted (`fitted`), and when its maps
+are with the thread that writes them (`pairs`): of the last pair, when they are written.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from pipeline import ROLES
 from loraport.calibration import moments, sums
 from loraport.mapping.in_turn import in_turn
 from loraport.mapping.pair import open_pair
-from loraport.methods import aligned, make_maps
+from loraport.methods import aligned, make_maps, maps_ahead
 from loraport.models.spec import load_spec
 from loraport.runtime.gpus import one_piece
 from loraport.runtime.memory import peak_mib
@@ -111,13 +111,15 @@ def maps(root: str, device: str, texts: str, calibration: dict[str, Any], told: 
                 tell(fitted=pairs + 1)
             with clock.part("waiting for the writer"):
                 yield entry
+            del entry  # as `runtime.job.counted`
 
     def tell(**done: int) -> None:
         with Path(told).open("a") as file:
             wall = round(time.perf_counter() - start, 2)
             file.write(f"{json.dumps({**done, 'wall': wall, **clock.told()})}\n")
 
-    write_maps(folder / "maps.h5", "aligned", {}, counted(make_maps("aligned", pair)))
+    made = counted(make_maps("aligned", pair))
+    write_maps(folder / "maps.h5", "aligned", {}, made, maps_ahead("aligned", pair))
     tell(pairs=len(pair.path))
 
 

@@ -3,8 +3,7 @@
 from loraport.artifacts import identities
 from loraport.mapping.in_turn import in_turn
 from loraport.mapping.pair import open_pair
-from loraport.methods import make_maps, maps_to_make
-from loraport.models.families import ROLES
+from loraport.methods import make_maps, maps_ahead, maps_to_make
 from loraport.models.spec import load_spec
 from loraport.planning.needs import workers
 from loraport.runtime.device import pick_device
@@ -26,6 +25,6 @@ with job(snakemake) as log:
     if summed:
         pair = in_turn(pair, params.sources["texts"], summed)
     made = counted(make_maps(params.method, pair), maps_to_make(pair), "module maps")
-    ahead = 1 if device == "cpu" else len(ROLES)  # a layer's, beside a GPU that fits the next one
+    ahead = maps_ahead(params.method, pair)
     write_maps(snakemake.output[0], params.method, identities(inputs), made, ahead)
     log.info("maps by %s for %s", params.method, ", ".join(modules))

@@ -60,16 +60,18 @@ def on_gpu(values: torch.Tensor) -> bool:
 
 
 def as_stored(matrix: torch.Tensor, error: float) -> torch.Tensor:
-    """A map as it is written; where a GPU made it, in the machine's memory: room for the next one.
+    """A map with the numbers that are written; where a GPU made it, in the machine's memory and in
+    as many bytes as in the file, which makes room for the next one.
 
     One whose own held-out error is far above that of float16 is rounded to that, which files hold
     in two bytes: its error grows by less than 1e-4 of itself. All others are float32 in files.
     """
+    kind = torch.float32
     if error > COARSE_ERROR:
         half = matrix.half().to(matrix)
         if (half - matrix).norm() <= HALF_ROUNDING * matrix.norm():  # no number is out of its range
-            matrix = half
-    return matrix.float().cpu() if on_gpu(matrix) else matrix
+            matrix, kind = half, torch.float16
+    return matrix.to(kind).cpu() if on_gpu(matrix) else matrix
 
 
 def _singular(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

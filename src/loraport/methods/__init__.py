@@ -11,6 +11,8 @@ A method is a module with
 `OUTPUT_SETTINGS` : with that, a tuple of the settings that `outputs` reads, as in SETTINGS.
 `maps(pair)` : yields a `ModuleMap` for each role of each new layer that has a source. Where the
     update is more than a linear function of the adapter's, its `constant` is the rest.
+`BY_LAYER` : optional; True where a layer's maps are finished together, in the machine's memory.
+    There they may wait to be written while a GPU makes the next layer's.
 `check(old, new, settings)` : optional; raises where the two models' dimensions can't be served.
 
 The tuples are literals: the workflow reads them without importing the module.
@@ -118,9 +120,26 @@ def check_pair(name: str, old: "Dimensions", new: "Dimensions", settings: dict[s
 
 def maps_to_make(pair: "Pair") -> int:
     """How many maps a pair has at most: one for each role that matched layers have in common."""
+    return sum(_by_layer(pair))
+
+
+def maps_ahead(name: str, pair: "Pair") -> int:
+    """How many finished maps of a method may wait to be written while others are made.
+
+    A layer's, where they are finished together and a GPU goes on with the next layer while the
+    machine's cores write. One on a CPU, whose cores are busy with maps, and one of a method that
+    finishes them one by one.
+    """
+    module = import_module(f"{__package__}.{name}")
+    together = getattr(module, "BY_LAYER", False) and pair.device != "cpu"
+    return max(_by_layer(pair), default=1) if together else 1
+
+
+def _by_layer(pair: "Pair") -> list[int]:
+    """How many maps each layer of a pair's path has at most."""
     path = pair.path or [(layer, layer) for layer in range(pair.new.dims.layers)]
     shared = (shared_roles((pair.old, pair.new), layers) for layers in path)
-    return sum(role in pair.settings["modules"] for roles in shared for role in roles)
+    return [sum(role in pair.settings["modules"] for role in roles) for roles in shared]
 
 
 def make_maps(name: str, pair: "Pair") -> Iterator[ModuleMap]:

@@ -36,6 +36,7 @@ from ._weights import base_norms, norm_factor, roles
 
 NEEDS = ("models", "layers", "moments")
 SETTINGS = ("ridge", "prior", "writes")
+BY_LAYER = True
 # Where the ridge is `auto`. An output map is not chosen by held-out error: what predicts outputs
 # best magnifies directions that outputs seldom take, and an adapter takes those (docs/aligned.md)
 OUTPUT_RIDGE = 1.0
@@ -51,24 +52,29 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     new model is the old one rewritten; `prior` is `zero` or `procrustes`; `writes` is `stream` or
     `module`. The weights of both models are read for their norms alone. Layers are fitted side by
     side, `pair.workers` at a time: O(width²) memory each, of the widest site, and the layer's maps.
+    A map that was yielded is the caller's alone: what lets go of it makes room for the next ones.
     """
     norms = base_norms(pair)
     fitted = in_order(partial(_layer, pair), pair.summed(), pair.workers)
-    for (old_layer, layer), modules in zip(pair.path, fitted, strict=True):
-        for role, (term, notes) in modules.items():
+    for (old_layer, layer), modules in fitted:
+        for role in list(modules):
+            term, notes = modules.pop(role)
             yield ModuleMap(
                 layer, role, old_layer, (term,), **norms(old_layer, layer, role), notes=notes
             )
+            del term
 
 
 def _layer(
     pair: Pair, summed: tuple[tuple[int, int], LayerMoments]
-) -> dict[str, tuple[Term, dict[str, float]]]:
-    """Role -> its pair of maps, and figures about how they were made, of a layer pair's moments."""
+) -> tuple[tuple[int, int], dict[str, tuple[Term, dict[str, float]]]]:
+    """The layers, and role -> its pair of maps and figures about how they were made, of a layer
+    pair's moments.
+    """
     layers, moments = summed
     layer, settings, mapped = layers[1], pair.settings, roles(pair, layers[1])
     if not mapped:
-        return {}
+        return layers, {}
     right: dict[str, Fit] = {}
     left: dict[str, Fit] = {}
     tokens: dict[str, int] = {}
@@ -103,7 +109,7 @@ def _layer(
             **_sizes(moments[write]),
         }
         modules[role] = (term, notes)
-    return modules
+    return layers, modules
 
 
 def _written(role: str, pair: Pair) -> str:

@@ -18,7 +18,6 @@ are as in `aligned`. A ridge map gets small where two models' gradients have lit
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 
 from ..calibration.gradients import INNER
 from ..calibration.ridge import Fit, fit
@@ -40,10 +39,12 @@ def maps(pair: Pair) -> Iterator[ModuleMap]:
     """
     layers = [layer for _, layer in served(pair)]
     lefts = in_order(partial(_outputs, pair), layers, pair.workers)
-    modules = groupby(aligned.maps(pair), key=lambda each: each.layer)
-    for (_, made), left in zip(modules, lefts, strict=True):
-        for each in made:
-            yield _with_left(each, left[each.role]) if each.role in left else each
+    layer, left = -1, dict[str, Fit]()
+    for each in aligned.maps(pair):
+        if each.layer != layer:
+            layer, left = each.layer, next(lefts)
+        yield _with_left(each, left.pop(each.role)) if each.role in left else each
+        del each  # as `aligned` keeps no map that it has yielded
 
 
 def _outputs(pair: Pair, layer: int) -> dict[str, Fit]:

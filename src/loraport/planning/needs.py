@@ -205,12 +205,14 @@ def _fitted_maps(old: Dimensions, new: Dimensions, roles: Collection[str] = ROLE
 
 
 def _fitted_beside(old: Dimensions, new: Dimensions, roles: Collection[str]) -> float:
-    """Of fits on a GPU, in the machine's memory: a layer pair's sums, and the maps of three."""
-    return site_sums(old, new, roles) + 3 * _maps_bytes(old, new, roles)
+    """Of fits on a GPU, in the machine's memory: a layer pair's sums, and the maps of two."""
+    return site_sums(old, new, roles) + 2 * _maps_bytes(old, new, roles)
 
 
 def _maps_bytes(old: Dimensions, new: Dimensions, roles: Collection[str]) -> float:
-    """Of a layer pair's finished maps."""
+    """Of a layer pair's finished maps, at most: those that are rounded take half of it, and what
+    writes them some of the rest.
+    """
     return SINGLE_BYTES * sum(each.targets * each.sources for each in fits(old, new, roles))
 
 
@@ -223,7 +225,8 @@ def _maps_in_turn(
 ) -> Walked:
     """Moments, and a fit to those of a layer pair. On a CPU while the next ones are summed; on a
     GPU beside both embeddings, and beside the sums of both parts where they are few. The machine's
-    memory then holds the others' sums, and the maps of this layer pair and of the one before.
+    memory then holds the others' sums, the maps of this layer pair, and those of the one before,
+    which may wait to be written.
     """
     walked, sums = _moments(old, new, number, roles=roles), site_sums(old, new, roles)
     if number == SINGLE_BYTES:

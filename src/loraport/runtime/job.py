@@ -160,4 +160,5 @@ def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     with progress(total, what) as bar:
         for item in items:
             yield item
+            del item  # it may be large, and the next one as large
             bar.update()

@@ -162,7 +162,9 @@ def write_maps(
     """Store maps as they come: float32, and a dense matrix whose numbers are all bfloat16 or
     float16, as base weights are, in two bytes each.
 
-    A thread writes up to `ahead` modules, which stay in memory, while the next one is made.
+    A thread writes while the next modules are made. Up to `ahead` of them wait in memory, with the
+    one that is being written, and each is let go as soon as it is written: whoever makes them is
+    to keep none. Where one can't be written, no module after the next one is asked for.
     """
     shared: dict[str, str] = {}  # dataset -> type of its numbers
     with write_h5(path, "maps", inputs) as writer:
@@ -170,7 +172,7 @@ def write_maps(
         pool, waiting = ThreadPoolExecutor(1), deque[Future]()
         try:
             for entry in maps:
-                if len(waiting) >= ahead:
+                while waiting and (len(waiting) >= ahead or waiting[0].done()):
                     waiting.popleft().result()
                 waiting.append(pool.submit(_write_module, writer, entry, shared))
                 del entry  # the next one may take as much

@@ -271,7 +271,7 @@ def test_maps_as_a_gpu_makes_them_are_those_of_a_cpu(pico_pair, monkeypatch):
     for one, other in zip(expected, make_maps("aligned", pair), strict=True):
         for side in ("left", "right"):
             (a,), (b,) = (getattr(each.terms[0], side) for each in (one, other))
-            assert b.matrix.dtype == torch.float32 and a.name == b.name
+            assert b.matrix.dtype == torch.float16 and a.name == b.name
             assert (a.matrix - b.matrix).norm() < 1e-6 * a.matrix.norm()
         for name, value in one.notes.items():
             assert other.notes[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
@@ -284,6 +284,14 @@ def test_a_map_whose_error_is_far_above_that_of_float16_is_rounded_to_it():
     assert torch.equal(rounded, matrix.half().double()) and not torch.equal(rounded, matrix)
     for wide in (1e6 * matrix, 1e-9 * matrix):  # which float16 does not reach
         assert torch.equal(as_stored(wide, 1e-2), wide)
+
+
+def test_a_map_leaves_a_gpu_in_the_bytes_that_it_takes_in_a_file(monkeypatch):
+    monkeypatch.setattr(fits, "on_gpu", lambda values: True)
+    matrix = torch.randn(40, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(as_stored(matrix, 1e-2), matrix.half())
+    assert torch.equal(as_stored(matrix, 1e-4), matrix.float())
+    assert torch.equal(as_stored(1e6 * matrix, 1e-2), (1e6 * matrix).float())
 
 
 def test_files_hold_coarse_maps_in_two_bytes_and_exact_ones_in_four(pico_pair, root, tmp_path):

@@ -230,6 +230,10 @@ def test_sums_that_stay_on_a_gpu_take_nothing_beside_it_and_others_do():
         sums = sizes.site_sums(old, new) if leave else 0
         asked = needs.need("maps_in_turn", old, new).host_mib
         assert asked == needs.GPU_WALK_MIB + int(1.3 * (read + sums + 2 * maps) / 2**20)
+        beside = needs.BASE_MIB + needs.CUDA_MIB
+        asked_of_kept = needs.need("fitted_maps", old, new).host_mib
+        assert asked_of_kept == beside + int(1.3 * (sizes.site_sums(old, new) + 2 * maps) / 2**20)
+    assert asked < 64 << 10  # of 13B → 70B
 
 
 @pytest.mark.parametrize(("seconds", "minutes"), [(0, 10), (30, 12), (3600, 250)])

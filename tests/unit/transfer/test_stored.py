@@ -1,5 +1,7 @@
 """Matrices of maps: multiplied where they lie, checked once, narrow where nothing is lost."""
 
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -93,10 +95,45 @@ def test_what_cannot_be_written_ends_the_making(tmp_path):
     assert len(made) <= 4 and not list(tmp_path.iterdir())
 
 
+def test_an_error_of_the_writer_is_told_before_the_maps_that_could_wait_are_made(tmp_path):
+    made, told = [], threading.Event()
+
+    def broken(writer, entry, shared):
+        told.set()
+        raise OSError(28, "No space left on device")
+
+    def entries():
+        for layer in range(9):
+            made.append(layer)
+            if layer == 1:
+                assert told.wait(30)
+                time.sleep(0.2)  # until the error stands in what waits
+            yield ModuleMap(layer, "q", 0, (), 1.0, 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "_write_module", broken)
+        with pytest.raises(OSError, match="No space left"):
+            write_maps(tmp_path / "maps.h5", "lorasuite", {}, entries(), ahead=7)
+    assert made == [0, 1] and not list(tmp_path.iterdir())
+
+
 def test_numbers_that_no_narrow_type_holds_stay_wide():
     for value in (np.nan, np.inf, 1e-8, 70_000.5):
         kind, values = stored.narrowed(np.array([[value, 1.0]], np.float32))
         assert kind == "matrix" and values.dtype == np.float32
+
+
+@pytest.mark.parametrize("numbers", [0, 1, 4096, 4097, 4096 + 256, 4096 + 250])
+def test_the_last_number_of_a_matrix_tells_as_the_first_does(monkeypatch, numbers):
+    monkeypatch.setattr(stored, "NARROWED_AT_ONCE", 64)
+    whole = RNG.standard_normal((1, numbers)).astype(np.float16).astype(np.float32)
+    kind, values = stored.narrowed(whole)
+    assert kind == ("float16" if numbers else "bfloat16")
+    assert values.shape == whole.shape and np.array_equal(values, whole)
+    for last in (1 + 1e-6, np.inf, np.nan):
+        wide = whole.copy()
+        wide[:, -1:] = last
+        assert stored.narrowed(wide)[0] == ("matrix" if numbers else "bfloat16")
 
 
 def place_of(path: Path) -> int:
