@@ -79,8 +79,9 @@ class Watch:
 
 
 def gpu_mib() -> float:
-    """What is in use of the first GPU; 0 without one."""
-    query = ["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    """What is in use of the first GPU that is seen; 0 without one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    query = ["nvidia-smi", "-i", first, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         return float(subprocess.run(query, capture_output=True, text=True, timeout=5).stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):

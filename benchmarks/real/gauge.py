@@ -9,11 +9,13 @@ A start is written `CARRIED:TRANSFORM[,KEY=NUMBER]…`, for instance `aligned:fr
     balanced     half of the singular values to each side
     fresh        A = c·0.577 Vᵀ, B = U S / (c·0.577): rows of A as long as a fresh LoRA's
     a_only       A as in `fresh`, B zero
+    as_is        the factors as they stand in the adapter, of the bench's rank (`taught:as_is`)
     g            the update is multiplied by it (`auto`: chosen on the small set)
     qkv          that of q, k and v once more by this (`auto`: chosen together with g)
     c            multiple of a fresh LoRA's size, of `fresh` and `a_only` (1)
     plus         learning rate of B as a multiple of A's (LoRA+)
     rs           scale s of s·B A, with B divided by it (rsLoRA at rank 32: 5.66)
+    epochs       of the training, in place of the bench's
 
 Rows that the update leaves free are those of a fresh LoRA.
 """
@@ -21,7 +23,7 @@ Rows that the update leaves free are those of a fresh LoRA.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +34,8 @@ from safetensors.numpy import load_file
 
 FRESH = 1 / math.sqrt(3)  # norm of a row of A at LoRA's standard start
 ZERO = 1e-12  # of the largest singular value: below it a direction is free
-TRANSFORMS = ("balanced", "fresh", "a_only")
-KEYS = ("g", "qkv", "c", "plus", "rs")
+TRANSFORMS = ("balanced", "fresh", "a_only", "as_is")
+KEYS = ("g", "qkv", "c", "plus", "rs", "epochs")
 QKV = ("q_proj", "k_proj", "v_proj")
 PREFIX, SUFFIX = "base_model.model.", ".lora_A.weight"
 
@@ -168,18 +170,36 @@ def place(
     model: torch.nn.Module, updates: Mapping[str, Thin], start: Start, rank: int, seed: int
 ) -> None:
     """Write a start into the model's LoRA modules; an update that finds none is an error."""
+
+    def made(path: str, shape: tuple[int, int]) -> Factors:
+        return transformed(updates.get(path), start, rank, shape, seed, path)
+
+    _write(model, set(updates), made, start.number("rs"))
+
+
+def place_as_is(model: torch.nn.Module, factors: Mapping[str, Factors]) -> None:
+    """Write an adapter's own factors into the model's LoRA modules, all of which it has."""
+    _write(model, set(factors), lambda path, shape: factors[path], 1.0)
+
+
+def _write(
+    model: torch.nn.Module,
+    known: set[str],
+    made: Callable[[str, tuple[int, int]], Factors],
+    scale: float,
+) -> None:
+    """Write what is `made` for a module's path and shape (d_out, d_in) into every LoRA module."""
     placed = set()
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A") or "default" not in module.lora_A:
             continue
         path = name.removeprefix(PREFIX)
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-        shape = (b.shape[0], a.shape[1])
-        factors = transformed(updates.get(path), start, rank, shape, seed, path)
+        factors = made(path, (b.shape[0], a.shape[1]))
         with torch.no_grad():
             a.copy_(torch.from_numpy(factors.a))
             b.copy_(torch.from_numpy(factors.b))
-        module.scaling["default"] = start.number("rs")
+        module.scaling["default"] = scale
         placed.add(path)
-    if left := sorted(set(updates) - placed):
+    if left := sorted(known - placed):
         raise ValueError(f"no module for {left[:3]} of a carried adapter")

@@ -17,6 +17,7 @@ import yaml
 
 from loraport.adapters.attach import save_adapter
 from loraport.artifacts import atomic
+from loraport.evaluation.start import FOLDS
 from loraport.training.data import Example, subset
 
 from . import gauge, sets, upgrades
@@ -28,6 +29,7 @@ Cell = dict[str, Any]
 SMALL = 100  # records of the small set on which gains are told
 TAUGHT, HELD = 400, 100  # prompts that the old adapted model answers, for training and held out
 AUTO = {"g": (), "qkv": (0.0, 0.5, 1.0)}  # gains tried by key; those of g are the bench's
+LEFT_OUT = ("nothing", "taught:as_is")  # starts that are also trained on two thirds of a small set
 KEPT_ADAPTERS = 8  # carried ones whose SVDs stay in memory
 
 
@@ -93,11 +95,15 @@ class Worker:
     def run(self, cell: Cell) -> dict[str, Any]:
         """What a cell gives."""
         begun = time.monotonic()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         self._load(model_of(self.bench, cell))
         loaded = time.monotonic()
         result = getattr(self, f"_{cell['stage']}")(cell)
         seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
-        return result | {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+        result |= {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        return result | {"gpu_gib": round(peak / 2**30, 2)}
 
     def _load(self, name: str) -> None:
         if name == self.name:
@@ -140,6 +146,10 @@ class Worker:
 
     def place(self, cell: Cell, start: gauge.Start, seed: int) -> None:
         """Let the model wear a start."""
+        if start.transform == "as_is":
+            folder = upgrades.taught_place(self.built, cell, seed)
+            gauge.place_as_is(self.learner.model, gauge.read(folder))
+            return
         updates = self.updates(cell, start.carried)
         gauge.place(self.learner.model, updates, start, self.bench["rank"], seed)
 
@@ -247,7 +257,24 @@ class Worker:
             result["gains"][str(seed)] = chosen.gains()
             told = self._light(cell, chosen, rows, held, result["rate"], seed)
             result["seeds"][str(seed)] = {"held": told["held"], **self.scored(app)}
+        if cell["start"] in LEFT_OUT:
+            for seed in seeds:
+                left_out = self._left_out(cell, start, drawn(seed), result["rate"], seed)
+                result["seeds"][str(seed)]["left_out"] = left_out
         return result
+
+    def _left_out(
+        self, cell: Cell, start: gauge.Start, rows: Sequence[Row], rate: float, seed: int
+    ) -> list[float]:
+        """Nats of every `FOLDS`th record after a training on the others."""
+        rest = [row for n, row in enumerate(rows) if n % FOLDS]
+        self.place(cell, start, seed)
+        schedule = self._schedule("light", rate, epochs=self.bench["light"]["epochs"])
+        try:
+            self.learner.train(rest, schedule, seed)
+        except FloatingPointError:
+            return []
+        return [round(value, 3) for value in self.learner.nats(rows[::FOLDS])]
 
     def _light(
         self,
@@ -259,9 +286,8 @@ class Worker:
         seed: int,
     ) -> dict[str, Any]:
         self.place(cell, start, seed)
-        schedule = self._schedule(
-            "light", rate, epochs=self.bench["light"]["epochs"], plus=start.number("plus")
-        )
+        epochs = int(start.number("epochs", self.bench["light"]["epochs"]))
+        schedule = self._schedule("light", rate, epochs=epochs, plus=start.number("plus"))
         return self._trained(held, rows, schedule, seed)
 
     def _answers(self, cell: Cell) -> dict[str, Any]:

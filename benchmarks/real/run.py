@@ -24,7 +24,7 @@ from .harness import Cell, cells, read_bench
 from .worker import named
 
 BENCH = Path(__file__).with_name("bench.yaml")
-STAGES = ("full", "starts", "gain", "answers", "taught", "upgraded", "planted")
+STAGES = ("full", "starts", "gain", "answers", "taught", "upgraded", "planted", "lessons")
 RESTARTS = 2  # of a worker that dies
 
 

@@ -1,10 +1,11 @@
 """Upgrades as cells of the benchmark, by the code of `loraport upgrade`; and planted failures.
 
 A cell of the stage `upgraded` takes LoRA(full) of the old model to the new one: `given` prompts, of
-which `labels` have a gold answer, drawn by the seed; the old model writes more where they are fewer
-than the bench's `prompts`; the test's items have gold answers. Scores are by
-the benchmark's own rules. A cell of the stage `planted` asks for a verdict on adapters of the new
-model that are known to be good or bad.
+which `labels` have a gold answer, drawn by the seed; more are written where they are fewer than the
+bench's `prompts`; the test's items have gold answers. Scores are by the benchmark's own rules. A
+cell of the stage `lessons` teaches a start of a light fine-tuning on its small set but for a third,
+as `finetune.start: taught` does. A cell of the stage `planted` asks for a verdict on adapters of
+the new model that are known to be good or bad.
 """
 
 import shutil
@@ -19,14 +20,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from loraport.artifacts import ADAPTER_FILES
+from loraport.artifacts import ADAPTER_FILES, atomic
 from loraport.errors import LoraportError
 from loraport.evaluation import verdict as verdicts
+from loraport.evaluation.start import FOLDS
 from loraport.training.data import Example, subset
 from loraport.upgrade import teach as lessons
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.prompts import Record
-from loraport.upgrade.upgrade import Settings, upgrade
+from loraport.upgrade.upgrade import Parts, Settings, learn, upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
 
 from . import sets
@@ -34,7 +36,7 @@ from .scoring import RULES
 
 Cell = dict[str, Any]
 NOTHING = "nothing"
-STAGES = ("upgraded", "planted")
+STAGES = ("upgraded", "planted", "lessons")
 CONFIG, WEIGHTS = ADAPTER_FILES
 AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
 
@@ -46,6 +48,14 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
         return [
             {"stage": stage, "pair": pair, "app": app}
             for pair, app in product(pairs, apps)
+            if _wanted(bench, pair, app)
+        ]
+    if stage == "lessons":
+        sizes = [count for count in given.examples if count]
+        seeds = bench["light"]["seeds"]
+        return [
+            {"stage": stage, "pair": pair, "app": app, "examples": count, "seed": seed}
+            for seed, count, pair, app in product(seeds, sizes, pairs, apps)
             if _wanted(bench, pair, app)
         ]
     every: list[Cell] = []
@@ -197,6 +207,32 @@ class Upgrades:
         verdict = {"verdict": done.verdict.verdict, "why": done.verdict.why}
         return {"scores": scores, "report": told, "taught": teaching, **verdict}
 
+    def _lessons(self, cell: Cell) -> dict[str, Any]:
+        """A start that is taught on a small set's prompts, and on more that the old model writes.
+
+        Every `FOLDS`th record is held back; the others keep their answers.
+        """
+        pair, app, count, seed = (cell[key] for key in ("pair", "app", "examples", "seed"))
+        pairs = [Example(r["prompt"], r["completion"]) for r in self._records(app, "train")]
+        small = [Record(each.prompt, each.completion) for each in subset(pairs, count, seed)]
+        held, kept = small[::FOLDS], [each for n, each in enumerate(small) if n % FOLDS]
+        settings = self.settings({**cell, "teacher": "auto", "given": count})
+        base = self.bench["models"][self.bench["pairs"][pair][1]]
+        with atomic(taught_place(self.built, cell, seed)) as temporary:
+            done = learn(
+                self.old,
+                self.new,
+                self.adapter(0, pair, app),
+                {},
+                Parts(kept, held, []),
+                temporary,
+                settings,
+                base_name=base,
+            )
+        told = {key: done.report[key] for key in ("choice", "start", "prompts")}
+        teaching = done.report["taught"]
+        return {"report": told, "best": teaching["best"], "epochs": len(teaching["epochs"])}
+
     def _planted(self, cell: Cell) -> dict[str, Any]:
         """Verdicts on LoRA(full) of the new model and on bad ones, with labels and without."""
         pair, app = cell["pair"], cell["app"]
@@ -239,6 +275,11 @@ class Upgrades:
             changed = {n: change(n, v) if "lora_B" in n else v for n, v in weights.items()}
             save_file(changed, made[name] / WEIGHTS, {"format": "pt"})
         return made
+
+
+def taught_place(built: Path, cell: Mapping[str, Any], seed: int) -> Path:
+    """Folder of the start that a cell of `lessons` teaches."""
+    return built / "taught" / cell["pair"] / cell["app"] / f"{cell['examples']}.{seed}"
 
 
 def _layer(name: str) -> int:

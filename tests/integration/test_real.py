@@ -320,3 +320,38 @@ def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeyp
     told = (tmp_path / "upgrades.md").read_text()
     for row in ("| p | a | 110 | 4 | old | m", "| p | a | zero | 0.0 | RETRAIN | RETRAIN |"):
         assert row in told
+
+
+def test_a_start_can_be_taught_on_a_small_set_and_fine_tuned_on_it(upgrades, tmp_path, monkeypatch):
+    common = ["--bench", str(upgrades), "--apps", "a", "--examples", "12"]
+    assert run.main(["lessons", *common]) == 0
+    lessons = run.lines(tmp_path / "cells", "lessons")
+    assert [row["seed"] for row in lessons] == [0, 1, 2]
+    for row in lessons:
+        told = row["report"]["prompts"]
+        assert (told["given"], told["labelled"]) == (12, 12)
+        assert told["synthetic"]["kept"] > 0
+        adapter = tmp_path / "taught" / "p" / "a" / f"12.{row['seed']}"
+        assert (adapter / "adapter_model.safetensors").exists()
+    starts = ["--starts", "nothing", "nothing:epochs=2", "taught:as_is"]
+    assert run.main(["starts", *common, *starts]) == 0
+    rows = {row["start"]: row for row in run.lines(tmp_path / "cells", "starts")}
+    for name in ("nothing", "taught:as_is"):
+        assert {len(each["left_out"]) for each in rows[name]["seeds"].values()} == {4}
+    monkeypatch.setattr("sys.argv", ["results", *common[:2], "--out", str(tmp_path / "real")])
+    results.main()
+    (told,) = json.loads((tmp_path / "real.json").read_text())["pairs"]["p"].values()
+    named = {row["start"]: row for row in told["starts"]}
+    mixed = named[results.DEFAULT]
+    picked = [named[results.DEFAULT]["from"][seed] for seed in "012"]
+    scores = [rows[name]["seeds"][seed]["score"] for name, seed in zip(picked, "012", strict=True)]
+    assert mixed["score"] == pytest.approx(np.mean(scores))
+    assert mixed["less"]["score"]["low"] <= mixed["less"]["score"]["mean"]
+
+
+def test_a_taught_start_is_taken_where_records_left_out_say_so():
+    nothing = {"0": {"left_out": [2.0, 2.1, 1.9]}, "1": {"left_out": [2.0, 1.0, 3.0]}}
+    taught = {"0": {"left_out": [1.0, 1.2, 0.9]}, "1": {"left_out": [3.0, 0.5, 2.9]}}
+    assert results.taught_where_ahead(nothing, taught) == {"0": "taught:as_is", "1": "nothing"}
+    taught["0"]["left_out"] = []  # its training ended in NaN
+    assert results.taught_where_ahead(nothing, taught)["0"] == "nothing"

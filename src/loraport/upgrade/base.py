@@ -87,8 +87,12 @@ class Base:
         temperature: float = 0.0,
         seed: int = 0,
         also: Sequence[Any] = (),
+        new_tokens: int = 0,
     ) -> list[Answer]:
-        """Answers to prompts, greedy or drawn at a temperature from a seed."""
+        """Answers to prompts, greedy or drawn at a temperature from a seed.
+
+        new_tokens : of an answer, at most; 0: as `limits` says
+        """
         texts, limits = self.texts(prompts), self.limits
         if temperature > 0:
             torch.manual_seed(seed)
@@ -99,7 +103,7 @@ class Base:
                 texts,
                 limits.max_tokens,
                 size,
-                limits.new_tokens,
+                new_tokens or limits.new_tokens,
                 temperature,
                 also,
             )

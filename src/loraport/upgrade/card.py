@@ -14,7 +14,7 @@ BODY = """Made from the adapter `{source}` of {old}, for {new}.
 - Teacher: `{choice[teacher]}`. {choice[why]}
 - Start: `{start[start]}`, its update multiplied by {start[gain]:g}.
 - Learning rate {best[rate]:g}, {best[epoch]} epochs, chosen on {prompts[held]} held-back prompts.
-- Prompts: {prompts[taught]} taught, {synthetic} of them written by the old model with its adapter;
+- Prompts: {prompts[taught]} taught, {synthetic} of them made anew;
   {prompts[labelled]} of the taught and held-back ones have a gold answer. {prompts[test]} for the
   verdict.
 

@@ -1,13 +1,19 @@
-"""Prompts for a teaching that has few: written by the adapted old model, or put together anew.
+"""Prompts for a teaching that has few: written by a model, or put together anew.
 
-The old model continues a list of prompts. Where it writes too few, given prompts are recombined.
-What is new and has the form of the given ones is kept where it is something that the adapter was
-made for: on its own answer, the adapted model must be ahead of the bare one by as much as on the
-given prompts' (Trans-LoRA, arXiv 2405.17258; TuneShift-KD filter by such a difference).
+A model continues a list of prompts. The bare new model, the bare old one and the old one with its
+adapter each write a few; the one with the most new ones in form writes the others. (An adapter that
+has learned to answer seldom continues a list: on two apps of real pairs none of 256 such lists gave
+a prompt, where the bare models gave one for nine lists out of ten.) Where they write too few, given
+prompts are recombined. What is new and has the form of the given ones is kept where it is something
+that the adapter was made for: on its own answer, the adapted model must be ahead of the bare one by
+as much as on the given prompts' (Trans-LoRA, arXiv 2405.17258; TuneShift-KD filter by such a
+difference).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,24 +25,36 @@ ENOUGH = 100  # prompts for a teaching
 SHOTS = 6  # given prompts before each new one
 ROUNDS = 6
 AT_ONCE = 256  # lists that are continued in a round, at most
+TRIED = 32  # lists that each writer continues before one is chosen
+TEMPERATURE = 0.7  # at 1 fewer are in form, and they make less sense; at 0.7 they hardly repeat
 LEAST_KEPT = 0.1  # share of the lists that must give a prompt for another round
-BETWEEN = "\n\n"
+BETWEEN = ("\n\n", "\n\n\n", "\n\n---\n\n", "\n\n=====\n\n")  # the first that no prompt has in it
 FAILED_SHARE = 10  # percentile of the given prompts' excess that a new one must reach
 
 
 @dataclass
 class Written:
-    """Prompts that were made, and what became of the others."""
+    """Prompts that were made, and what became of the others.
+
+    Attributes
+    ----------
+    writer : the model that wrote; empty where none could
+    tried : writer -> share of its first lists that gave a new prompt in form
+    """
 
     records: list[Record] = field(default_factory=list)
+    writer: str = ""
+    tried: dict[str, float] = field(default_factory=dict)
     recombined: int = 0
     repeated: int = 0
     misshapen: int = 0
     filtered: int = 0
 
-    def told(self) -> dict[str, int]:
+    def told(self) -> dict[str, Any]:
         """As reports record it."""
         return {
+            "writer": self.writer,
+            "tried": self.tried,
             "kept": len(self.records),
             "recombined": self.recombined,
             "repeated": self.repeated,
@@ -45,32 +63,108 @@ class Written:
         }
 
 
+@dataclass(frozen=True)
+class Form:
+    """What given prompts look like.
+
+    Attributes
+    ----------
+    end : what all of them end on, such as "\\nAnswer:"
+    between : separator of a list
+    """
+
+    texts: list[str]
+    end: str
+    between: str
+
+    @classmethod
+    def of(cls, texts: list[str]) -> "Form":
+        return cls(texts, _common_end(texts), _separator(texts))
+
+    def listed(self, rng: np.random.Generator) -> str:
+        """Some given prompts one below another, to be continued."""
+        places = rng.permutation(len(self.texts))[:SHOTS]
+        return self.between.join(self.texts[place] for place in places) + self.between
+
+    def first(self, text: str) -> str | None:
+        """The first prompt of what was written; None where it has not the given ones' end."""
+        head = text.lstrip().partition(self.between)[0]
+        if self.end.strip():
+            before, there, _ = head.partition(self.end)
+            return before + self.end if there and before.strip() else None
+        return head.rstrip() or None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that continues lists of prompts.
+
+    Attributes
+    ----------
+    wearing : gives the state that it writes in: its adapter on, or off
+    """
+
+    base: Base
+    wearing: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def continued(
+        self, form: Form, count: int, rng: np.random.Generator, seed: int
+    ) -> list[str | None]:
+        """A prompt for each of `count` lists; None for one without."""
+        lists = [form.listed(rng) for _ in range(count)]
+        longest = max(len(self.base.tokenizer(text)["input_ids"]) for text in form.texts)
+        most = min(longest + len(form.between), self.base.limits.max_tokens)
+        with self.wearing():
+            answers = self.base.write(lists, temperature=TEMPERATURE, seed=seed, new_tokens=most)
+        return [form.first(answer.text) for answer in answers]
+
+
+def writers(old: Base, new: Base) -> dict[str, Writer]:
+    """Models that may write prompts, the first of several that are as good first.
+
+    Parameters
+    ----------
+    old : wears its adapter
+    new : bare
+    """
+    return {
+        "new": Writer(new),
+        "old": Writer(old, old.without_adapter),
+        "old with its adapter": Writer(old),
+    }
+
+
 def write_more(
     old: Base,
+    among: Mapping[str, Writer],
     given: Sequence[Record],
     count: int,
     seed: int = 0,
     apart: Sequence[Record] = (),
 ) -> Written:
-    """Up to `count` synthetic records; the old model wears its adapter.
+    """Up to `count` synthetic records.
 
     Parameters
     ----------
+    old : wears its adapter, which says what it was made for
+    among : models that may write them
     given : prompts that are taught; new ones are made of these alone
     apart : prompts that something is measured on: none of them is made
     """
-    texts = [said(_last(record.prompt)) for record in given]
-    end = _common_end(texts)
+    form = Form.of([said(_last(record.prompt)) for record in given])
     excesses = excess(old, [record.prompt for record in given])
     bound = np.percentile(excesses, FAILED_SHARE, method="lower")  # none between two: some are −inf
     seen = {_plain(said(_last(record.prompt))) for record in [*given, *apart]}
     rng = np.random.default_rng(seed)
     written = Written()
 
-    def keep(new: Sequence[str]) -> int:
+    def keep(new: Sequence[str | None]) -> int:
         """Keep those that are new and that the adapter is made for; how many."""
         prompts: list[Prompt] = []
         for text in new:
+            if not text:
+                written.misshapen += 1
+                continue
             if _plain(text) in seen:
                 written.repeated += 1
                 continue
@@ -84,21 +178,27 @@ def write_more(
         written.records += [Record(prompt, synthetic=True) for prompt in kept]
         return len(kept)
 
-    for number in range(ROUNDS):
-        missing = count - len(written.records)
-        if missing <= 0:
-            return written
-        asked = [_list_of(texts, rng) for _ in range(min(max(2 * missing, 8), AT_ONCE))]
-        answers = old.write(asked, temperature=1.0, seed=seed * ROUNDS + number)
-        shaped = [_shaped(answer.text, end) for answer in answers]
-        written.misshapen += sum(text is None for text in shaped)
-        if keep([text for text in shaped if text]) < len(asked) * LEAST_KEPT:
-            break  # it can't write such prompts
+    said_first: dict[str, list[str | None]] = {}
+    for name, writer in among.items():
+        said_first[name] = writer.continued(form, TRIED, rng, seed * ROUNDS)
+        fresh = {_plain(text) for text in said_first[name] if text} - seen
+        written.tried[name] = len(fresh) / TRIED
+    best = max(written.tried, key=lambda name: written.tried[name])
+    if written.tried[best]:
+        written.writer = best
+        share = keep(said_first[best]) / TRIED
+        for number in range(1, ROUNDS):
+            missing = count - len(written.records)
+            if missing <= 0 or share < LEAST_KEPT:
+                break
+            asked = min(max(2 * missing, 8), AT_ONCE)
+            new = among[best].continued(form, asked, rng, seed * ROUNDS + number)
+            share = keep(new) / asked
     for _ in range(ROUNDS):
         missing = count - len(written.records)
         if missing <= 0:
             break
-        written.recombined += keep(recombine(texts, missing, rng, seen))
+        written.recombined += keep(recombine(form.texts, missing, rng, seen))
     return written
 
 
@@ -112,10 +212,10 @@ def excess(old: Base, prompts: Sequence[Prompt]) -> np.ndarray:
     return np.where(lengths > 0, (bare - adapted) / np.maximum(lengths, 1), -np.inf)
 
 
-def _list_of(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """Some given prompts one below another, to be continued."""
-    places = rng.permutation(len(texts))[:SHOTS]
-    return BETWEEN.join(texts[place] for place in places) + BETWEEN
+def _separator(texts: Sequence[str]) -> str:
+    """What stands between the prompts of a list: none of them has it in it, if that can be."""
+    free = [each for each in BETWEEN if not any(each in text.strip() for text in texts)]
+    return (free or BETWEEN[-1:])[0]
 
 
 def _common_end(texts: Sequence[str]) -> str:
@@ -126,15 +226,6 @@ def _common_end(texts: Sequence[str]) -> str:
     while all(text[-same - 1 :] == texts[0][-same - 1 :] != text for text in texts):
         same += 1
     return texts[0][len(texts[0]) - same :]
-
-
-def _shaped(text: str, end: str) -> str | None:
-    """The first prompt of what was written; None where it has not the given ones' end."""
-    first = text.lstrip().partition(BETWEEN)[0]
-    if end.strip():
-        head, there, _ = first.partition(end)
-        return head + end if there and head.strip() else None
-    return first.rstrip() or None
 
 
 def _plain(text: str) -> str:

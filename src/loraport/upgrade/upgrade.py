@@ -23,7 +23,7 @@ from .card import write_card
 from .chat import template_doubt
 from .choice import Choice, by_student, choose_teacher
 from .fleet import REPORT
-from .more_prompts import ENOUGH, write_more
+from .more_prompts import ENOUGH, write_more, writers
 from .prompts import Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
@@ -261,7 +261,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     missing = settings.at_least - len(taught)
     if missing > 0:
         apart = [*parts.held, *parts.test]
-        written = write_more(room.old, taught, missing, settings.seed, apart)
+        among = writers(room.old, room.new)
+        written = write_more(room.old, among, taught, missing, settings.seed, apart)
         counts["synthetic"] = written.told()
         taught += written.records
     if not (all_labelled(taught) and settings.teacher == "auto"):
