@@ -34,6 +34,7 @@ GAINED = 0.10  # of an old adapter over its bare model: then there is something 
 CHOSEN = "chosen"
 DEFAULT = "taught where ahead"
 AS_TAUGHT = "taught:as_is"
+NOTHING_ELSE = "nothing:"  # nothing, trained otherwise
 TAUGHT = " taught"  # behind a start: on the old adapted model's answers
 Row = dict[str, Any]
 Key = tuple[str, str, str, int]  # pair, app, start, examples
@@ -146,7 +147,8 @@ def add_chosen(starts: dict[Key, Row]) -> None:
     """Add the start that held-out records choose, where a carried one was trained."""
     cells: dict[tuple[str, str, int], dict[str, Row]] = {}
     for (pair, app, start, examples), row in starts.items():
-        if examples and not start.endswith(TAUGHT) and start != AS_TAUGHT:
+        same_steps = not start.startswith(NOTHING_ELSE)
+        if examples and same_steps and not start.endswith(TAUGHT) and start != AS_TAUGHT:
             cells.setdefault((pair, app, examples), {})[start] = row
     for (pair, app, examples), tried in cells.items():
         if len(tried) < 2 or "nothing" not in tried:

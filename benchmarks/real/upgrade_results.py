@@ -39,6 +39,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
     for key in sorted(upgraded, key=lambda k: (order[0].index(k[0]), order[1].index(k[1]), k[2:])):
         seeds, model = upgraded[key], bench["pairs"][key[0]][1]
         others: dict[str, Any] = {"old": {s: each["scores"]["old"] for s, each in seeds.items()}}
+        if all(each["report"]["start"]["start"] == "nothing" for each in seeds.values()):
+            others["bare"] = {s: each["scores"]["start"] for s, each in seeds.items()}
         if (model, key[1]) in full:
             others |= {name: full[model, key[1]][name] for name in ("bare", "full")}
         if (model, key[1]) in light:

@@ -249,7 +249,7 @@ class Upgrades:
                 judged = _word(
                     lambda path=adapter: verify(self.new, path, before, test, (), judging)[0]
                 )
-                (written,) = self.new.wrote[prompts]
+                written = self.new.wrote[prompts][-1]
                 agreed = _word(lambda said=written: judge(before, said, unlabelled, judging))
                 told[name] = {"labels": judged, "agreement": agreed, **self._scored(app, written)}
         self.new.template = AS_IT_IS

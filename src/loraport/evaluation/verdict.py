@@ -228,6 +228,33 @@ def with_costs(verdict: Verdict, costs: Mapping[str, Any]) -> Verdict:
     return Verdict(verdict.verdict, verdict.why, verdict.rests_on, evidence)
 
 
+def with_alone(
+    verdict: Verdict,
+    alone: Sequence[float],
+    new: Sequence[float],
+    settings: Settings = Settings(),
+    scale: float = 1.0,
+) -> Verdict:
+    """A verdict with what the new model scores without an adapter beside it.
+
+    It decides nothing, but `why` tells where the adapter is not clearly ahead: an adapter may be as
+    good as the old one was, and no use on a stronger model.
+
+    Parameters
+    ----------
+    alone, new : a score an item of the bare new model, and of new + adapter
+    scale : the best score that an item can have
+    """
+    paired = compare(alone, new, level=settings.level)
+    named = _named(paired, scale, "new_bare", "new_adapted")
+    why = verdict.why
+    if paired.low <= 0:
+        why += f" The new model alone has {named['new_bare']:.1f}"
+        better = paired.high < 0
+        why += ": it is better without." if better else ": the adapter is not clearly ahead of it."
+    return Verdict(verdict.verdict, why, verdict.rests_on, {**verdict.evidence, "alone": named})
+
+
 def with_flips(
     verdict: Verdict, old: Sequence[float], new: Sequence[float], items: Sequence[Mapping[str, str]]
 ) -> Verdict:

@@ -1,4 +1,4 @@
-"""Verdicts from scores: all three stages on the same tasks, their items pooled."""
+"""Verdicts from scores: all four stages on the same tasks, their items pooled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ..artifacts import identity, read_json
 from ..evaluation.evaluate import Settings, Stage, load_tasks, score_stages
 from ..evaluation.statistics import CORPUS_METRICS
 from ..evaluation.verdict import Settings as Judging
-from ..evaluation.verdict import Verdict, by_labels, with_flips
+from ..evaluation.verdict import Verdict, by_labels, with_alone, with_flips
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def verdict_by_scores(
     judging: Judging,
     specs: Mapping[str, str] | None = None,
 ) -> Verdict:
-    """Score the old model with and without its adapter, and the new one with its own; judge.
+    """Score both models with and without their adapters; judge.
 
     Parameters
     ----------
@@ -51,10 +51,11 @@ def verdict_by_scores(
             for name, adapter in (
                 ("old", None),
                 ("old_lora", adapters[0]),
+                ("new", None),
                 ("upgraded", adapters[1]),
             )
         }
-        sides = {"old": ("old", "old_lora"), "new": ("upgraded",)}
+        sides = {"old": ("old", "old_lora"), "new": ("new", "upgraded")}
         for model, (side, names) in zip(folders, sides.items(), strict=True):
             score_stages(
                 model,
@@ -66,9 +67,9 @@ def verdict_by_scores(
             )
         scored = {name: read_json(stage.out, "eval")["tasks"] for name, stage in stages.items()}
         items = _items(stages["old_lora"], scored, scoring, settings)
-    bare, old, new = (pooled(scored[name]) for name in ("old", "old_lora", "upgraded"))
+    bare, old, alone, new = (pooled(scored[name]) for name in stages)
     verdict = by_labels(old, new, bare, judging, shown=items)
-    return with_flips(verdict, old, new, items)
+    return with_flips(with_alone(verdict, alone, new, judging), old, new, items)
 
 
 def pooled(tasks: Mapping[str, Mapping[str, Any]]) -> list[float]:

@@ -11,6 +11,7 @@ from ..evaluation.verdict import (
     Verdict,
     by_agreement,
     by_labels,
+    with_alone,
     with_costs,
     with_flips,
     without_effect,
@@ -137,10 +138,15 @@ def verify(
     prompts = [record.prompt for record in test]
     changes = check_changes(new, adapter, prompts)
     plain = nats_a_token(new, texts)
+    alone = _texts(new.write(prompts)) if all_labelled(test) else []
     with new.wearing(adapter):
         answers = _texts(new.write(prompts))
         worn = nats_a_token(new, texts)
     verdict = judge(old, answers, test, settings)
+    if alone:
+        golds = [str(record.gold) for record in test]
+        each = [scores(settings.match, said, golds) for said in (alone, answers)]
+        verdict = with_alone(verdict, *each, settings)
     if not changes:
         verdict = without_effect(verdict.evidence)
     if plain is not None:

@@ -22,6 +22,7 @@ from loraport.evaluation.verdict import (
     by_agreement,
     by_labels,
     decide,
+    with_alone,
     with_costs,
     with_flips,
     without_effect,
@@ -119,6 +120,26 @@ def test_labels_and_the_schema(tmp_path):
         content = json.loads((tmp_path / "verdict.json").read_text())
         jsonschema.validate(content, json.loads(SCHEMA.read_text()))
         assert content["verdict"] == each.verdict
+
+
+@pytest.mark.parametrize(
+    "alone, told",
+    [
+        (100, ""),
+        (310, " The new model alone has 77.5: the adapter is not clearly ahead of it."),
+        (380, " The new model alone has 95.0: it is better without."),
+    ],
+)
+def test_a_new_model_that_needs_no_adapter_is_told_and_decides_nothing(alone, told, tmp_path):
+    new = items(310, 400)
+    before = by_labels(items(300, 400), new, items(100, 400))
+    verdict = with_alone(before, items(alone, 400), new)
+    assert (verdict.verdict, verdict.why) == (before.verdict, before.why + told)
+    assert verdict.evidence["alone"]["new_bare"] == alone / 4
+    assert verdict.evidence["alone"]["difference"] == pytest.approx((310 - alone) / 4)
+    write_verdict(tmp_path / "verdict.json", verdict, about={})
+    content = json.loads((tmp_path / "verdict.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
 
 
 def test_a_test_that_the_bare_model_passes_as_well_is_refused_and_shown():

@@ -198,6 +198,7 @@ def test_a_retrained_adapter_is_deployed_and_a_zero_one_is_not(tmp_path, capsys)
     status, content = checked(tmp_path, OLD, NEW, "--limit", "64", *texts)
     assert status == 0 and content["verdict"] == "DEPLOY", content["why"]
     assert content["evidence"]["generic_text"]["texts"] == 64
+    assert content["evidence"]["alone"]["new_bare"] == 0 and "alone" not in content["why"]
     assert capsys.readouterr().out.startswith("DEPLOY")
     status, content = checked(tmp_path, OLD, zeroed(NEW, tmp_path / "zero"), "--limit", "20")
     assert status == 3 and content["verdict"] == "RETRAIN" and "does nothing" in content["why"]
@@ -210,6 +211,7 @@ def test_without_labels_it_is_agreement_that_decides(tmp_path):
     more = ["--test", str(tmp_path / "p.jsonl")]
     status, content = checked(tmp_path, OLD, NEW, *more)
     assert content["rests_on"] == "agreement" and content["verdict"] != "RETRAIN"
+    assert "alone" not in content["evidence"]
     half = zeroed(NEW, tmp_path / "half", lambda name: "layers.1." in name)
     status, content = checked(tmp_path, OLD, half, *more)
     assert status == 3 and content["verdict"] == "RETRAIN"
@@ -232,7 +234,8 @@ def test_a_task_of_the_harness_decides_as_well(tmp_path, capsys):
     content = json.loads((tmp_path / "verdict.json").read_text())
     assert content["rests_on"] == "labels" and content["evidence"]["scores"]["items"] == 40
     assert content["about"]["test"] == "nano_command"
-    counted = content["evidence"]["scores"]
+    counted, alone = content["evidence"]["scores"], content["evidence"]["alone"]
+    assert alone["new_bare"] == 0 and alone["new_adapted"] == counted["new_adapted"]
     flips = content["evidence"]["flips"]
     assert len(flips) == min(10, counted["lost"] + counted["gained"])
     zero = zeroed(OLD, tmp_path / "zero")
