@@ -1,20 +1,19 @@
-"""Which teacher serves: by its answers to labelled prompts, or by whom its student sides with.
+"""Which teacher serves: by its answers to labelled prompts, or by how sure it is of its answers.
 
 Where the old model is about as good as the new one, its adapter's answers are the best target there
 is. Where the new one is far stronger, imitating the old one costs what it knows.
 
-Without labels the old adapter teaches first. A strong student of a weak teacher does not learn all
-of its errors (Burns et al., arXiv 2312.09390): it falls back on what it knows. So the student is
-asked prompts that were held back, and so is the bare new model that is shown the old adapter's
-answers. Where the student answers like that model more often than like the old adapter, whose
-answers it was taught, the new model knows the task better, and teaches. Two other rules did not
-tell on real pairs: how surprised the bare models are at each other's answers, and which teacher
-gives its answers again when it is sampled (`docs/upgrade.md`).
+Without labels, a teacher that knows the answer gives it again when it is sampled; one that guesses
+gives another. So the share of prompts on which it agrees with itself stands for the share on which
+it is right (Wang et al., Self-Consistency Improves Chain of Thought Reasoning, ICLR 2023, section
+3.3, measure the two together). The prompts must be new to the old adapter: of those that it was
+trained on it is as sure as a model that knows them. So they are written for this. Two other rules
+did not tell on real pairs (`docs/upgrade.md`): how surprised the bare models are at each other's
+answers, and whom a student of the old adapter sides with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,24 +24,19 @@ from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, context, teacher
 
 ENOUGH_LABELS = 20  # labelled prompts by which teachers are compared
-READ = 64  # labelled prompts that a choice reads, at most
+READ = 64  # prompts that a choice reads, at most
+TEMPERATURE = 1.0  # of the samples that tell how sure a teacher is
 AMONG = ("old", "context", "delta")  # compared on labels, in the order that ties go by
 IMITATES, SHOWS = "old", "context"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A teacher, why, and the numbers.
-
-    Attributes
-    ----------
-    open : its student is still to be asked whether another should teach (`by_student`)
-    """
+    """A teacher, why, and the numbers."""
 
     name: str
     why: str
     measured: dict[str, Any] = field(default_factory=dict)
-    open: bool = False
 
     def told(self) -> dict[str, Any]:
         """As reports record it."""
@@ -50,7 +44,11 @@ class Choice:
 
 
 def choose_teacher(
-    asked: str, room: Classroom, records: Sequence[Record], match: str = "exact"
+    asked: str,
+    room: Classroom,
+    records: Sequence[Record],
+    match: str = "exact",
+    fresh: Callable[[], Sequence[Prompt]] = tuple,
 ) -> Choice:
     """The teacher that was asked for; for `auto`, the one that serves.
 
@@ -58,10 +56,7 @@ def choose_teacher(
     ----------
     room : the old model wears its adapter, the new one is bare
     records : prompts that are taught; those with a gold answer decide where they are enough
-
-    Returns
-    -------
-    the choice; an open one where `auto` has too few labels
+    fresh : gives prompts that the old adapter was not trained on, where labels do not decide
     """
     if asked != "auto":
         teacher(asked)
@@ -71,7 +66,7 @@ def choose_teacher(
         choice = by_labels(room, known, match)
         if choice is not None:
             return choice
-    return Choice(IMITATES, "Without labels that tell, the old adapter teaches first.", open=True)
+    return by_certainty(room, fresh(), match)
 
 
 def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | None:
@@ -97,28 +92,38 @@ def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | 
     return Choice(best, why, {"right": shares, "labelled": len(known)})
 
 
-def by_student(
-    room: Classroom, adapter: Path, prompts: Sequence[Prompt], match: str = "exact"
-) -> Choice:
-    """`context` where the student of `old` clearly sides with it against its own teacher.
+def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact") -> Choice:
+    """`old`, unless the new model, shown what it answers, is clearly surer of its own answers.
+
+    The new model's answers must also follow the old adapter's: agree with them on the same prompts
+    more often than with those to other prompts. A model that says one thing to everything is sure
+    of it, too.
 
     Parameters
     ----------
     room : as for `choose_teacher`
-    adapter : of the new model, taught by `old`
-    prompts : that it was not taught
+    prompts : that the old adapter was not trained on
     """
-    if not context.demonstrations(room, prompts):
-        return Choice(IMITATES, "There is nothing to compare it by.")
+    if len(prompts) < ENOUGH_LABELS or not context.demonstrations(room, prompts):
+        return Choice(IMITATES, "There are too few new prompts to compare it by.")
+    said = [answer.text for answer in room.said(prompts)]
+    again = room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)
     shown = [target.answer for target in context.targets(room, prompts)]
-    with room.new.wearing(adapter):
-        said = [answer.text for answer in room.new.write(prompts)]
-    taught = scores(match, said, [answer.text for answer in room.said(prompts)])
-    gap = compare(taught, scores(match, said, shown))
+    shown_again = context.targets(room, prompts, TEMPERATURE)
+    sure = scores(match, [answer.text for answer in again], said)
+    surer = scores(match, [target.answer for target in shown_again], shown)
+    gap = compare(sure, surer)
+    form = compare(scores(match, shown, said[1:] + said[:1]), scores(match, shown, said))
+    measured = {
+        "old_agrees_with_itself": gap.first,
+        "context_agrees_with_itself": gap.second,
+        "context_agrees_with_old": form.second,
+        "by_chance": form.first,
+    }
     why = (
-        f"Its student answers {100 * gap.first:.0f} % of {len(prompts)} prompts that were held back"
-        f" as the old adapter does, and {100 * gap.second:.0f} % as the new model does that is "
-        "shown the old adapter's answers."
+        f"Sampled again, the old adapter agrees with itself on {100 * gap.first:.0f} % of "
+        f"{len(prompts)} new prompts, and the new model that is shown its answers on "
+        f"{100 * gap.second:.0f} %; the two agree on {100 * form.second:.0f} % "
+        f"({100 * form.first:.0f} % by chance)."
     )
-    measured = {"student_agrees_with_old": gap.first, "student_agrees_with_context": gap.second}
-    return Choice(SHOWS if gap.low > 0 else IMITATES, why, measured)
+    return Choice(SHOWS if gap.low > 0 and form.low > 0 else IMITATES, why, measured)

@@ -50,6 +50,11 @@ class Written:
     misshapen: int = 0
     filtered: int = 0
 
+    @property
+    def by_a_model(self) -> list[Record]:
+        """Those that were not recombined."""
+        return self.records[: len(self.records) - self.recombined]
+
     def told(self) -> dict[str, Any]:
         """As reports record it."""
         return {
@@ -141,6 +146,7 @@ def write_more(
     count: int,
     seed: int = 0,
     apart: Sequence[Record] = (),
+    rounds: int = ROUNDS,
 ) -> Written:
     """Up to `count` synthetic records.
 
@@ -150,6 +156,7 @@ def write_more(
     among : models that may write them
     given : prompts that are taught; new ones are made of these alone
     apart : prompts that something is measured on: none of them is made
+    rounds : of recombining; 0: none
     """
     form = Form.of([said(_last(record.prompt)) for record in given])
     excesses = excess(old, [record.prompt for record in given])
@@ -194,7 +201,7 @@ def write_more(
             asked = min(max(2 * missing, 8), AT_ONCE)
             new = among[best].continued(form, asked, rng, seed * ROUNDS + number)
             share = keep(new) / asked
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         missing = count - len(written.records)
         if missing <= 0:
             break

@@ -21,10 +21,10 @@ from .base import Base
 from .candidates import Start, choose_start, fitting, started
 from .card import write_card
 from .chat import template_doubt
-from .choice import Choice, by_student, choose_teacher
+from .choice import READ, Choice, choose_teacher
 from .fleet import REPORT
-from .more_prompts import ENOUGH, write_more, writers
-from .prompts import Record, labelled
+from .more_prompts import ENOUGH, Written, write_more, writers
+from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
@@ -186,9 +186,11 @@ def learn(
     """
     until = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     like = next(iter(carried.values()), adapter)
-
-    def teach(lesson: Lesson) -> tuple[Start, lessons.Taught]:
-        """From the start that its held-back answers like best, as long as there is time."""
+    with old.wearing(adapter):
+        doubt = template_doubt(old, [record.prompt for record in parts.taught])
+        if doubt:
+            log.warning("%s", doubt)
+        lesson = prepare(Classroom(old, new, settings.writing), parts, settings)
         start = choose_start(new, fitting(new, carried, adapter), lesson.held)
         left = max((until - time.monotonic()) / 60, 1e-6) if settings.minutes else 0.0
         taught = lessons.teach(
@@ -202,32 +204,10 @@ def learn(
             again=lesson.again,
             base_name=base_name,
         )
-        return start, taught
-
-    before: dict[str, Any] = {}
-    with old.wearing(adapter):
-        doubt = template_doubt(old, [record.prompt for record in parts.taught])
-        if doubt:
-            log.warning("%s", doubt)
-        room = Classroom(old, new, settings.writing)
-        lesson = prepare(room, parts, settings)
-        start, taught = teach(lesson)
-        if lesson.choice.open and time.monotonic() < until:
-            held = [target.prompt for target in lesson.held]
-            choice = by_student(room, out, held, settings.verdict.match)
-            if choice.name == lesson.choice.name:
-                lesson = replace(lesson, choice=choice)
-            else:
-                before = {"taught_before": taught.told()}
-                lesson = lesson_of(
-                    room, choice, lesson.records, parts.held, settings.seed, lesson.counts
-                )
-                start, taught = teach(lesson)
     report = {
         "choice": lesson.choice.told(),
         "start": start.told(),
         "taught": taught.told(),
-        **before,
         "prompts": lesson.counts | {"test": len(parts.test)},
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
@@ -239,12 +219,10 @@ def learn(
 class Lesson:
     """What is taught, and by whom.
 
-    records : that are taught, written ones among them
     again : targets that are made anew in each epoch; None where there are none
     """
 
     choice: Choice
-    records: list[Record]
     targets: list[Target]
     held: list[Target]
     counts: dict[str, Any]
@@ -256,48 +234,37 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
 
     Labelled records have their gold answers as targets.
     """
-    taught = list(parts.taught)
+    taught, apart = list(parts.taught), [*parts.held, *parts.test]
+    among, seed = writers(room.old, room.new), settings.seed
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
-    missing = settings.at_least - len(taught)
+    missing, written = settings.at_least - len(taught), Written()
     if missing > 0:
-        apart = [*parts.held, *parts.test]
-        among = writers(room.old, room.new)
-        written = write_more(room.old, among, taught, missing, settings.seed, apart)
+        written = write_more(room.old, among, parts.taught, missing, seed, apart)
         counts["synthetic"] = written.told()
         taught += written.records
     if not (all_labelled(taught) and settings.teacher == "auto"):
         sample = [record.prompt for record in taught[:ENOUGH]]
         pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
-    choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match)
-    return lesson_of(room, choice, taught, parts.held, settings.seed, counts)
 
+    def fresh() -> list[Prompt]:
+        """Prompts that a model wrote just now, or writes for this."""
+        new = written.by_a_model
+        if len(new) < READ:
+            known = [*apart, *taught]
+            new = write_more(room.old, among, parts.taught, READ, seed, known, 0).by_a_model
+        return [record.prompt for record in new[:READ]]
 
-def lesson_of(
-    room: Classroom,
-    choice: Choice,
-    records: list[Record],
-    held_back: Sequence[Record],
-    seed: int,
-    counts: Mapping[str, Any],
-) -> Lesson:
-    """The targets that a teacher writes to records without a gold answer; `counts` go with them.
-
-    Raises
-    ------
-    LoraportError
-        If no held-back answer is whole.
-    """
+    choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match, fresh)
     module = teachers.teacher(choice.name)
-    open_ended = [record.prompt for record in records if record.gold is None]
-    targets = _gold(records) + (module.targets(room, open_ended) if open_ended else [])
-    held_open = [record.prompt for record in held_back if record.gold is None]
-    held = _gold(held_back) + (module.targets(room, held_open) if held_open else [])
-    told = {
-        **counts,
+    open_ended = [record.prompt for record in taught if record.gold is None]
+    targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])
+    held_open = [record.prompt for record in parts.held if record.gold is None]
+    held = _gold(parts.held) + (module.targets(room, held_open) if held_open else [])
+    counts |= {
         "taught": len(targets),
         "held": len(held),
-        "labelled": len(labelled(records)) + len(labelled(held_back)),
+        "labelled": len(labelled(taught)) + len(labelled(parts.held)),
         "cut": sum(not target.whole for target in targets),
     }
     whole = [target for target in held if target.whole and target.answer.strip()]
@@ -306,7 +273,7 @@ def lesson_of(
     again = None
     if hasattr(module, "again"):
         again = lambda epoch: module.again(room, open_ended, seed + epoch)  # noqa: E731
-    return Lesson(choice, records, targets, whole, told, again)
+    return Lesson(choice, targets, whole, counts, again)
 
 
 def _gold(records: Sequence[Record]) -> list[Target]:

@@ -145,8 +145,8 @@ def verify(
     verdict = judge(old, answers, test, settings)
     if alone:
         golds = [str(record.gold) for record in test]
-        each = [scores(settings.match, said, golds) for said in (alone, answers)]
-        verdict = with_alone(verdict, *each, settings)
+        bare, adapted = (scores(settings.match, each, golds) for each in (alone, answers))
+        verdict = with_alone(verdict, bare, adapted, settings)
     if not changes:
         verdict = without_effect(verdict.evidence)
     if plain is not None:
