@@ -32,10 +32,10 @@ COLUMNS = [  # row and examples in the results, in README's order
 ]
 
 
-def measured() -> dict[tuple[str, str, str], list[list[str]]]:
+def measured(results: str = REAL) -> dict[tuple[str, str, str], list[list[str]]]:
     """App, row and examples -> that row's cells, of each pair."""
     cells: dict[tuple[str, str, str], list[list[str]]] = {}
-    for section in re.split(r"^## ", REAL, flags=re.M)[2:]:
+    for section in re.split(r"^## ", results, flags=re.M)[2:]:
         _, app = section.splitlines()[0].split(", ")
         for line in section.splitlines():
             row = [each.strip() for each in line.strip("|").split("|")]
@@ -126,6 +126,20 @@ def test_what_it_says_of_long_trainings_was_measured():
         ],
         r"ARC-Easy stays at ([\d.]+) %": [means["arc"]],
     })  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "app"), [(0, "command"), (1, "extract"), (2, "arc")])
+def test_scores_by_epochs_are_the_measured_ones(column, app):
+    page = (ROOT / "docs/expect.md").read_text().partition("## How long to train")[2]
+    cells = measured((ROOT / "benchmarks/results/taught.md").read_text())
+    both = zip(cells[app, "nothing", "100"], cells[app, "nothing:epochs=30", "100"], strict=True)
+    known = set()  # each new model once, though two pairs may share it
+    for few, more in both:
+        bold = "**" if more[4].startswith("**") else ""
+        known.add(f"{few[2]} → {bold}{more[2]}{bold}")
+    rows = re.findall(r"^\| [^|]+ \| (.*→.*) \|$", page, re.M)
+    assert {row.split(" | ")[column] for row in rows} == known
+    assert len(rows) == len(known) == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
