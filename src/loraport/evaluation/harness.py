@@ -17,13 +17,12 @@ from ..adapters.attach import attach, detach
 from ..errors import LoraportError
 from ..models.loading import load_base
 from ..provenance import code_hash
+from ..runtime.memory import ran_out
 from . import own_data, task_files
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its command line
 AUTO_BATCH = 64
 LIKELY_BATCH = 32  # likelihoods take logits over the vocabulary at every token, answers at one
-# a CUDA, CPU or cuDNN allocation that failed
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUDNN_STATUS_NOT_SUPPORTED")
 
 
 def load(model_dir: str | Path, batch_size: int | str, **how: Any) -> HFLM:
@@ -122,8 +121,7 @@ def _fitted(lm: HFLM, work: Callable[[], Any]) -> Any:
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            memory = isinstance(error, MemoryError) or any(s in str(error) for s in OUT_OF_MEMORY)
-            if not memory or lm.batch_size_per_gpu == 1:
+            if not ran_out(error) or lm.batch_size_per_gpu == 1:
                 raise
             lm.batch_size_per_gpu = lm.batch_size_per_gpu // 2
 

@@ -9,16 +9,9 @@ from typing import Any
 
 from ..errors import LoraportError
 from .gpus import SHARED_BY
-from .memory import gpu_figures
+from .memory import GPU_WORDS, MEMORY_WORDS, gpu_figures
 
 BEGAN = "began"  # status in the first line of a rule's log; the last line says how it ended
-MEMORY_WORDS = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "unable to allocate",
-    "bad_alloc",
-)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # what makes a rule smaller, by the beginning of its name
@@ -32,7 +25,6 @@ SETTINGS = {
     "evaluated": "lower evaluation.batch_size",
     "sweep": "lower evaluation.batch_size",
 }
-GPU_WORDS = ("cuda out of memory", "cuda error: out of memory", "hip out of memory")
 APART = f"let fewer jobs share a GPU (a lower {SHARED_BY})"
 TOGETHER = "keep jobs apart that do not fit together (snakemake --resources mem_mb=<MiB there are>)"
 

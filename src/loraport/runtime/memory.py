@@ -4,6 +4,30 @@ import resource
 import sys
 from pathlib import Path
 
+MEMORY_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+)
+# what a GPU's libraries say where others left them no room, besides torch's own words
+GPU_WORDS = (
+    "cuda out of memory",
+    "cuda error: out of memory",
+    "hip out of memory",
+    "cublas_status_alloc_failed",
+    "mha_graph.execute",
+)
+PERHAPS = ("cudnn_status_not_supported",)  # of a batch that is too large, among other reasons
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a GPU, so that less at a time may do."""
+    text = str(error).lower()
+    words = (*MEMORY_WORDS, *GPU_WORDS, *PERHAPS)
+    return isinstance(error, MemoryError) or any(each in text for each in words)
+
 
 def peak_mib() -> float:
     """Peak resident memory of this process, MiB; by getrusage it is at least its parent's."""

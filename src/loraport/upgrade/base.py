@@ -13,12 +13,11 @@ from ..adapters.attach import attach, detach
 from ..errors import LoraportError
 from ..evaluation.likelihood import answer_losses
 from ..models.loading import load_base
+from ..runtime.memory import ran_out
 from ..training.data import Example
 from ..training.own_answers import Answer, write_answers
 from .prompts import Prompt, as_text
 from .spans import Span, spans_of
-
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 @dataclass
@@ -154,10 +153,7 @@ class Base:
             try:
                 return work(self.limits.batch_size)
             except (RuntimeError, MemoryError) as error:
-                memory = isinstance(error, MemoryError) or any(
-                    words in str(error) for words in OUT_OF_MEMORY
-                )
-                if not memory or self.limits.batch_size == 1:
+                if not ran_out(error) or self.limits.batch_size == 1:
                     raise
                 self.limits.batch_size //= 2
                 torch.cuda.empty_cache()
