@@ -28,7 +28,7 @@ rule lora_upgraded:
         data=look.task_data,
         transfer=look.transfer_params,
         settings=look.upgrading(),
-        code=look.code("lora_upgraded"),
+        code=look.teaching_code("lora_upgraded"),
     script:
         "../workflow/scripts/lora_upgraded.py"
 

@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..provenance import PACKAGE
 from . import needs, stages, times
 from .lookups_models import Inputs, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
 # of what is taught and judged, which a taught start of a light fine-tuning does not read
 NOT_TAUGHT = ("prompts", "labels", "verify", "margin", "level", "temperature")
-TEACHERS = "upgrade/teachers"  # found by their files
 
 
 class StartLookups(UpgradeLookups):
@@ -36,9 +34,7 @@ class StartLookups(UpgradeLookups):
         """Hash of the code that chooses a start; that of a teaching counts where there is one."""
         if not self.teaches_start():
             return self.code(script)
-        files = sorted((PACKAGE / TEACHERS).glob("*.py"))
-        modules = [f"{TEACHERS.replace('/', '.')}.{file.stem}" for file in files]
-        return self.code(script, "upgrade.taught_start", *modules)
+        return self.teaching_code(script, "upgrade.taught_start")
 
     def start_mem_mb(self) -> Callable[[Any, Any, int], int]:
         """Memory in MiB of a job that chooses a start: a taught one needs both models."""

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..provenance import PACKAGE
 from . import layout, needs, stages
 from .lookups_models import Inputs, Wildcards
 from .lookups_scores import ScoreLookups
 
 NOT_SETTINGS = ("gpus",)
+TEACHERS = "upgrade/teachers"  # found by their files
 
 
 class UpgradeLookups(ScoreLookups):
@@ -27,6 +29,12 @@ class UpgradeLookups(ScoreLookups):
         """Where both base models of a pair are."""
         names = zip(("old", "new"), self.pair_models(wildcards), strict=True)
         return {side: stages.about_base(self.config, name) for side, name in names}
+
+    def teaching_code(self, script: str, *modules: str) -> Inputs:
+        """As `code`, with the code of all teachers, which are imported by name."""
+        files = sorted((PACKAGE / TEACHERS).glob("*.py"))
+        teachers = [f"{TEACHERS.replace('/', '.')}.{file.stem}" for file in files]
+        return self.code(script, *modules, *teachers)
 
     def both_mem_mb(self, section: str) -> Callable[[Any, Any, int], int]:
         """Memory in MiB of a job that holds both models of a pair."""

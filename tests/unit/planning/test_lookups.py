@@ -23,6 +23,7 @@ from loraport.planning import (
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 from loraport.planning.prospect import Prospect
+from loraport.upgrade import teachers
 
 PROJECT = Path(__file__).parents[3]
 SIZES = {"vocabulary": 100, "hidden": 64, "intermediate": 128, "layers": 2, "heads": 4}
@@ -420,6 +421,17 @@ def test_code_of_a_teaching_counts_where_a_start_is_taught(made, monkeypatch):
     made(finetune=TAUGHT).start_code("lora_start")
     assert asked[0] == ("lora_start",)
     assert {"upgrade.taught_start", "upgrade.teachers.delta"} <= set(asked[1])
+
+
+def test_code_of_every_teacher_counts_in_an_upgrade(made, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        lookups_start.StartLookups, "code", lambda self, *names: asked.append(names)
+    )
+    made().teaching_code("lora_upgraded")
+    assert set(asked[0][1:]) >= {f"upgrade.teachers.{name}" for name in teachers.names()}
+    rules = (Path(__file__).parents[3] / "rules/upgrade.smk").read_text()
+    assert 'code=look.teaching_code("lora_upgraded")' in rules
 
 
 def test_what_a_fine_tuning_starts_from_is_what_is_configured(made):
