@@ -248,12 +248,12 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
 
     def fresh() -> list[Prompt]:
-        """Prompts that a model wrote just now, or writes for this."""
-        new = written.by_a_model
-        if len(new) < READ:
-            known = [*apart, *taught]
-            new = write_more(room.old, among, parts.taught, READ, seed, known, 0).by_a_model
-        return [record.prompt for record in new[:READ]]
+        """Prompts that a model wrote just now, and those that are missing, written for this."""
+        new, known = written.by_a_model[:READ], [*apart, *taught]
+        if left := READ - len(new):  # by another seed: the same one's are known by now
+            more = write_more(room.old, among, parts.taught, left, seed + 1, known, 0)
+            new += more.by_a_model
+        return [record.prompt for record in new]
 
     choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match, fresh)
     module = teachers.teacher(choice.name)
