@@ -9,7 +9,7 @@ A start is written `CARRIED:TRANSFORM[,KEY=NUMBER]…`, for instance `aligned:fr
     balanced     half of the singular values to each side
     fresh        A = c·0.577 Vᵀ, B = U S / (c·0.577): rows of A as long as a fresh LoRA's
     a_only       A as in `fresh`, B zero
-    as_is        the factors as they stand in the adapter, of the bench's rank (`taught:as_is`)
+    as_is        the factors as they stand in the adapter, of the bench's rank (`AS_TAUGHT`)
     g            the update is multiplied by it (`auto`: chosen on the small set)
     qkv          that of q, k and v once more by this (`auto`: chosen together with g)
     c            multiple of a fresh LoRA's size, of `fresh` and `a_only` (1)
@@ -34,6 +34,7 @@ from safetensors.numpy import load_file
 
 FRESH = 1 / math.sqrt(3)  # norm of a row of A at LoRA's standard start
 ZERO = 1e-12  # of the largest singular value: below it a direction is free
+AS_TAUGHT = "taught:as_is"  # the start that a cell of `lessons` taught
 TRANSFORMS = ("balanced", "fresh", "a_only", "as_is")
 KEYS = ("g", "qkv", "c", "plus", "rs", "epochs")
 QKV = ("q_proj", "k_proj", "v_proj")

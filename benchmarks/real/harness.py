@@ -29,7 +29,7 @@ Cell = dict[str, Any]
 SMALL = 100  # records of the small set on which gains are told
 TAUGHT, HELD = 400, 100  # prompts that the old adapted model answers, for training and held out
 AUTO = {"g": (), "qkv": (0.0, 0.5, 1.0)}  # gains tried by key; those of g are the bench's
-LEFT_OUT = ("nothing", "taught:as_is")  # starts that are also trained on two thirds of a small set
+LEFT_OUT = ("nothing", gauge.AS_TAUGHT)  # starts that are also trained on two thirds of a small set
 KEPT_ADAPTERS = 8  # carried ones whose SVDs stay in memory
 
 
@@ -95,15 +95,13 @@ class Worker:
     def run(self, cell: Cell) -> dict[str, Any]:
         """What a cell gives."""
         begun = time.monotonic()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        upgrades.forget_gpu_peak()
         self._load(model_of(self.bench, cell))
         loaded = time.monotonic()
         result = getattr(self, f"_{cell['stage']}")(cell)
         seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
-        result |= {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        return result | {"gpu_gib": round(peak / 2**30, 2)}
+        told = {"seconds": {name: round(value, 2) for name, value in seconds.items()}}
+        return result | told | {"gpu_gib": upgrades.gpu_gib()}
 
     def _load(self, name: str) -> None:
         if name == self.name:

@@ -24,6 +24,7 @@ import numpy as np
 from loraport.artifacts import atomic
 from loraport.evaluation.start import choose
 
+from .gauge import AS_TAUGHT
 from .harness import read_bench
 from .run import BENCH, lines
 
@@ -33,7 +34,6 @@ BATCH = 2000
 GAINED = 0.10  # of an old adapter over its bare model: then there is something to carry
 CHOSEN = "chosen"
 DEFAULT = "taught where ahead"
-AS_TAUGHT = "taught:as_is"
 NOTHING_ELSE = "nothing:"  # nothing, trained otherwise
 TAUGHT = " taught"  # behind a start: on the old adapted model's answers
 Row = dict[str, Any]

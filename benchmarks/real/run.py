@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import upgrades
 from .harness import Cell, cells, read_bench
 from .worker import named
 
 BENCH = Path(__file__).with_name("bench.yaml")
-STAGES = ("full", "starts", "gain", "answers", "taught", "upgraded", "planted", "lessons")
+STAGES = ("full", "starts", "gain", "answers", "taught", *upgrades.STAGES)
 RESTARTS = 2  # of a worker that dies
 
 

@@ -122,14 +122,12 @@ class Upgrades:
         for base in (self.old, self.new):
             base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=32), {}
             base.template = AS_IT_IS
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        forget_gpu_peak()
         loaded = time.monotonic()
         result = getattr(self, f"_{cell['stage']}")(cell)
         seconds = {"load": loaded - begun, "run": time.monotonic() - loaded}
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         result["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-        return result | {"gpu_gib": round(peak / 2**30, 2)}
+        return result | {"gpu_gib": gpu_gib()}
 
     def _load(self, pair: str) -> None:
         if pair != self.pair:
@@ -275,6 +273,18 @@ class Upgrades:
             changed = {n: change(n, v) if "lora_B" in n else v for n, v in weights.items()}
             save_file(changed, made[name] / WEIGHTS, {"format": "pt"})
         return made
+
+
+def forget_gpu_peak() -> None:
+    """Let `gpu_gib` count from here on."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_gib() -> float:
+    """The most that torch allocated of the GPU since `forget_gpu_peak`, GiB; 0 without one."""
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return round(peak / 2**30, 2)
 
 
 def taught_place(built: Path, cell: Mapping[str, Any], seed: int) -> Path:

@@ -233,7 +233,6 @@ def with_alone(
     alone: Sequence[float],
     new: Sequence[float],
     settings: Settings = Settings(),
-    scale: float = 1.0,
 ) -> Verdict:
     """A verdict with what the new model scores without an adapter beside it.
 
@@ -243,10 +242,9 @@ def with_alone(
     Parameters
     ----------
     alone, new : a score an item of the bare new model, and of new + adapter
-    scale : the best score that an item can have
     """
     paired = compare(alone, new, level=settings.level)
-    named = _named(paired, scale, "new_bare", "new_adapted")
+    named = _named(paired, 1.0, "new_bare", "new_adapted")
     why = verdict.why
     if paired.low <= 0:
         why += f" The new model alone has {named['new_bare']:.1f}"

@@ -206,6 +206,9 @@ def rescaled(weights: LoraWeights, sources: list[Source]) -> LoraWeights:
 def account(
     weights: LoraWeights, sources: list[Source], kept: float, gain: float
 ) -> dict[str, Any]:
+    """What transfer.json tells of a carried module: where it is from, its norms, and what is kept
+    of it (`kept`, a share of its energy).
+    """
     before, base_old, base_new = _norms(sources)
     after = weights.norm()
     return {
