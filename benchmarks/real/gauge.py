@@ -16,6 +16,7 @@ A start is written `CARRIED:TRANSFORM[,KEY=NUMBER]…`, for instance `aligned:fr
     plus         learning rate of B as a multiple of A's (LoRA+)
     rs           scale s of s·B A, with B divided by it (rsLoRA at rank 32: 5.66)
     epochs       of the training, in place of the bench's
+    prompts      of what `as_is` was taught on, given and written, in place of the bench's
 
 Rows that the update leaves free are those of a fresh LoRA.
 """
@@ -36,7 +37,7 @@ FRESH = 1 / math.sqrt(3)  # norm of a row of A at LoRA's standard start
 ZERO = 1e-12  # of the largest singular value: below it a direction is free
 AS_TAUGHT = "taught:as_is"  # the start that a cell of `lessons` taught
 TRANSFORMS = ("balanced", "fresh", "a_only", "as_is")
-KEYS = ("g", "qkv", "c", "plus", "rs", "epochs")
+KEYS = ("g", "qkv", "c", "plus", "rs", "epochs", "prompts")
 QKV = ("q_proj", "k_proj", "v_proj")
 PREFIX, SUFFIX = "base_model.model.", ".lora_A.weight"
 

@@ -29,7 +29,6 @@ Cell = dict[str, Any]
 SMALL = 100  # records of the small set on which gains are told
 TAUGHT, HELD = 400, 100  # prompts that the old adapted model answers, for training and held out
 AUTO = {"g": (), "qkv": (0.0, 0.5, 1.0)}  # gains tried by key; those of g are the bench's
-LEFT_OUT = ("nothing", gauge.AS_TAUGHT)  # starts that are also trained on two thirds of a small set
 KEPT_ADAPTERS = 8  # carried ones whose SVDs stay in memory
 
 
@@ -145,7 +144,9 @@ class Worker:
     def place(self, cell: Cell, start: gauge.Start, seed: int) -> None:
         """Let the model wear a start."""
         if start.transform == "as_is":
-            folder = upgrades.taught_place(self.built, cell, seed)
+            prompts = int(start.number("prompts", upgrades.lesson(self.bench)))
+            where = cell["pair"], cell["app"], cell["examples"], prompts, seed
+            folder = upgrades.taught_place(self.built, *where)
             gauge.place_as_is(self.learner.model, gauge.read(folder))
             return
         updates = self.updates(cell, start.carried)
@@ -255,7 +256,7 @@ class Worker:
             result["gains"][str(seed)] = chosen.gains()
             told = self._light(cell, chosen, rows, held, result["rate"], seed)
             result["seeds"][str(seed)] = {"held": told["held"], **self.scored(app)}
-        if cell["start"] in LEFT_OUT:
+        if cell["start"] == "nothing" or start.transform == "as_is":  # choices need them
             for seed in seeds:
                 left_out = self._left_out(cell, start, drawn(seed), result["rate"], seed)
                 result["seeds"][str(seed)]["left_out"] = left_out

@@ -129,7 +129,7 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
         entry = {"start": start, "examples": examples, **told(row["seeds"])}
         kept = ("rate", "gains", "chosen", "from")
         entry |= {name: row[name] for name in kept if name in row}
-        if start in (CHOSEN, DEFAULT) or against is not row["seeds"]:
+        if start == CHOSEN or start.startswith(DEFAULT) or against is not row["seeds"]:
             entry["less"] = compared(row["seeds"], against)
         pairs.setdefault(pair, {}).setdefault(app, {"starts": [], "gains": {}})
         pairs[pair][app]["starts"].append(entry)
@@ -147,8 +147,8 @@ def add_chosen(starts: dict[Key, Row]) -> None:
     """Add the start that held-out records choose, where a carried one was trained."""
     cells: dict[tuple[str, str, int], dict[str, Row]] = {}
     for (pair, app, start, examples), row in starts.items():
-        same_steps = not start.startswith(NOTHING_ELSE)
-        if examples and same_steps and not start.endswith(TAUGHT) and start != AS_TAUGHT:
+        trained_otherwise = start.startswith((NOTHING_ELSE, AS_TAUGHT)) or start.endswith(TAUGHT)
+        if examples and not trained_otherwise:
             cells.setdefault((pair, app, examples), {})[start] = row
     for (pair, app, examples), tried in cells.items():
         if len(tried) < 2 or "nothing" not in tried:
@@ -161,12 +161,13 @@ def add_default(starts: dict[Key, Row]) -> None:
     """Add what records left out choose, seed by seed, where a start was taught."""
     for (pair, app, start, examples), row in list(starts.items()):
         nothing = starts.get((pair, app, "nothing", examples))
-        if start != AS_TAUGHT or not nothing:
+        if not start.startswith(AS_TAUGHT) or not nothing:
             continue
         picked = taught_where_ahead(nothing["seeds"], row["seeds"])
         both = {"nothing": nothing["seeds"], AS_TAUGHT: row["seeds"]}
         seeds = {seed: both[name][seed] for seed, name in picked.items()}
-        starts[pair, app, DEFAULT, examples] = {"seeds": seeds, "from": picked}
+        name = start.replace(AS_TAUGHT, DEFAULT)
+        starts[pair, app, name, examples] = {"seeds": seeds, "from": picked}
 
 
 def taught_where_ahead(nothing: Mapping[str, Row], taught: Mapping[str, Row]) -> dict[str, str]:

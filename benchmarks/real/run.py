@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--items", type=int, default=-1, help="test items, in place of bench.yaml's"
     )
+    parser.add_argument("--prompts", type=int, nargs="*", help="of lessons; default: the bench's")
     for name in ("pairs", "apps", "models", "starts"):
         parser.add_argument(f"--{name}", nargs="*", default=[])
     given = parser.parse_args(arguments)

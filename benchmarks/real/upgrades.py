@@ -52,12 +52,11 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
         ]
     if stage == "lessons":
         sizes = [count for count in given.examples if count]
-        seeds = bench["light"]["seeds"]
-        return [
-            {"stage": stage, "pair": pair, "app": app, "examples": count, "seed": seed}
-            for seed, count, pair, app in product(seeds, sizes, pairs, apps)
-            if _wanted(bench, pair, app)
-        ]
+        seeds, prompts = bench["light"]["seeds"], given.prompts or [lesson(bench)]
+        names = ("stage", "seed", "examples", "prompts", "pair", "app")
+        axes = product([stage], seeds, sizes, prompts, pairs, apps)
+        every = [dict(zip(names, each, strict=True)) for each in axes]
+        return [cell for cell in every if _wanted(bench, cell["pair"], cell["app"])]
     every: list[Cell] = []
     for block in bench["upgrades"]:
         prompts = block.get("given", [bench["prompts"]])
@@ -76,6 +75,13 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
             if pair in pairs and app in apps and _wanted(bench, pair, app) and cell not in every:
                 every.append(cell)
     return every
+
+
+def lesson(bench: Mapping[str, Any]) -> int:
+    """Prompts of a lesson and taught ones of an upgrade, given and written, unless others are asked
+    for.
+    """
+    return bench["prompts"] * 4 // 5
 
 
 def _wanted(bench: Mapping[str, Any], pair: str, app: str) -> bool:
@@ -163,7 +169,7 @@ class Upgrades:
         return Settings(
             teacher=cell["teacher"],
             prompts=cell["given"],
-            at_least=self.bench["prompts"] * 4 // 5,
+            at_least=cell.get("prompts", lesson(self.bench)),
             seed=cell["seed"],
             teaching=lessons.Settings(match=match, micro_batch=8, seed=cell["seed"], **more),
             verdict=verdicts.Settings(match=match),
@@ -216,7 +222,8 @@ class Upgrades:
         held, kept = small[::FOLDS], [each for n, each in enumerate(small) if n % FOLDS]
         settings = self.settings({**cell, "teacher": "auto", "given": count})
         base = self.bench["models"][self.bench["pairs"][pair][1]]
-        with atomic(taught_place(self.built, cell, seed)) as temporary:
+        place = taught_place(self.built, pair, app, count, cell["prompts"], seed)
+        with atomic(place) as temporary:
             done = learn(
                 self.old,
                 self.new,
@@ -287,9 +294,12 @@ def gpu_gib() -> float:
     return round(peak / 2**30, 2)
 
 
-def taught_place(built: Path, cell: Mapping[str, Any], seed: int) -> Path:
-    """Folder of the start that a cell of `lessons` teaches."""
-    return built / "taught" / cell["pair"] / cell["app"] / f"{cell['examples']}.{seed}"
+def taught_place(built: Path, pair: str, app: str, *counts: int) -> Path:
+    """Folder of the start that a cell of `lessons` teaches.
+
+    counts : examples, prompts and seed
+    """
+    return built / "taught" / pair / app / ".".join(map(str, counts))
 
 
 def _layer(name: str) -> int:

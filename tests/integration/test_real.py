@@ -324,26 +324,27 @@ def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeyp
 
 def test_a_start_can_be_taught_on_a_small_set_and_fine_tuned_on_it(upgrades, tmp_path, monkeypatch):
     common = ["--bench", str(upgrades), "--apps", "a", "--examples", "12"]
-    assert run.main(["lessons", *common]) == 0
+    assert run.main(["lessons", *common, "--prompts", "20"]) == 0
     lessons = run.lines(tmp_path / "cells", "lessons")
     assert [row["seed"] for row in lessons] == [0, 1, 2]
     for row in lessons:
         told = row["report"]["prompts"]
         assert (told["given"], told["labelled"]) == (12, 12)
         assert told["synthetic"]["kept"] > 0
-        adapter = tmp_path / "taught" / "p" / "a" / f"12.{row['seed']}"
+        adapter = tmp_path / "taught" / "p" / "a" / f"12.20.{row['seed']}"
         assert (adapter / "adapter_model.safetensors").exists()
-    starts = ["--starts", "nothing", "nothing:epochs=2", "taught:as_is"]
+    starts = ["--starts", "nothing", "nothing:epochs=2", "taught:as_is,prompts=20"]
     assert run.main(["starts", *common, *starts]) == 0
     rows = {row["start"]: row for row in run.lines(tmp_path / "cells", "starts")}
-    for name in ("nothing", "taught:as_is"):
+    for name in ("nothing", "taught:as_is,prompts=20"):
         assert {len(each["left_out"]) for each in rows[name]["seeds"].values()} == {4}
     monkeypatch.setattr("sys.argv", ["results", *common[:2], "--out", str(tmp_path / "real")])
     results.main()
     (told,) = json.loads((tmp_path / "real.json").read_text())["pairs"]["p"].values()
     named = {row["start"]: row for row in told["starts"]}
-    mixed = named[results.DEFAULT]
-    picked = [named[results.DEFAULT]["from"][seed] for seed in "012"]
+    mixed = named[f"{results.DEFAULT},prompts=20"]
+    taught = {"nothing": "nothing", "taught:as_is": "taught:as_is,prompts=20"}
+    picked = [taught[mixed["from"][seed]] for seed in "012"]
     scores = [rows[name]["seeds"][seed]["score"] for name, seed in zip(picked, "012", strict=True)]
     assert mixed["score"] == pytest.approx(np.mean(scores))
     assert mixed["less"]["score"]["low"] <= mixed["less"]["score"]["mean"]
