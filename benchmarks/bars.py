@@ -21,7 +21,7 @@ from fullsize import EXAMPLES, PAIRS, RANK, WORDS, dimensions, make_model, sizes
 from pipeline import ROLES, SPECS, Pipeline
 
 from loraport.errors import LoraportError
-from loraport.planning import needs
+from loraport.planning import needs, plan, specs
 from loraport.runtime.job import last_record
 
 HERE = Path(__file__).resolve().parent
@@ -143,10 +143,10 @@ def planned(root: Path, rule: str, method: str) -> dict[str, Any]:
         path = root / "artifacts/models" / side / "spec.json"
         if not path.exists():
             return {}
-        dims.append(needs.read_sizes(path))
+        dims.append(specs.read_sizes(path))
     if rule == "maps" and method != "lorasuite":
         rule = "maps_in_turn"
-    several = [[d] for d in dims] if rule in needs.SIDES_OF else [dims]
+    several = [[d] for d in dims] if rule in plan.SIDES_OF else [dims]
     try:
         every = [needs.need(rule, *each) for each in several]
     except (KeyError, TypeError, LoraportError):

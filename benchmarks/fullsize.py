@@ -19,7 +19,7 @@ import table
 from pipeline import ROLES, Pipeline, machine
 
 from loraport.models.families import Dimensions
-from loraport.planning import needs
+from loraport.planning import plan
 
 EXAMPLES, WORDS = 512, 128  # calibration texts and their words, a token each
 RANK = 32
@@ -85,8 +85,8 @@ def dimensions(given: dict[str, int]) -> Dimensions:
 def plans(pair: str) -> dict[str, dict[str, int]]:
     """Rule -> what the workflow asks a scheduler for, at the pair's whole size."""
     models = [dimensions(sizes(pair, side, 1, None)) for side in ("old", "new")]
-    return {row.rule: {"mib": row.mib, "seconds": round(row.seconds)}
-            for row in needs.table(*models)}  # fmt: skip
+    return {row.rule: {"mib": row.need.mib, "seconds": round(row.need.seconds)}
+            for row in plan.table(*models)}  # fmt: skip
 
 
 def make_model(run: Pipeline, pair: str, side: str, given: dict[str, int]) -> None:

@@ -37,7 +37,7 @@ from loraport.calibration.sites import needed, width
 from loraport.mapping.pair import Pair
 from loraport.methods import make_maps
 from loraport.models.spec import Model, open_model
-from loraport.planning.needs import fit_bytes
+from loraport.planning.memory import fit_bytes
 from loraport.provenance import versions
 from loraport.runtime.memory import peak_mib
 from loraport.transfer.maps import write_maps

@@ -21,7 +21,7 @@ from pipeline import ROLES, SPECS, Pipeline
 
 from loraport.models.families import ROLES as FAMILY_ROLES
 from loraport.models.families import Dimensions
-from loraport.planning import needs, times
+from loraport.planning import memory, needs, specs, times
 
 TEXTS, WORDS, BATCH = 32, 256, 16
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -118,14 +118,13 @@ def run_rules(run: Pipeline, options: argparse.Namespace) -> dict[str, Dimension
             "settings": {"modules": ROLES},
         }
         run.rule("moments", "moments.h5", {**SPECS, "layers": "layers.json"}, params)
-    return {side: needs.read_sizes(run.root / f"{side}_spec.json") for side in sizes}
+    return {side: specs.read_sizes(run.root / f"{side}_spec.json") for side in sizes}
 
 
 def planned(record: dict[str, Any], models: dict[str, dict[str, int]]) -> needs.Need:
     """The plan of what was measured: of the models, texts and build of torch that it was with."""
     dims = [Dimensions(**models[name]) for name in record["models"]]
     texts, tokens = record.get("texts", 512), record.get("tokens", 128)
-    needs.TEXTS, needs.READ_TOKENS = texts, texts * 256
     times.TEXTS, times.TEXT_TOKENS = texts, tokens
     needs.is_cuda_build = lambda: record.get("build") == "cuda"  # type: ignore[assignment]
     whole, roles = record.get("whole", False), record.get("roles", FAMILY_ROLES)
@@ -139,7 +138,8 @@ def compared(content: dict[str, Any]) -> str:
     head = ["rule", "models", "where", "time", "planned", "ratio", "memory", "planned", "ratio",
             "GPU", "planned", "ratio", "source"]  # fmt: skip
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for record in sorted(content["measured"], key=lambda each: needs.ORDER.index(each["rule"])):
+    order = list(times.RULES)
+    for record in sorted(content["measured"], key=lambda each: order.index(each["rule"])):
         plan, on_gpu = planned(record, content["models"]), record["on"] == "gpu"
         cells = [
             record["rule"],
@@ -183,8 +183,8 @@ def write_table(content: dict[str, Any]) -> None:
     one = Dimensions(**content["models"]["hidden 512, 1 layer"])
     there = {record["rule"] for record in content["measured"]}
     tail = TAIL.format(
-        missing=", ".join(f"`{rule}`" for rule in needs.ORDER if rule not in there),
-        layer=needs.MARGIN * needs.fit_bytes(one, one) / needs.MIB,
+        missing=", ".join(f"`{rule}`" for rule in times.RULES if rule not in there),
+        layer=needs.MARGIN * memory.fit_bytes(one, one) / needs.MIB,
     )
     (RESULTS / "plans.md").write_text(f"{HEAD}\n{table}{tail}")
 

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Print both models' dimensions, and the table."""
     from ..models.spec import open_model, resolve
-    from ..planning import needs
+    from ..planning import plan
     from ..planning.sizes import parameters
     from ..report.terminal import table
     from ._steps import does
@@ -44,11 +44,12 @@ def run(arguments: Namespace) -> int:
         )
     taken = measured(arguments.old, arguments.new)
     rows = []
-    for row in needs.table(models[0].dims, models[1].dims):
+    for row in plan.table(models[0].dims, models[1].dims):
         rule, _, side = row.rule.partition(" ")
         words = f"{does(rule)} ({side})" if side else does(rule)
-        with_gpu = [_gib(row.host_mib), _gib(row.gpu_mib), _time(row.gpu_seconds)]
-        planned = [_gib(row.mib), _time(row.seconds), *with_gpu]
+        need = row.need
+        with_gpu = [_gib(need.host_mib), _gib(need.gpu_mib), _time(need.gpu_seconds)]
+        planned = [_gib(need.mib), _time(need.seconds), *with_gpu]
         rows.append([words, rule, *planned, *taken.get(row.rule, ["", ""])])
     header = ["step", "rule", "memory", "one core", "host", "GPU", "with GPU", "took", "in"]
     shown = rows if taken else [row[:7] for row in rows]

@@ -1,7 +1,6 @@
 """What is compared on an app: every method and variant, which of them can serve the pair, and where
 their numbers lie. Nothing is run to find out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..models.families import Dimensions
 from ..models.spec import is_local, open_model
 from . import layout, rows, stages
 from .queries import Config
+from .specs import read_sizes
 
 Entry = dict[str, Any]
 OLD, BARE, FULL, MATCHED = "old_lora", "new", "lora_full", "lora_small_matched"
@@ -33,7 +33,7 @@ def dimensions(config: Config, model: str) -> Dimensions | None:
     """A model's dimensions: from its spec or its local files; None while only the hub knows."""
     spec = Path(layout.path(layout.SPEC, model=model))
     if spec.is_file():
-        return Dimensions.of(json.loads(spec.read_text())["dimensions"])
+        return read_sizes(spec)
     source = config.model(model)["source"]
     return open_model(Path(source)).dims if is_local(source) and Path(source).is_dir() else None
 

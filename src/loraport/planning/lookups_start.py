@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import needs, stages, times
+from . import needs, specs, stages, times
 from .lookups_models import Inputs, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
@@ -84,7 +84,7 @@ class StartLookups(UpgradeLookups):
 
         The old one is as `upgrade` says; the new one, as `finetune` says, is taught and trained.
         """
-        old, new = map(needs.read_sizes, (input.old_spec, input.new_spec))
+        old, new = map(specs.read_sizes, (input.old_spec, input.new_spec))
         sections = [self.config.content[name] for name in ("upgrade", "finetune")]
         each = [stages.base_need(new, section) for section in sections]
         most = each[0]._replace(

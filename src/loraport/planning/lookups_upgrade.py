@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..provenance import PACKAGE
-from . import layout, needs, stages
+from . import layout, specs, stages
 from .lookups_models import Inputs, Wildcards
 from .lookups_scores import ScoreLookups
 
@@ -41,7 +41,7 @@ class UpgradeLookups(ScoreLookups):
 
         def need(wildcards: Any, input: Any, attempt: int) -> int:
             settings, on_gpu = self.config.content[section], self._on_gpu(section)
-            asked = [stages.base_need(each, settings) for each in needs.read(input)]
+            asked = [stages.base_need(each, settings) for each in specs.read(input)]
             return attempt * sum(each.host_mib if on_gpu else each.mib for each in asked)
 
         return need
@@ -50,7 +50,7 @@ class UpgradeLookups(ScoreLookups):
         """Memory of a GPU in MiB of such a job."""
 
         def need(wildcards: Any, input: Any, attempt: int) -> int:
-            asked = [stages.base_need(e, self.config.content[section]) for e in needs.read(input)]
+            asked = [stages.base_need(e, self.config.content[section]) for e in specs.read(input)]
             return attempt * sum(each.gpu_mib for each in asked) if self._on_gpu(section) else 0
 
         return need

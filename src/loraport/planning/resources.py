@@ -7,7 +7,7 @@ from typing import Any
 
 from ..models.families import Dimensions
 from ..models.streaming import is_streamed
-from . import needs, preflight, stages, times
+from . import needs, preflight, specs, stages, times
 from .queries import Config
 
 BY_BASE = ("evaluation", "finetune", "upgrade")  # sections of rules that load a base model
@@ -34,7 +34,7 @@ class Resources:
         self.config = config
 
     def mem_mb(self, name: str) -> Callable[[Any, Any, int], int]:
-        """Memory in MiB; `name` is one of `needs.RULES`, of `BY_BASE`, or `gain`."""
+        """Memory in MiB; `name` is one of `times.RULES`, of `BY_BASE`, or `gain`."""
 
         def memory(wildcards: Any, input: Any, attempt: int) -> int:
             asked = self._need(name, wildcards, input)
@@ -81,7 +81,7 @@ class Resources:
 
     def _need(self, name: str, wildcards: Any, inputs: Any) -> needs.Need:
         """What the first attempt needs."""
-        dims = needs.read(inputs)
+        dims = specs.read(inputs)
         if name == "gain":
             return self._gain_need(dims[0], wildcards)
         if name in BY_BASE:

@@ -280,7 +280,7 @@ def _written(made: Iterable[FitShape]) -> float:
     return MAP_BYTES * sum(one.targets * one.sources for one in made)
 
 
-RULES: dict[str, Callable[..., float]] = {
+RULES: dict[str, Callable[..., float]] = {  # in the order of the plan
     each.__name__: each
     for each in (
         spec, activations, embedding, cka, layers, heads, moments, gradients, experts, maps,

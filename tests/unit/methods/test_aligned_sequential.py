@@ -30,7 +30,7 @@ from loraport.models.blocks import Whole
 from loraport.models.families import ROLES
 from loraport.models.loading import load_base
 from loraport.models.spec import load_spec, open_model
-from loraport.planning import needs
+from loraport.planning import memory_walks
 from loraport.training import data
 from loraport.training.data import Example
 from loraport.training.own_answers import Answer, own_examples, task_texts, write_answers
@@ -168,7 +168,7 @@ def test_what_a_walk_keeps_is_what_the_plan_counts(pico_pair):
     streams = sum(sum(each[n].numel() for n in range(len(each))) / count for each, count in held)
     sites = (walks._inputs, walks._changes, walks._new, walks._placed)
     passed = sum(x.numel() for site in sites for caught in site for x in caught.values())
-    assert (streams, passed / paired) == needs.walk_widths(pair.old.dims, pair.new.dims)
+    assert (streams, passed / paired) == memory_walks.walk_widths(pair.old.dims, pair.new.dims)
 
 
 def test_an_update_is_placed_in_the_rows_of_its_role(pico_pair):

@@ -15,7 +15,7 @@ from loraport.mapping.heads import head_pairs
 from loraport.models.families import family_of, parse
 from loraport.models.side import Side
 from loraport.models.spec import describe, open_model
-from loraport.planning import needs
+from loraport.planning import needs, sizes
 from loraport.planning.prospect import prospect
 from loraport.transfer.left import made_elsewhere
 
@@ -82,7 +82,7 @@ def test_names_and_shapes_resolve_at_published_dimensions(name):
         )
         assert billions == pytest.approx(PUBLISHED[name][-1], rel=0.01)
         head = dims.vocabulary * dims.hidden / 1e9  # which is the embedding's
-        planned = needs.parameters(dims) / 1e9 - head
+        planned = sizes.parameters(dims) / 1e9 - head
         assert planned == pytest.approx(billions, rel=0.03)
         largest = max(values.numel() for values in model.parameters() if values.ndim == 2)
         assert needs.need("spec", dims).mib > 4 * largest / needs.MIB

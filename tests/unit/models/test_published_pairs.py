@@ -13,6 +13,7 @@ from loraport.mapping.heads import assign
 from loraport.mapping.layers import fixed_path
 from loraport.models.families import ROLES, families, family_of
 from loraport.planning import needs
+from loraport.planning.sizes import parameters
 
 LLAMA, QWEN = transformers.LlamaConfig, transformers.Qwen2Config
 NEOX, BLOOM = transformers.GPTNeoXConfig, transformers.BloomConfig
@@ -183,7 +184,7 @@ def test_names_and_shapes_resolve_at_the_dimensions_of_released_models(name):
     assert modules.items() <= shapes.items()
     assert len(modules) == layers * len(family.modules)
     if name in BILLIONS:
-        assert needs.parameters(dims) / 1e9 == pytest.approx(BILLIONS[name], rel=0.02)
+        assert parameters(dims) / 1e9 == pytest.approx(BILLIONS[name], rel=0.02)
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
@@ -205,7 +206,7 @@ def test_a_pair_has_layers_heads_and_a_plan(names):
         assert 0 < seconds < (72 if "70b" in names[1] else 24) * 3600  # on one core
         if rule in ("embedding", "heads", "maps", "transferred"):  # a few tensors, not the model
             assert memory - base < 30 * largest / needs.MIB
-    whole = sum(needs.parameters(dims) * 4 / needs.MIB for dims in (old, new))
+    whole = sum(parameters(dims) * 4 / needs.MIB for dims in (old, new))
     assert needs.need("activations", old, new, whole=True)[0] > whole
 
 

@@ -23,6 +23,7 @@ from loraport.planning import (
 from loraport.planning.checks import load
 from loraport.planning.lookups import Lookups, Told, told
 from loraport.planning.prospect import Prospect
+from loraport.planning.specs import read, read_sizes
 from loraport.upgrade import teachers
 
 PROJECT = Path(__file__).parents[3]
@@ -190,7 +191,7 @@ def specs(made):
 
 def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
     look, pair = made(), SimpleNamespace(**specs)
-    dims = needs.read(pair)
+    dims = read(pair)
     for rule in ("embedding", "maps"):
         memory, seconds, *_ = needs.need(rule, *dims)
         assert look.mem_mb(rule)(PAIR, pair, 1) == memory
@@ -207,7 +208,7 @@ def test_memory_and_time_follow_the_models_and_the_attempt(made, specs):
 
 def test_moments_and_maps_of_fewer_modules_ask_for_less(made, specs):
     pair, fitted = SimpleNamespace(**specs), SimpleNamespace(**specs, moments="m.h5")
-    dims, few = needs.read(pair), ["q", "v"]
+    dims, few = read(pair), ["q", "v"]
     variants = {"down": {"method": "aligned", "mapping": {"modules": [*few, "down"]}}}
     by_q_and_v, by_down = (made(mapping={"modules": few}, variants=each) for each in ({}, variants))
     asked = by_q_and_v.mem_mb("moments")(PAIR, pair, 1)
@@ -222,7 +223,7 @@ def test_moments_and_maps_of_fewer_modules_ask_for_less(made, specs):
 
 def test_a_gain_is_chosen_on_a_streamed_model_unless_that_is_to_be_whole(made, specs):
     one = SimpleNamespace(spec=specs["new_spec"])
-    dims = needs.read(one)[0]
+    dims = read(one)[0]
     streamed = needs.streamed_gain(dims, 4, 128)
     for stream, device_map, expected in (
         ("auto", "", streamed),
@@ -253,7 +254,7 @@ def test_models_that_are_held_whole_ask_for_the_memory_of_that(made, specs, stre
         made(calibration={"texts": "texts.txt", "stream": stream}),
         SimpleNamespace(**specs),
     )
-    dims = needs.read(pair)
+    dims = read(pair)
     for rule in ("moments", "adapter_maps"):
         whole, streamed = (needs.need(rule, *dims, whole=each).mib for each in (True, False))
         assert whole != streamed
@@ -279,7 +280,7 @@ def test_maps_are_fitted_while_moments_are_summed_where_these_are_not_to_be_kept
             assert "layers" in inputs and "old_spec" in inputs
             if not stays:
                 assert set(summed) == {"reading", "modules"} and summed["modules"]
-                asked = needs.need("maps_in_turn", *needs.read(pair))
+                asked = needs.need("maps_in_turn", *read(pair))
                 assert look.mem_mb("maps")(wildcards, pair, 1) == asked.mib
         logs = contenders.shared_logs(look.config, "p", "aligned")
         assert ("artifacts/p/logs/moments.log" in logs) == keep
@@ -295,7 +296,7 @@ def test_whole_tables_of_an_adapter_count_in_its_transfer(made, pico_pair, specs
     rows = [f"a\told\t{pico_pair.adapter}\t", f"b\told\t{whole}\t", "c\told\t\tsums"]
     Path("adapters.tsv").write_text("\n".join(["app\tmodel\tsource\ttask", *rows]) + "\n")
     look, given = made(), SimpleNamespace(**specs)
-    dims = needs.read(given)
+    dims = read(given)
     bare = needs.need("transferred", *dims).mib
     asked = {
         app: look.mem_mb("transferred")(Wildcards(pair="p", app=app), given, 1) for app in "abc"
@@ -325,9 +326,9 @@ def test_models_that_are_not_streamed_are_planned_whole(made, specs):
         for rule, of, given, held in zip(
             ("activations", "moments"), (model, PAIR), (one, pair), whole, strict=True
         ):
-            asked = needs.need(rule, *needs.read(given), whole=held)
+            asked = needs.need(rule, *read(given), whole=held)
             assert look.mem_mb(rule)(of, given, 1) == asked.host_mib, (rule, settings)
-            other = needs.need(rule, *needs.read(given), whole=not held)
+            other = needs.need(rule, *read(given), whole=not held)
             assert other.host_mib != asked.host_mib
 
 
@@ -337,7 +338,7 @@ def test_where_a_gpu_computes_the_models_are_in_its_memory(made, specs, monkeypa
     on_gpu, pair = device == "cuda" or there, SimpleNamespace(**specs)
     reading = {"device": device, "texts": "texts.txt"}
     look = made(calibration=reading, finetune={"device": device})
-    asked = needs.need("moments", *needs.read(pair))
+    asked = needs.need("moments", *read(pair))
     assert look.mem_mb("moments")(PAIR, pair, 1) == (asked.host_mib if on_gpu else asked.mib)
     assert look.gpu_mb("moments")(PAIR, pair, 2) == (2 * asked.gpu_mib if on_gpu else 0)
     seconds = asked.gpu_seconds if on_gpu else asked.seconds
@@ -386,7 +387,7 @@ def test_a_taught_start_asks_for_both_models_and_for_the_time_of_an_upgrade_too(
 def test_a_taught_start_that_is_moved_is_asked_for_where_it_is(made, specs):
     inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
     look = made(finetune={**TAUGHT, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
-    old = stages.base_need(needs.read_sizes(specs["old_spec"]), look.config.content["upgrade"])
+    old = stages.base_need(read_sizes(specs["old_spec"]), look.config.content["upgrade"])
     assert look.start_gpu_mb()(APP, inputs, 1) == old.gpu_mib > 0 and look.start_gpus() == 3
     only = made(finetune={"device": "cpu", "examples": 8}, upgrade={"device": "cuda", "gpus": 3})
     assert only.start_gpu_mb()(APP, inputs, 1) == only.start_gpus() == 0

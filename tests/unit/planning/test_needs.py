@@ -15,7 +15,7 @@ from loraport.evaluation import gain
 from loraport.mapping import in_turn
 from loraport.models.families import ROLES, Dimensions
 from loraport.models.spec import open_model
-from loraport.planning import needs, sizes, times
+from loraport.planning import memory, memory_walks, needs, plan, sizes, times
 
 SMALL = Dimensions(
     vocabulary=32_000,
@@ -32,9 +32,9 @@ LARGE = Dimensions(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", sorted(set(needs.ORDER) - {"layers"}))
+@pytest.mark.parametrize("rule", sorted(set(times.RULES) - {"layers"}))
 def test_a_larger_model_asks_for_more_memory_and_no_less_time(rule):
-    count = 1 if rule in needs.SIDES_OF else 2
+    count = 1 if rule in plan.SIDES_OF else 2
     small, large = (needs.need(rule, *[dims] * count) for dims in (SMALL, LARGE))
     assert large[0] > small[0] or rule == "model_merged"  # by blocks of one size
     assert large.seconds >= small.seconds and large.gpu_seconds >= small.gpu_seconds
@@ -61,8 +61,8 @@ def test_a_model_that_is_streamed_has_room_for_its_blocks_and_the_streams_of_all
 
 
 def test_streams_that_lie_on_disk_are_no_memory():
-    _, beside = needs._walk(replace(LARGE, hidden=10 * 8192), 4, whole=True)
-    assert beside == needs.STREAMS_BYTES == streams.IN_MEMORY
+    _, beside = memory_walks._walk(replace(LARGE, hidden=10 * 8192), 4, whole=True)
+    assert beside == memory_walks.STREAMS_BYTES == streams.IN_MEMORY
 
 
 def test_moments_have_room_for_the_sums_of_one_layer_pair_and_no_more(tmp_path):
@@ -121,14 +121,14 @@ def test_a_pair_of_70b_is_read_within_one_gpu():
 def test_maps_of_an_adapter_leave_room_for_four_models_and_their_walk():
     old, new = (sizes.parameters(dims) for dims in (SMALL, LARGE))
     memory, seconds, *_ = needs.need("adapter_maps", SMALL, LARGE, whole=True)
-    kept = 4 * 512 * 256 * sum(needs.walk_widths(SMALL, LARGE))
+    kept = 4 * 512 * 256 * sum(memory_walks.walk_widths(SMALL, LARGE))
     assert memory * 2**20 > 2 * 4 * (old + new) + kept
     passes = 2 * old + 4 * new  # of 512 texts of 128 tokens at 1 TFLOP/s
     assert seconds > 2 * passes * 512 * 128 / 1e12
 
 
 def test_maps_of_an_adapter_of_streamed_models_leave_room_for_blocks_and_the_writing_of_answers():
-    passed = 4 * 512 * 256 * needs.walk_widths(SMALL, LARGE)[1]
+    passed = 4 * 512 * 256 * memory_walks.walk_widths(SMALL, LARGE)[1]
     whole, asked = (needs.need("adapter_maps", SMALL, LARGE, whole=each) for each in (True, False))
     blocks = [sizes.block_parameters(dims) for dims in (SMALL, LARGE)]
     tables = 32_000 * 2048 + 128_256 * 8192  # one for both copies of a base
@@ -143,7 +143,7 @@ def test_maps_that_are_fitted_run_side_by_side_as_far_as_threads_and_memory_reac
     asked, *_ = needs.need("fitted_maps", SMALL, SMALL)
     assert needs.layers_at_once(asked, 8, SMALL, SMALL) == 2
     assert needs.layers_at_once(asked, 2, SMALL, SMALL) == 2
-    one = needs.fit_bytes(SMALL, SMALL) / needs.MIB
+    one = memory.fit_bytes(SMALL, SMALL) / needs.MIB
     assert needs.layers_at_once(needs.BASE_MIB + 3.5 * one, 8, SMALL, SMALL) == 3
     assert needs.layers_at_once(0, 8, SMALL, SMALL) == 1
     assert needs.layers_at_once(needs.need("fitted_maps", LARGE, LARGE)[0], 8, LARGE, LARGE) == 1
@@ -151,7 +151,7 @@ def test_maps_that_are_fitted_run_side_by_side_as_far_as_threads_and_memory_reac
 
 def test_a_job_takes_as_many_layers_at_once_as_its_memory_holds(monkeypatch):
     models = [Dimensions(1000, 1024, 4096, 4, 8, 8, 128)] * 2
-    one = needs.fit_bytes(*models) / needs.MIB
+    one = memory.fit_bytes(*models) / needs.MIB
     left = SimpleNamespace(available=(needs.BASE_MIB + 5.5 * one) * 2**20)
     monkeypatch.setattr("psutil.virtual_memory", lambda: left)
     asked = SimpleNamespace(threads=8)
@@ -178,8 +178,6 @@ def name(record):
 @pytest.mark.parametrize("record", MEASURED["measured"], ids=name)
 def test_the_plan_is_within_a_factor_of_two_of_what_was_measured(record, monkeypatch):
     texts = record.get("texts", 512)
-    monkeypatch.setattr(needs, "TEXTS", texts)
-    monkeypatch.setattr(needs, "READ_TOKENS", texts * 256)
     monkeypatch.setattr(times, "TEXTS", texts)
     monkeypatch.setattr(times, "TEXT_TOKENS", record.get("tokens", 128))
     monkeypatch.setattr(needs, "is_cuda_build", lambda: record.get("build") == "cuda")
@@ -195,7 +193,7 @@ def test_the_plan_is_within_a_factor_of_two_of_what_was_measured(record, monkeyp
 
 def test_most_rules_were_measured_and_those_that_were_not_are_told():
     there = {record["rule"] for record in MEASURED["measured"]}
-    missing = set(needs.ORDER) - there
+    missing = set(times.RULES) - there
     assert missing == {"gradients", "experts", "output_maps", "model_merged"}
     said = RESULTS.with_suffix(".md").read_text().partition("## What was not measured")[2]
     assert all(f"`{rule}`" in said for rule in missing)
@@ -212,7 +210,7 @@ def test_sums_that_have_room_on_a_gpu_stay_there_while_their_maps_are_fitted():
     sums = sizes.site_sums(QWEN_OLD, QWEN_NEW)
     assert sums < times.SUMS_ROOM_BYTES
     fits = [*sizes.input_fits(QWEN_OLD, QWEN_NEW), *sizes.output_fits(QWEN_OLD, QWEN_NEW)]
-    assert needs.fit_bytes_on_gpu(fits, sums) == 8 * (steps + 3 * other + rows) + sums
+    assert memory.fit_bytes_on_gpu(fits, sums) == 8 * (steps + 3 * other + rows) + sums
     tables = 2 * 2 * 151_936 * 2048
     asked = needs.need("maps_in_turn", QWEN_OLD, QWEN_NEW).gpu_mib
     assert asked == int(1.3 * (tables + 8 * (steps + 3 * other + rows) + sums) / 2**20)
@@ -253,7 +251,7 @@ def test_a_build_of_torch_for_gpus_takes_more_where_none_is_used_too(monkeypatch
     for build in ("2.13.0", "2.13.0+cpu"):
         needs.is_cuda_build.cache_clear()
         monkeypatch.setattr(needs, "version", lambda name, build=build: build)
-        asked[build] = {row.rule: row.mib for row in needs.table(SMALL, LARGE)}
+        asked[build] = {row.rule: row.need.mib for row in plan.table(SMALL, LARGE)}
     needs.is_cuda_build.cache_clear()
     more = {rule: asked["2.13.0"][rule] - mib for rule, mib in asked["2.13.0+cpu"].items()}
     none = {"spec old", "spec new", "layers", "transferred", "model_merged new"}
@@ -262,7 +260,7 @@ def test_a_build_of_torch_for_gpus_takes_more_where_none_is_used_too(monkeypatch
 
 
 def test_rules_that_stay_on_the_cpu_take_nothing_of_a_gpu():
-    rows = {row.rule: row for row in needs.table(SMALL, LARGE)}
+    rows = {row.rule: row.need for row in plan.table(SMALL, LARGE)}
     assert rows["transferred"].gpu_mib == rows["spec old"].gpu_mib == 0
     assert rows["gradients"].gpu_mib > 2 * sizes.parameters(LARGE) / 2**20  # bfloat16
     assert rows["gradients"].host_mib < rows["gradients"].mib / 10
