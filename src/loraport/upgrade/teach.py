@@ -220,7 +220,7 @@ def _at_rate(state: _State, rate: float, epochs: int, falls: bool = True) -> Tau
     try:
         return _epochs(state, rate, epochs, steps if falls else None)
     finally:
-        new.model = detach(new.model)
+        new.model = detach(new.model).eval()  # where a loss is not finite, it still trains
 
 
 def _epochs(state: _State, rate: float, epochs: int, steps: int | None) -> Taught:

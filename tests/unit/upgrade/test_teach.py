@@ -98,6 +98,13 @@ def test_a_batch_that_memory_is_too_small_for_is_taught_in_parts(new, tmp_path, 
     assert all(torch.allclose(made[key], known[key], atol=1e-6) for key in known)
 
 
+def test_a_loss_that_is_not_finite_is_told_and_the_base_answers_as_before(new, tmp_path):
+    settings = Settings(rates=(1e30,), epochs=1, batch_size=8)
+    with pytest.raises(LoraportError, match="not finite at any rate"):
+        teach(new, FROM_NOTHING, LIKE, targets(), targets(4), tmp_path / "out", settings)
+    assert not any(module.training for module in new.model.modules())
+
+
 def test_nothing_to_teach_is_told(new, tmp_path):
     cut = [Target(PROMPTS[0], " yes", whole=False)]
     with pytest.raises(LoraportError, match="nothing to teach"):
