@@ -13,6 +13,7 @@ difference).
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -139,10 +140,42 @@ def writers(old: Base, new: Base) -> dict[str, Writer]:
     }
 
 
+@dataclass(frozen=True)
+class Source:
+    """What new prompts are made of, and by whom.
+
+    Attributes
+    ----------
+    old : wears its adapter, which says what it was made for
+    among : models that may write them
+    given : prompts that are taught; new ones are made of these alone
+    """
+
+    old: Base
+    among: Mapping[str, Writer]
+    given: Sequence[Record]
+
+    @cached_property
+    def form(self) -> Form:
+        """What the given prompts look like."""
+        return Form.of([said(_last(record.prompt)) for record in self.given])
+
+    @cached_property
+    def bound(self) -> float:
+        """Excess that a new prompt must reach: one of the given prompts', as some may be −inf."""
+        excesses = excess(self.old, [record.prompt for record in self.given])
+        return float(np.percentile(excesses, FAILED_SHARE, method="lower"))
+
+    def made_for(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Which prompts the adapter is made for, (n,); none to which its answer is empty."""
+        if not prompts:
+            return np.zeros(0, dtype=bool)
+        more = excess(self.old, prompts)
+        return (more >= self.bound) & np.isfinite(more)
+
+
 def write_more(
-    old: Base,
-    among: Mapping[str, Writer],
-    given: Sequence[Record],
+    source: Source,
     count: int,
     seed: int = 0,
     apart: Sequence[Record] = (),
@@ -152,15 +185,10 @@ def write_more(
 
     Parameters
     ----------
-    old : wears its adapter, which says what it was made for
-    among : models that may write them
-    given : prompts that are taught; new ones are made of these alone
     apart : prompts that something is measured on: none of them is made
     rounds : of recombining; 0: none
     """
-    form = Form.of([said(_last(record.prompt)) for record in given])
-    excesses = excess(old, [record.prompt for record in given])
-    bound = np.percentile(excesses, FAILED_SHARE, method="lower")  # none between two: some are −inf
+    form, given = source.form, source.given
     seen = {_plain(said(_last(record.prompt))) for record in [*given, *apart]}
     rng = np.random.default_rng(seed)
     written = Written()
@@ -177,8 +205,7 @@ def write_more(
                 continue
             seen.add(_plain(text))
             prompts.append(_as_given(text, given[int(rng.integers(len(given)))].prompt))
-        more = excess(old, prompts) if prompts else np.zeros(0)
-        good = (more >= bound) & np.isfinite(more)  # and its answer is not empty
+        good = source.made_for(prompts)
         kept = [prompt for prompt, ok in zip(prompts, good, strict=True) if ok]
         kept = kept[: count - len(written.records)]
         written.filtered += int((~good).sum())
@@ -186,7 +213,7 @@ def write_more(
         return len(kept)
 
     said_first: dict[str, list[str | None]] = {}
-    for name, writer in among.items():
+    for name, writer in source.among.items():
         said_first[name] = writer.continued(form, TRIED, rng, seed * ROUNDS)
         fresh = {_plain(text) for text in said_first[name] if text} - seen
         written.tried[name] = len(fresh) / TRIED
@@ -199,7 +226,7 @@ def write_more(
             if missing <= 0 or share < LEAST_KEPT:
                 break
             asked = min(max(2 * missing, 8), AT_ONCE)
-            new = among[best].continued(form, asked, rng, seed * ROUNDS + number)
+            new = source.among[best].continued(form, asked, rng, seed * ROUNDS + number)
             share = keep(new) / asked
     for _ in range(rounds):
         missing = count - len(written.records)

@@ -23,7 +23,7 @@ from .card import write_card
 from .chat import template_doubt
 from .choice import READ, Choice, choose_teacher
 from .fleet import REPORT
-from .more_prompts import ENOUGH, Written, write_more, writers
+from .more_prompts import ENOUGH, Source, Written, write_more, writers
 from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
@@ -235,11 +235,12 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     Labelled records have their gold answers as targets.
     """
     taught, apart = list(parts.taught), [*parts.held, *parts.test]
-    among, seed = writers(room.old, room.new), settings.seed
+    source = Source(room.old, writers(room.old, room.new), parts.taught)
+    seed = settings.seed
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
     missing, written = settings.at_least - len(taught), Written()
     if missing > 0:
-        written = write_more(room.old, among, parts.taught, missing, seed, apart)
+        written = write_more(source, missing, seed, apart)
         counts["synthetic"] = written.told()
         taught += written.records
     if not (all_labelled(taught) and settings.teacher == "auto"):
@@ -251,7 +252,7 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         """Prompts that a model wrote just now, and those that are missing, written for this."""
         new, known = written.by_a_model[:READ], [*apart, *taught]
         if left := READ - len(new):  # by another seed: the same one's are known by now
-            more = write_more(room.old, among, parts.taught, left, seed + 1, known, 0)
+            more = write_more(source, left, seed + 1, known, rounds=0)
             new += more.by_a_model
         return [record.prompt for record in new]
 

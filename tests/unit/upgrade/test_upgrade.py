@@ -113,6 +113,18 @@ def test_gold_answers_are_taught_and_decide(pico_pair, tmp_path):
     assert done.report["choice"]["measured"]["right"]["old"] == 1.0
 
 
+def counting(base, monkeypatch):
+    """Prompts of each call of a model's `write` from here on."""
+    asked, write = [], base.write
+
+    def written(prompts, **how):
+        asked.append(list(prompts))
+        return write(prompts, **how)
+
+    monkeypatch.setattr(base, "write", written)
+    return asked
+
+
 @pytest.fixture
 def room(pico_pair):
     old, new = bases(pico_pair)
@@ -203,6 +215,23 @@ def test_a_choice_without_labels_is_made_on_prompts_that_were_written(room, monk
     assert len(taught) == max(80, at_least)
 
 
+def test_what_a_new_prompt_is_held_against_is_found_once(room, monkeypatch):
+    """Each given prompt is answered for that, and as what is taught, though more are made twice."""
+    asked, written = counting(room.old, monkeypatch), []
+    monkeypatch.setattr(choice, "by_certainty", lambda _, new, match: choice.Choice("old", ""))
+    monkeypatch.setattr(
+        more_prompts.Writer,
+        "continued",
+        lambda self, form, count, rng, seed: (
+            written.append(seed) or [f"the word new {seed} {n} is" for n in range(count)]
+        ),
+    )
+    prepare(room, Parts(MANY[:40], MANY[80:], []), replace(QUICK, teacher="auto", at_least=45))
+    assert {0, more_prompts.ROUNDS} <= set(written)  # for the teaching, and for the choice
+    for record in MANY[:40]:
+        assert sum(record.prompt in prompts for prompts in asked) == 2
+
+
 def test_a_teacher_that_is_asked_for_is_taken(room):
     assert choice.choose_teacher("delta", room, RECORDS).name == "delta"
     with pytest.raises(LoraportError, match="unknown teacher"):
@@ -222,6 +251,12 @@ def saying(text, asked=None):
     return old
 
 
+def source(given, **bases):
+    """Given prompts with writers by name, the first of which is the old model as well."""
+    among = {name: more_prompts.Writer(each) for name, each in bases.items()}
+    return more_prompts.Source(next(iter(bases.values())), among, given)
+
+
 def test_prompts_of_several_paragraphs_are_continued_to_their_end(monkeypatch):
     end = "\n\nAnswer with a letter.\nAnswer:"
     given = [Record(f"Which {n} {10 * n}?\n\nA: {n} B: {n + 1}{end}") for n in range(9)]
@@ -230,7 +265,7 @@ def test_prompts_of_several_paragraphs_are_continued_to_their_end(monkeypatch):
     said = iter([f"{new} A\n\n\nWhich 3?", "Which\n\n\nA: 7"] + [""] * 999)
     monkeypatch.setattr(more_prompts, "excess", lambda _, new: more_prompts.np.ones(len(new)))
     old = saying(lambda: next(said), asked)
-    written = more_prompts.write_more(old, {"old": more_prompts.Writer(old)}, given, 1)
+    written = more_prompts.write_more(source(given, old=old), 1)
     assert [record.prompt for record in written.records] == [new]
     assert not written.recombined
     lists, how = asked[0]
@@ -248,11 +283,10 @@ def test_the_model_that_writes_most_new_prompts_in_form_writes_them(monkeypatch)
         "repeats": saying(lambda: f"Question: word {next(counts['repeats']) % 7}\nAnswer:"),
         "writes": saying(lambda: f"Question: new {next(counts['writes'])}\nAnswer: x"),
     }
-    among = {name: more_prompts.Writer(base) for name, base in bases.items()}
-    written = more_prompts.write_more(bases["answers"], among, given, 50)
+    written = more_prompts.write_more(source(given, **bases), 50)
     assert (written.writer, len(written.records), written.recombined) == ("writes", 50, 0)
     assert written.tried == {"answers": 0, "repeats": 1 / more_prompts.TRIED, "writes": 1}
-    again = more_prompts.write_more(bases["answers"], {"answers": among["answers"]}, given, 5)
+    again = more_prompts.write_more(source(given, answers=bases["answers"]), 5)
     assert again.writer == "" and again.recombined == len(again.records)
 
 
@@ -287,7 +321,7 @@ def test_written_prompts_are_new_shaped_and_marked(room, monkeypatch):
         "excess",
         lambda _, prompts: more_prompts.np.array([0.0 if "unlike" in p else 1.0 for p in prompts]),
     )
-    written = more_prompts.write_more(old, {"old": more_prompts.Writer(old)}, given, 3)
+    written = more_prompts.write_more(source(given, old=old), 3)
     assert written.records == [Record("Question: fresh\nAnswer:", synthetic=True)]
     assert (written.repeated, written.filtered) == (2, 1) and written.misshapen > 1
 
@@ -298,7 +332,7 @@ def test_prompts_that_can_t_be_written_are_recombined_from_the_given_ones(monkey
     monkeypatch.setattr(
         more_prompts, "excess", lambda _, prompts: more_prompts.np.ones(len(prompts))
     )
-    written = more_prompts.write_more(old, {"old": more_prompts.Writer(old)}, given, 12)
+    written = more_prompts.write_more(source(given, old=old), 12)
     assert written.recombined == len(written.records) == 12
     assert not {record.prompt for record in written.records} & {record.prompt for record in given}
     assert all(record.synthetic for record in written.records)
