@@ -99,14 +99,14 @@ class Noted(Base):
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.template = AS_IT_IS
-        self.wrote: dict[tuple[Any, ...], list[list[str]]] = {}
+        self.wrote: dict[tuple[Any, ...], list[str]] = {}
 
     def texts(self, prompts: Sequence[Any]) -> list[str]:
         return [self.template.replace("{}", text) for text in super().texts(prompts)]
 
     def write(self, prompts: Sequence[Any], **how: Any) -> Any:
         answers = super().write(prompts, **how)
-        self.wrote.setdefault(tuple(prompts), []).append([each.text for each in answers])
+        self.wrote[tuple(prompts)] = [each.text for each in answers]
         return answers
 
 
@@ -198,11 +198,7 @@ class Upgrades:
                 self.settings(cell),
                 test=self.test(app),
             )
-        prompts = tuple(record.prompt for record in self.test(app))
-        upgraded, at_start = self.new.wrote[prompts][-2:]
-        bare, adapted = self.old.wrote[prompts][:2]
-        sides = {"old_bare": bare, "old": adapted, "start": at_start, "upgraded": upgraded}
-        scores = {side: self._scored(app, written) for side, written in sides.items()}
+        scores = {side: self._scored(app, written) for side, written in done.answers.items()}
         told = {key: done.report[key] for key in ("choice", "start", "prompts")}
         teaching = {
             "best": done.report["taught"]["best"],
@@ -254,7 +250,7 @@ class Upgrades:
                 judged = _word(
                     lambda path=adapter: verify(self.new, path, before, test, (), judging)[0]
                 )
-                written = self.new.wrote[prompts][-1]
+                written = self.new.wrote[prompts]  # a verdict lets the adapted model write last
                 agreed = _word(lambda said=written: judge(before, said, unlabelled, judging))
                 told[name] = {"labels": judged, "agreement": agreed, **self._scored(app, written)}
         self.new.template = AS_IT_IS

@@ -76,11 +76,13 @@ class Upgraded:
     verdict : on the upgraded adapter
     scores : `old`, `carried` and `upgraded`, in points of the test (or of agreement)
     report : content of upgrade.json
+    answers : to the test, of `old_bare`, `old` (with its adapter), `start` and `upgraded`
     """
 
     verdict: Verdict
     scores: dict[str, float]
     report: dict[str, Any]
+    answers: dict[str, list[str]]
 
 
 def split(
@@ -147,23 +149,26 @@ def upgrade(
             taught = learn(
                 old, new, adapter, carried, parts, temporary, settings, base_name=base_name
             )
-            verdict, _ = verify(new, temporary, before, parts.test, texts, settings.verdict)
+            first = _answers_at_start(new, taught.start, parts.test)
+            alone = first if taught.start.directory is None else ()
+            verdict, last = verify(
+                new, temporary, before, parts.test, texts, settings.verdict, alone=alone
+            )
             verdict = judged_of(verdict, taught.report["choice"]["teacher"])
-            first = _answers_at_start(new, taught.start, taught.like, parts.test)
             scores = _scores(before, first, verdict, parts.test, settings)
             report = {**dict(about or {}), "scores": scores, **taught.report}
             write_json(temporary / REPORT, "upgrade", inputs or {}, report)
             write_card(temporary, report, verdict)
             verdicts.write_verdict(temporary / VERDICT, verdict, inputs=inputs, about=about)
-    return Upgraded(verdict, scores, {**report, "run": run})
+    answers = {"old_bare": before.bare, "old": before.adapted, "start": first, "upgraded": last}
+    return Upgraded(verdict, scores, {**report, "run": run}, answers)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What an adapter started from, an adapter of its shape, and what upgrade.json says of it."""
+    """What an adapter started from, and what upgrade.json says of it."""
 
     start: Start
-    like: Path
     report: dict[str, Any]
 
 
@@ -212,7 +217,7 @@ def learn(
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
     }
-    return Learned(start, like, report)
+    return Learned(start, report)
 
 
 @dataclass(frozen=True)
@@ -281,14 +286,17 @@ def _gold(records: Sequence[Record]) -> list[Target]:
     return [Target(record.prompt, record.gold) for record in records if record.gold is not None]
 
 
-def _answers_at_start(new: Base, start: Start, like: Path, test: Sequence[Record]) -> list[str]:
-    """What the new model answers to the test before anything is taught."""
+def _answers_at_start(new: Base, start: Start, test: Sequence[Record]) -> list[str]:
+    """What the new model answers to the test before anything is taught: bare, from nothing."""
     prompts = [record.prompt for record in test]
-    new.model = started(new, start, like, 1).eval()
-    try:
+    if start.directory is None:
         answers = new.write(prompts)
-    finally:
-        new.model = detach(new.model)
+    else:
+        new.model = started(new, start, start.directory, 1).eval()
+        try:
+            answers = new.write(prompts)
+        finally:
+            new.model = detach(new.model)
     return [answer.text for answer in answers]
 
 

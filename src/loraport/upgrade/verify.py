@@ -121,6 +121,8 @@ def verify(
     test: Sequence[Record],
     texts: Sequence[str] = (),
     settings: Settings = Settings(),  # noqa: B008  (frozen)
+    *,
+    alone: Sequence[str] = (),
 ) -> tuple[Verdict, list[str]]:
     """Verdict on a new adapter, and its answers to the test.
 
@@ -129,6 +131,7 @@ def verify(
     old : what the old model answered to the same test
     test : records that nothing was trained on; by labels where all have one
     texts : generic ones, on which the cost of the adapters is measured
+    alone : answers of the bare new model, where they are known; else it is asked, with labels
 
     Raises
     ------
@@ -138,12 +141,14 @@ def verify(
     prompts = [record.prompt for record in test]
     changes = check_changes(new, adapter, prompts)
     plain = nats_a_token(new, texts)
-    alone = _texts(new.write(prompts)) if all_labelled(test) else []
+    labels = all_labelled(test)
+    if labels and not alone:
+        alone = _texts(new.write(prompts))
     with new.wearing(adapter):
         answers = _texts(new.write(prompts))
         worn = nats_a_token(new, texts)
     verdict = judge(old, answers, test, settings)
-    if alone:
+    if labels:
         golds = [str(record.gold) for record in test]
         bare, adapted = (scores(settings.match, each, golds) for each in (alone, answers))
         verdict = with_alone(verdict, bare, adapted, settings)

@@ -125,6 +125,34 @@ def counting(base, monkeypatch):
     return asked
 
 
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("side", ["old", "new"])  # its own adapter is the start; or nothing is
+def test_the_test_is_answered_once_a_side(pico_pair, tmp_path, monkeypatch, side, labels):
+    old = Base.load(pico_pair.old, Limits(new_tokens=5), device="cpu")
+    new = Base.load(getattr(pico_pair, side), Limits(new_tokens=5), device="cpu")
+    parts = split(MANY, (), QUICK)
+    prompts = [record.prompt for record in parts.test]
+    bare = [answer.text for answer in new.write(prompts)]
+    with old.wearing(pico_pair.adapter):
+        golds = [answer.text for answer in old.write(prompts)]
+    test = [Record(*pair) for pair in zip(prompts, golds, strict=True)] if labels else parts.test
+    asked = counting(new, monkeypatch)
+    settings = replace(QUICK, teaching=Teaching(rates=(1e-4,), epochs=1))
+    out = tmp_path / "out"
+    done = upgrade(old, new, pico_pair.adapter, {}, MANY, out, settings, test=test)
+    from_nothing = done.report["start"]["start"] == "nothing"
+    assert from_nothing == (side == "new")
+    # at the start and at the end; and alone, where that is not the start
+    assert asked.count(prompts) == (3 if labels and not from_nothing else 2)
+    assert (done.answers["start"] == bare) == from_nothing
+    assert done.answers["old"] == golds
+    with new.wearing(out):
+        assert done.answers["upgraded"] == [answer.text for answer in new.write(prompts)]
+    assert ("alone" in done.verdict.evidence) == labels
+    if labels and from_nothing:
+        assert done.scores["carried"] == done.verdict.evidence["alone"]["new_bare"]
+
+
 @pytest.fixture
 def room(pico_pair):
     old, new = bases(pico_pair)
