@@ -39,8 +39,9 @@ from loraport.provenance import versions
 from loraport.runtime.device import pick_device
 from loraport.training.data import Example, subset
 from loraport.training.own_answers import own_examples, write_answers
+from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import train_lora
 
 STARTS = {
     "lorasuite": "lorasuite (paper)",

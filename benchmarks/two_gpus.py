@@ -28,7 +28,8 @@ def train(app: str, out: Path, count: int, device_map: str, steps: int) -> dict[
 
     from loraport.runtime import gpus
     from loraport.training.data import read
-    from loraport.training.train import Settings, train_lora
+    from loraport.training.settings import Settings
+    from loraport.training.train import train_lora
 
     with gpus.held(count) as mine:
         begun = time.time()

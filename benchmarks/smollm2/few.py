@@ -16,8 +16,9 @@ from asked import a_third, few_folder, new_model, score, settings
 from loraport.planning import stages
 from loraport.planning.queries import Config
 from loraport.training.data import read
+from loraport.training.settings import Settings
 from loraport.training.starts import Fresh, fresh_like
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import train_lora
 
 SCRATCH = "scratch"
 STARTS = (SCRATCH, "aligned", "sequential_generic", "aligned_sequential")

@@ -17,7 +17,8 @@ from benchmarks.real.learn import Learner, Schedule, _drawn
 
 from loraport.errors import LoraportError
 from loraport.training.data import Example
-from loraport.training.train import Settings, train_lora
+from loraport.training.settings import Settings
+from loraport.training.train import train_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = os.environ.get("LORAPORT_DATA", "")

@@ -7,8 +7,9 @@ from loraport.planning import layout
 from loraport.runtime.job import job
 from loraport.training.card import Names
 from loraport.training.data import read
+from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import train_lora
 from loraport.training.watched import Watched
 
 with job(snakemake) as log:

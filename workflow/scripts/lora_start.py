@@ -10,8 +10,8 @@ from loraport.evaluation.start import FOLDS, NOTHING, Begin, Teach, choose_start
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job, progress
 from loraport.training.data import read
+from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
-from loraport.training.train import Settings
 from loraport.transfer.files import transfer_whole
 
 OTHERS = ("adapter", "spec", "data", "transferred")

@@ -23,8 +23,10 @@ from ..adapters.attach import attach, detach, save_adapter
 from ..artifacts import write_json
 from ..errors import LoraportError
 from ..training.data import Example, fingerprint, subset
+from ..training.settings import Settings
 from ..training.starts import Fresh, begin
-from ..training.train import Diverged, Settings, load_for, make_deterministic, train_lora
+from ..training.train import load_for, make_deterministic, train_lora
+from ..training.trainer import Diverged
 from .gain import CERTAINTY, mean_and_error
 from .likelihood import answer_losses
 

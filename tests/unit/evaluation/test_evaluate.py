@@ -19,8 +19,8 @@ from loraport.errors import LoraportError
 from loraport.evaluation import evaluate, harness
 from loraport.evaluation.evaluate import Settings, Stage, score_stages
 from loraport.training.data import Example
+from loraport.training.settings import Settings as Training
 from loraport.training.starts import Fresh
-from loraport.training.train import Settings as Training
 from loraport.training.train import train_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")

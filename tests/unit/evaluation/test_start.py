@@ -18,8 +18,10 @@ from loraport.evaluation.start import (
     trained_losses,
 )
 from loraport.training.data import Example
+from loraport.training.settings import Settings
 from loraport.training.starts import Fresh
-from loraport.training.train import Diverged, Settings, load_for, train_lora
+from loraport.training.train import load_for, train_lora
+from loraport.training.trainer import Diverged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = [Example(f"word {n % 6} is", f" number {n % 6}") for n in range(18)]

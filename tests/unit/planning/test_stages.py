@@ -9,7 +9,7 @@ from loraport.errors import LoraportError
 from loraport.evaluation.evaluate import Settings as Evaluation
 from loraport.models.families import Dimensions
 from loraport.planning import checks, stages, tasks
-from loraport.training.train import Settings as Training
+from loraport.training.settings import Settings as Training
 
 PROJECT = Path(__file__).parents[3]
 CONTENT = {

@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loraport.artifacts import write_json
 from loraport.errors import LoraportError
-from loraport.training import data, train
+from loraport.training import checkpoints, data, trainer
 from loraport.training.card import Names, write_card
 from loraport.training.data import IGNORED, Example
+from loraport.training.settings import Settings, count_steps
 from loraport.training.starts import Fresh, fresh_like
-from loraport.training.train import Settings, count_steps, train_lora
+from loraport.training.train import train_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -261,16 +262,16 @@ def test_logits_of_answers_alone_give_the_models_own_loss(tmp_path, model, start
     """In micro-batches as well, whose answers count by their tokens."""
     settings = replace(FAST, micro_batch=4)
     seen = []
-    makes = train.needed_logits
+    makes = trainer.needed_logits
 
     def kept(*given):
         seen.append(makes(*given)["logits_to_keep"])
         return {"logits_to_keep": seen[-1]}
 
-    monkeypatch.setattr(train, "needed_logits", kept)
+    monkeypatch.setattr(trainer, "needed_logits", kept)
     mine = train_lora(model, sums(20), tmp_path / "mine", start=start, settings=settings)
     assert len(seen) >= 10 and all(positions[0] > 1 for positions in seen)
-    monkeypatch.setattr(train, "_adds_to_its_loss", lambda model: True)
+    monkeypatch.setattr(trainer, "_adds_to_its_loss", lambda model: True)
     whole = train_lora(model, sums(20), tmp_path / "whole", start=start, settings=settings)
     assert mine["last_loss"] == pytest.approx(whole["last_loss"], rel=1e-5)
     own, every = (weights(tmp_path / name) for name in ("mine", "whole"))
@@ -349,16 +350,17 @@ KILLED = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from loraport.training import train
+from loraport.training import trainer
 from loraport.training.data import Example
-from loraport.training.train import Settings, train_lora
+from loraport.training.settings import Settings
+from loraport.training.train import train_lora
 model, start, out, resume, settings, data = json.loads(sys.argv[1])
-watch = train._Watch.on_log
+watch = trainer._Watch.on_log
 def on_log(self, args, state, control, **kwargs):
     if state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     watch(self, args, state, control, **kwargs)
-train._Watch.on_log = on_log
+trainer._Watch.on_log = on_log
 data = [Example(*pair) for pair in data]
 train_lora(model, data, out, start=start, settings=Settings(**settings), resume_root=resume)
 """
@@ -373,17 +375,17 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, model, start, rule)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     assert not out.exists()
     (folder,) = resume.iterdir()
-    assert train._last_checkpoint(folder) == str(folder / "checkpoint-4")
+    assert checkpoints.newest(folder) == str(folder / "checkpoint-4")
     (folder / "checkpoint-99").mkdir()  # killed while it was written
     steps = []
-    watch = train._Watch.on_log
+    watch = trainer._Watch.on_log
 
     def on_log(self, args, state, control, **kwargs):
         steps.append(state.global_step)
         watch(self, args, state, control, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Watch, "on_log", on_log)
+        patch.setattr(trainer._Watch, "on_log", on_log)
         train_lora(model, sums(20), out, start=start, settings=settings, resume_root=resume)
     assert min(steps) == 5
     train_lora(model, sums(20), tmp_path / "whole", start=start, settings=settings)
@@ -393,13 +395,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path, model, start, rule)
 
 def test_checkpoints_of_another_run_are_not_used(tmp_path, start):
     keys = {
-        train._key(data.subset(sums(30), 10, seed), start, replace(FAST, **change), inputs)
+        checkpoints.key_of(data.subset(sums(30), 10, seed), start, replace(FAST, **change), inputs)
         for seed in (0, 1)
         for change in ({}, {"seed": 1}, {"learning_rate": 1e-3})
         for inputs in ({}, {"spec": "another base"})
     }
     assert len(keys) == 2 * 3 * 2
-    folders = {train._checkpoint_folder(tmp_path, key, "out") for key in keys}
+    folders = {checkpoints.make_folder(tmp_path, key, "out") for key in keys}
     assert len(folders) == len(keys)
 
 
@@ -417,13 +419,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_no_output(tmp_path, 
 
 
 def test_no_step_uses_cudnns_attention(tmp_path, model, start, monkeypatch):
-    seen, step = [], train.Trainer.training_step
+    seen, step = [], trainer.Trainer.training_step
 
     def watched(self, *args, **kwargs):
         seen.append(torch.backends.cuda.cudnn_sdp_enabled())
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(train.Trainer, "training_step", watched)
+    monkeypatch.setattr(trainer.Trainer, "training_step", watched)
     before = torch.backends.cuda.cudnn_sdp_enabled()
     train_lora(model, sums(20), tmp_path / "out", start=start, settings=FAST)
     assert before and set(seen) == {False}

@@ -15,8 +15,9 @@ from loraport.errors import LoraportError
 from loraport.planning.checks import load
 from loraport.training import watched
 from loraport.training.data import Example
+from loraport.training.settings import Settings
 from loraport.training.starts import Fresh
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import train_lora
 from loraport.training.watched import FOLDER, KNOWN, Watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")

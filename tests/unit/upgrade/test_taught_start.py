@@ -13,8 +13,9 @@ from loraport.evaluation.start import NOTHING, TAUGHT, choose_start
 from loraport.models.loading import load_base
 from loraport.training.chats import Turn
 from loraport.training.data import Conversation, Example
+from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
-from loraport.training.train import Settings, train_lora
+from loraport.training.train import train_lora
 from loraport.upgrade import taught_start
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.taught_start import Teaching, parts_of
