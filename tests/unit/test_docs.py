@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loraport import methods
 from loraport.models.families import families
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,20 @@ def test_the_page_of_families_names_each_model_type():
     table = set(re.findall(r"`(\w+)`", "".join(x for x in page.splitlines(True) if x[0] == "|")))
     kinds = {kind for family in families().values() for kind in family.model_types}
     assert table - {"model_type"} == kinds
+
+
+def test_the_page_of_methods_has_each_one_under_its_heading():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    kept = sections["Kept for comparison"]
+    withheld = set(methods.names()) - set(methods.offered())
+    assert withheld == {"aligned_sequential"}
+    assert set(re.findall(r"^\| `(\w+)`", kept, re.M)) == withheld
+    assert set(re.findall(r"^\| `(\w+)`", sections["All methods"], re.M)) == set(methods.offered())
+    for name in withheld:
+        assert name not in sections["Which one to choose"]
+        assert name not in (ROOT / "README.md").read_text()
+        assert name not in (ROOT / "docs" / "expect.md").read_text()
 
 
 def test_descriptions_are_no_types():

@@ -14,8 +14,10 @@ A method is a module with
 `BY_LAYER` : optional; True where a layer's maps are finished together, in the machine's memory.
     There they may wait to be written while a GPU makes the next layer's.
 `check(old, new, settings)` : optional; raises where the two models' dimensions can't be served.
+`OFFERED` : optional; False for a method that is kept for comparisons. It is used where it is named,
+    and is in no list of what to choose from, in no comparison of all methods and in no advice.
 
-The tuples are literals: the workflow reads them without importing the module.
+The tuples and OFFERED are literals: the workflow reads them without importing the module.
 """
 
 import ast
@@ -45,6 +47,12 @@ def names() -> tuple[str, ...]:
     """All methods, by their files."""
     stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
     return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+
+
+@cache
+def offered() -> tuple[str, ...]:
+    """Methods to choose from: all but those that are kept for comparisons."""
+    return tuple(name for name in names() if _declared(name, "OFFERED") is not False)
 
 
 def needs(name: str) -> tuple[str, ...]:
@@ -80,27 +88,26 @@ def output_settings(name: str) -> tuple[str, ...]:
     if "outputs" not in needs(name):
         raise LoraportError(
             f"method {name!r} has no output maps",
-            expected=f"one of {', '.join(each for each in names() if 'outputs' in needs(each))}",
             todo="ask for its maps",
         )
     return ("modules", "device", *(_declared(name, "OUTPUT_SETTINGS") or ()))
 
 
 @cache
-def _declared(name: str, variable: str) -> tuple[str, ...] | None:
-    """A literal of a method's file."""
+def _declared(name: str, variable: str) -> Any:
+    """A literal of a method's file; None where it has none of that name."""
     if name not in names():
         near = get_close_matches(name, names(), 1)
         raise LoraportError(
             f"there is no transfer method {name!r}",
             got=name,
-            expected=f"one of {', '.join(names())}",
+            expected=f"one of {', '.join(offered())}",
             todo=f"did you mean {near[0]!r}?" if near else "add a file for it to methods/",
         )
     tree = ast.parse(files(__package__).joinpath(f"{name}.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == variable:
-            return tuple(ast.literal_eval(node.value))
+            return ast.literal_eval(node.value)
     return None
 
 

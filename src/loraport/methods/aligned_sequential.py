@@ -34,6 +34,7 @@ from ._weights import base_norms, norm_factor, roles
 NEEDS = ("models", "layers", "outputs", "adapter")
 SETTINGS = ("ridge", "prior", "calibrate_on", "prompts")
 OUTPUT_SETTINGS = ("ridge", "prior")
+OFFERED = False  # it did harm on real pairs (docs/methods.md)
 OUTPUT_RIDGE = 1.0  # of the output maps, as in aligned
 STREAM_RIDGE = 1e-2  # of L_s
 TARGET_RIDGE = 1e-2  # of B_n

@@ -77,13 +77,13 @@ def _cross_errors(config: Config) -> Iterator[str]:
     for name in content["run"]:
         if name not in content["pairs"]:
             yield _unknown("config.run", name, content["pairs"])
-    choices = [*methods.names(), *content["variants"]]
-    if content["transfer"]["method"] not in choices:
+    if content["transfer"]["method"] not in (*methods.names(), *content["variants"]):
+        choices = [*methods.offered(), *content["variants"]]
         yield _unknown("config.transfer.method", content["transfer"]["method"], choices)
     for name, variant in content["variants"].items():
         where = f"config.variants.{name}"
         if variant["method"] not in methods.names():
-            yield _unknown(f"{where}.method", variant["method"], methods.names())
+            yield _unknown(f"{where}.method", variant["method"], methods.offered())
         if name in methods.names():
             yield problem(f"{where}: a method has that name", todo="choose another")
         if name in RESERVED_VARIANTS:

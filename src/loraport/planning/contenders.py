@@ -1,4 +1,4 @@
-"""What is compared on an app: every method and variant, which of them can serve the pair, and where
+"""What is compared on an app: methods and variants, which of them can serve the pair, and where
 their numbers lie. Nothing is run to find out."""
 
 from pathlib import Path
@@ -25,8 +25,9 @@ RULES_OF = {  # what a method declares to need -> the rules that make it
 
 
 def names(config: Config) -> list[str]:
-    """Methods and variants that are compared."""
-    return config.content["compare"]["methods"] or [*methods.names(), *config.content["variants"]]
+    """Methods and variants that are compared: those named, or all that are offered."""
+    named = config.content["compare"]["methods"]
+    return named or [*methods.offered(), *config.content["variants"]]
 
 
 def dimensions(config: Config, model: str) -> Dimensions | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import methods
 from . import render
 
 MEASURED = Path(__file__).parent / "measured"
@@ -43,12 +44,12 @@ def make_case(
     examples : size of the small set that was fine-tuned on
     """
     rows = [row for row in table if row.get("seed") in (None, "")]
-    methods: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for row in (row for row in rows if row.get("method")):
         if render.is_number(row.get("average")):
-            methods.setdefault(row["method"], {})[row["stage"]] = _numbers(row)
+            found.setdefault(row["method"], {})[row["stage"]] = _numbers(row)
         else:
-            methods.setdefault(row["method"], {})["note"] = row.get("note")
+            found.setdefault(row["method"], {})["note"] = row.get("note")
     return {
         "pair": advised["pair"],
         "app": advised["app"],
@@ -56,7 +57,8 @@ def make_case(
         "examples": examples,
         "facts": advised["facts"],
         "baselines": {row["stage"]: _numbers(row) for row in rows if not row.get("method")},
-        "methods": methods,
+        "methods": found,
+        "variants": {row["method"]: row["variant_of"] for row in rows if row.get("variant_of")},
     }
 
 
@@ -65,16 +67,24 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_method(cases: Iterable[Case], stage: str) -> str:
-    """The method with the greatest mean share kept over cases that all have it; empty if none."""
+    """The offered method or variant of one with the greatest mean share kept over cases that all
+    have it; empty if none.
+    """
     held: dict[str, list[float]] = {}
     cases = list(cases)
     for case in cases:
         for name, stages in case["methods"].items():
             share = stages.get(stage, {}).get(RANKED_BY)
-            if render.is_number(share):
+            if render.is_number(share) and not _is_withheld(case, name):
                 held.setdefault(name, []).append(share)
     means = {name: math.fsum(v) / len(v) for name, v in held.items() if len(v) == len(cases)}
     return max(sorted(means), key=lambda name: means[name], default="")
+
+
+def _is_withheld(case: Case, name: str) -> bool:
+    """Whether a method, or that of a variant, is there but not offered."""
+    base = case.get("variants", {}).get(name, name)
+    return base in methods.names() and base not in methods.offered()
 
 
 def share(case: Case, method: str, stage: str, end: str = "") -> float:

@@ -135,6 +135,20 @@ def test_a_variant_has_output_maps_of_its_own_where_it_makes_others(minimal):
     }  # fmt: skip
 
 
+def test_a_method_that_is_not_offered_may_be_named_and_is_no_choice_in_a_message(minimal):
+    name, given = "aligned_sequential", {**minimal, "calibration": {"texts": "t"}}
+    config = load({**given, "transfer": {"method": name}, "variants": {"v": {"method": name}}},
+                  SCHEMAS)  # fmt: skip
+    assert config.method("v") == name
+    for wrong in ({"transfer": {"method": "qq"}}, {"variants": {"v": {"method": "qq"}}}):
+        with pytest.raises(LoraportError, match="one of aligned, aligned_gradients") as told:
+            load({**given, **wrong}, SCHEMAS)
+        assert name not in str(told.value)
+    with pytest.raises(LoraportError, match="one of aligned, aligned_gradients") as told:
+        config.method("qq")
+    assert name not in str(told.value)
+
+
 def test_unknown_names_come_with_the_nearest_known(minimal):
     config = load({**minimal, "calibration": {"texts": "t"}}, SCHEMAS)
     with pytest.raises(LoraportError, match="did you mean 'p'"):

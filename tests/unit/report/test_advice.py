@@ -125,6 +125,16 @@ def test_what_was_measured_on_the_app_itself_comes_first():
     assert any("itself was measured" in line for line in found["limits"])
 
 
+def test_what_is_not_offered_is_not_advised_and_stays_in_the_evidence():
+    shares = {"aligned_sequential": 0.9, "its_variant": 0.8, "other_variant": 0.3, "aligned": 0.2}
+    known = case("p", "a", shares)
+    known["variants"] = {"its_variant": "aligned_sequential", "other_variant": "lorasuite"}
+    found = advice.advise("p", "a", KNOWN, [known])
+    assert found["method"] == "other_variant"
+    assert {row["method"] for row in found["evidence"]} == set(shares)
+    assert measured_cases.points([known], "residual") == [("p/a", 0.5, 0.3)]
+
+
 def test_without_a_case_there_is_no_advice():
     for cases in ([], [case("p", "a", {"x": 0.5}, same=True)]):
         found = advice.advise("new", "a", KNOWN, cases)
@@ -188,9 +198,19 @@ def test_a_case_is_added_by_one_command(tmp_path, capsys):
         {"stage": "transferred", "method": "x", "seeds": 1, "average": 0.2, "nll_retention": 0.3},
         {"stage": "finetuned", "method": "x", "seeds": 2, "average": 0.4, "retention": "undefined"},
         {"stage": "finetuned", "method": "x", "seed": 0, "average": 0.5},
-        {"stage": "transferred", "method": "y", "note": "not served: shapes"},
+        {"stage": "transferred", "method": "y", "note": "not served: shapes", "variant_of": "x"},
     ]
-    keys = ("stage", "method", "seed", "seeds", "average", "nll", "nll_retention", "retention")
+    keys = (
+        "stage",
+        "method",
+        "variant_of",
+        "seed",
+        "seeds",
+        "average",
+        "nll",
+        "nll_retention",
+        "retention",
+    )
     write_csv(tmp_path / "t.csv", rows, [*keys, "note"])
     arguments = [str(tmp_path / "advice.json"), str(tmp_path / "t.csv"), "--by", "make compare"]
     folder = tmp_path / "measured"
@@ -201,6 +221,7 @@ def test_a_case_is_added_by_one_command(tmp_path, capsys):
     assert added["methods"]["x"]["transferred"]["nll_retention"] == 0.3
     assert added["methods"]["x"]["finetuned"]["average"] == 0.4
     assert added["methods"]["y"] == {"note": "not served: shapes"}
+    assert added["variants"] == {"y": "x"}
     assert main(["nowhere.json", "nowhere.csv", "--by", "x"]) == 2
     with pytest.raises(SystemExit):
         main(["nowhere.json", "nowhere.csv"])
@@ -232,3 +253,16 @@ def test_shipped_cases_name_their_command_and_can_be_advised_from():
     assert all(each["by"] and each["facts"].keys() == KNOWN.keys() for each in cases)
     assert all(Path(path).stem.count(".") >= 2 for path in measured_cases.MEASURED.glob("*.json"))
     json.dumps(advice.advise("new", "a", KNOWN, cases), allow_nan=False)
+    assert {measured_cases.best_method([each], "transferred") for each in cases} == {
+        "aligned", "directalgebra"
+    }  # fmt: skip
+
+
+def test_what_the_page_of_methods_says_of_the_shipped_cases_is_so():
+    page = (Path(__file__).parents[3] / "docs" / "methods.md").read_text()
+    cases = measured_cases.read_cases()
+    for fact, words in (("path_dissimilarity", "along the path, r = "), ("residual", "map, r = ")):
+        _, x, y = zip(*measured_cases.points(cases, fact), strict=True)
+        assert f"{words}{measured_cases.pearson(x, y):.2f}".replace("-", "−") in page
+    hits, tried = measured_cases.left_out(cases)
+    assert f"the best method in {hits} of the {tried} apps" in page

@@ -98,8 +98,17 @@ def by_row(table):
 
 def test_methods_and_variants_are_found_by_listing(config):
     every = contenders.entries(config, "p", "sums")
-    assert {e["method"] for e in every} == {"", *methods.names(), "left_out"}
+    assert {e["method"] for e in every} == {"", *methods.offered(), "left_out"}
     assert {e["variant_of"] for e in every if e["method"] == "left_out"} == {"lorasuite"}
+
+
+def test_a_method_that_is_not_offered_is_compared_where_it_is_named_alone(config):
+    name = "aligned_sequential"
+    assert name not in contenders.names(config)
+    assert name not in {entry["method"] for entry in contenders.entries(config, "p", "sums")}
+    config.content["compare"]["methods"] = [name]
+    assert contenders.names(config) == [name]
+    assert name in {entry["method"] for entry in contenders.entries(config, "p", "sums")}
 
 
 def test_what_the_maps_take_is_the_sum_of_their_logs_and_each_must_be_there(chosen):
