@@ -34,9 +34,11 @@ HEAD = """# The plan beside what was measured
 Made by `python benchmarks/plans.py --table` from plans.json. A plan of time is an estimate, on
 one core of a CPU or with a GPU, of a whole process; a scheduler is asked for four times as much
 and ten minutes. A plan of memory is what a rule holds, with a margin of 30 %, and what its
-process takes without it. GPU memory is what torch allocates, in the plan and as measured: CUDA's
-own context, about 0.8 GiB, and memory that torch keeps for later are not in it (the driver
-showed 11.1 GiB where 10.0 were allocated). Memory in MiB.
+process takes without it. Rule spec holds one tensor at a time, as it is stored: its plan is of the
+largest matrix in float32, without the margin, and bfloat16 weights take half of it. GPU memory is
+what torch allocates, in the plan and as measured: CUDA's own context, about 0.8 GiB, and memory
+that torch keeps for later are not in it (the driver showed 11.1 GiB where 10.0 were allocated).
+Memory in MiB.
 
 The rates that times are planned with were chosen to fit these very measurements, and so were the
 bases of processes: a ratio near 1 says that one formula serves all of them, not that it was

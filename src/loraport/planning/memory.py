@@ -25,7 +25,9 @@ ROWS_AT_ONCE = 2048  # of embeddings, and of a map that is solved for on a GPU
 
 
 def spec(*models: Dimensions) -> float:
-    """The largest matrix, in float32."""
+    """The largest matrix, in float32: one tensor at a time is read, as it is stored. Sizes do not
+    tell the dtype of weights, of which bfloat16 takes half of this.
+    """
     largest = max(
         max(d.intermediate * d.hidden, d.vocabulary * max(d.hidden, d.layers * d.per_layer_input))
         for d in models

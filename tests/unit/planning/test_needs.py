@@ -2,19 +2,21 @@
 
 import json
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pico
 import pytest
+import torch
 
 from loraport.calibration import sites, streams
 from loraport.calibration.moments import site_bytes
 from loraport.evaluation import gain
 from loraport.mapping import in_turn
 from loraport.models.families import ROLES, Dimensions
-from loraport.models.spec import open_model
+from loraport.models.spec import describe, open_model
 from loraport.planning import memory, memory_walks, needs, plan, sizes, times
 
 SMALL = Dimensions(
@@ -38,6 +40,38 @@ def test_a_larger_model_asks_for_more_memory_and_no_less_time(rule):
     small, large = (needs.need(rule, *[dims] * count) for dims in (SMALL, LARGE))
     assert large[0] > small[0] or rule == "model_merged"  # by blocks of one size
     assert large.seconds >= small.seconds and large.gpu_seconds >= small.gpu_seconds
+
+
+@pytest.mark.parametrize(
+    ("dims", "largest"),
+    [
+        (SMALL, 32_000 * 2048),
+        (LARGE, 128_256 * 8192),
+        (replace(LARGE, vocabulary=1024), 28_672 * 8192),
+        (replace(SMALL, per_layer_input=256), 32_000 * 24 * 256),
+    ],
+)
+def test_a_spec_has_room_for_the_largest_matrix_in_float32_and_no_margin(dims, largest):
+    assert needs.need("spec", dims).mib == needs.BASES["spec"] + 4 * largest // 2**20
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "shards"),
+    [(torch.bfloat16, 2, 1), (torch.float32, 4, 1), (torch.float32, 4, 2)],
+)
+def test_a_spec_is_read_one_tensor_at_a_time_as_it_is_stored(tmp_path, dtype, number, shards):
+    sizes = {"hidden": 256, "intermediate": 16_384, "layers": 2, "heads": 4, "kv_heads": 2}
+    folder = pico.make_model(
+        tmp_path / "model", seed=1, vocab_words=60, dtype=dtype, shards=shards, **sizes
+    )
+    planned = memory.spec(open_model(folder).dims)
+    tracemalloc.start()
+    describe(folder, str(folder), "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert planned == 4 * 256 * 16_384
+    held = planned * number / 4
+    assert held <= peak < held + 2**21  # and a block that is looked at
 
 
 def test_a_model_that_is_held_whole_has_room_for_its_weights():
