@@ -25,12 +25,13 @@ $(READY): requirements.lock pyproject.toml
 # settings of profiles/default, without Snakemake's line on where they are from
 BUILD := snakemake --cores $(CORES) --workflow-profile none --logger loraport --rerun-incomplete --resources gpu=1
 
-# a short table: 200 items of the test, and one of the two LoRA from nothing on the small set
-DEMO := evaluation={limit: 200, stages: [old, old_lora, new, transferred, lora_small_matched, finetuned, lora_full]}
+# a short table: 200 items of the test, one of the two LoRA from nothing on the small set, and no
+# start that is taught
+DEMO := 'evaluation={limit: 200, stages: [old, old_lora, new, transferred, lora_small_matched, finetuned, lora_full]}' 'finetune={start: chosen}'
 demo: setup
 	@$(BUILD) -- artifacts/$(PAIR)/$(APP)/lora_transferred
 	@python -m loraport.summary artifacts/$(PAIR)/$(APP)/lora_transferred
-	@$(BUILD) --config '$(DEMO)' -- artifacts/$(PAIR)/tables/$(APP).csv
+	@$(BUILD) --config $(DEMO) -- artifacts/$(PAIR)/tables/$(APP).csv
 	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
 
 # a stage that fails stands in the table with its reason, once all that can be built is built; those

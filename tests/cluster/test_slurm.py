@@ -28,7 +28,11 @@ PAIR = "artifacts/nano_v1_to_v2"
 ADAPTERS = [f"{PAIR}/{app}/lora_transferred" for app in ("math", "mcq")]
 TARGETS = [*ADAPTERS, *([f"{PAIR}/run.html"] if FULL else [])]
 SMALL = ["calibration={examples: 64}", "mapping={minibatch: 16}"]
-SMALL += ["evaluation={limit: 20}", "finetune={max_steps: 6}", "report={apps: [math]}"]
+SMALL += [
+    "evaluation={limit: 20}",
+    "finetune={max_steps: 6, start: chosen}",
+    "report={apps: [math]}",
+]
 CARRIED = "rule_transferred_wildcards_batch"
 RULES = {"spec", "activations", "embedding", "cka", "heads", "maps"}
 # a private Slurm has no accounting, and answers at once

@@ -71,7 +71,7 @@ def test_a_fine_tuning_begins_where_it_ends_best_and_the_trial_is_recorded(work)
     assert "lora_start" not in work.planned("artifacts/p/a/norm/seed0/lora_finetuned")
 
 
-QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "at_least": 12, "new_tokens": 12}
+QUICK = {"teacher": "old", "rates": [0.01], "epochs": 2, "new_tokens": 12}
 QUICK |= {"device": "cpu"}
 
 
@@ -79,7 +79,8 @@ QUICK |= {"device": "cpu"}
 def test_a_fine_tuning_may_begin_from_a_taught_adapter(work, tmp_path, answers):
     taught, target = work.copy(tmp_path / "taught"), "artifacts/p/a/lora_finetuned"
     sections = yaml.safe_load((work.root / "config.yaml").read_text())
-    sections["finetune"] = {"examples": 12, "start": "taught", "answers": answers}
+    few = {"examples": 12, "taught_prompts": 12}
+    sections["finetune"] = {**few, "start": "taught", "answers": answers}
     taught.configure(**{**sections, "upgrade": QUICK})
     assert "lora_start" in taught.planned(target)
     taught.run(target)

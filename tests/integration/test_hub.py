@@ -232,7 +232,9 @@ def settle(work: Workdir, adapter: str, data: str, **sections) -> Workdir:
     (work.root / "adapters.tsv").write_text("\n".join(rows))
     task = {"train": data, "name": "main", "template": "question", "eval": ["nano_math"]}
     lora = {"rank": 2, "alpha": 2, "dropout": 0.0, "kind": "lora", "modules": ["q", "v"]}
-    work.configure(tasks={"sums": task}, finetune={"max_steps": 2, "lora": lora}, **sections)
+    work.configure(
+        tasks={"sums": task}, finetune={"max_steps": 2, "start": "chosen", "lora": lora}, **sections
+    )
     return work
 
 

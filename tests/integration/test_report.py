@@ -37,7 +37,7 @@ def work(tmp_path_factory) -> Workdir:
     )
     work.configure(
         tasks={"sums": {"train": "sums.jsonl", "template": "plain", "eval": ["sums.yaml"]}},
-        finetune={"examples": 16, "epochs": 1, "full": {"max_steps": 3}},
+        finetune={"examples": 16, "start": "chosen", "epochs": 1, "full": {"max_steps": 3}},
         evaluation={"limit": 6, "resamples": 100, "empty": "score"},
         report={"methods": [FAILING], "apps": ["a"]},
         compare={"methods": ["lorasuite", "norm", FAILING]},

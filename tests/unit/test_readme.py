@@ -94,12 +94,12 @@ def test_what_it_says_of_upgrades_was_measured():
         r"commands reach ([\d.]+) to ([\d.]+) %": [min(upgraded), max(upgraded)],
         r"where 100 labels give ([\d.]+) to ([\d.]+) %": [min(labelled), max(labelled)],
         r"it reaches ([\d.]+) to ([\d.]+) %": sorted(by_teacher["context"]),
-        r"and ([\d.]+) % \(mean of four seeds\) if the old one does": [
+        r"and ([\d.]+) % \(mean of five seeds\) if the old one does": [
             np.average(by_teacher["old"], weights=seeds["old"])
         ],
         r"and ([\d.]+) % from Qwen2.5-Coder 0.5B to 1.5B \(three seeds\)": [100 * three["score"]],
     }
-    assert sum(seeds["old"]) == 4
+    assert sum(seeds["old"]) == 5
     check_told(told)
 
 
@@ -126,6 +126,48 @@ def test_what_it_says_of_long_trainings_was_measured():
         ],
         r"ARC-Easy stays at ([\d.]+) %": [means["arc"]],
     })  # fmt: skip
+
+
+def taught() -> dict[tuple[str, str], dict]:
+    """Pair and app -> what a taught start gave on 100 examples."""
+    pairs = json.loads((ROOT / "benchmarks/results/taught.json").read_text())["pairs"]
+    return {
+        (pair, app): row
+        for pair, apps in pairs.items()
+        for app, cell in apps.items()
+        for row in cell["starts"]
+        if row["start"] == "taught:as_is"
+    }
+
+
+def test_what_it_says_of_the_default_start_was_measured():
+    gaps = [row["less"]["score"] for row in taught().values()]
+    above = [100 * gap["mean"] for gap in gaps if gap["holm"] < 0.05]
+    assert min(above) > 0
+    (found,) = re.findall(
+        r"above a LoRA from nothing in (\d+) of the (\d+) cells that were measured, by ([\d.]+) to "
+        r"([\d.]+) points, and below in none", README,
+    )  # fmt: skip
+    assert found[:2] == (str(len(above)), str(len(gaps)))
+    assert [float(each) for each in found[2:]] == pytest.approx([min(above), max(above)], abs=0.051)
+
+
+def test_the_table_of_taught_starts_is_the_measured_one():
+    page = (ROOT / "docs/methods.md").read_text()
+    rows = re.findall(r"^\| [^|]+ → [^|]+ \| ([\d.]+, .+) \|$", page, re.M)
+    pairs = ("smollm2_to_gemma3", "smollm2_to_qwen", "gemma3_to_qwen", "qwen_to_smollm2")
+    cells = taught()
+    for pair, line in zip(pairs, rows, strict=True):
+        for app, shown in zip(("command", "extract", "arc"), line.split(" | "), strict=True):
+            nothing, score = shown.split(", ")
+            if (pair, app) not in cells:
+                assert score == "not measured"
+                continue
+            row = cells[pair, app]
+            gap = row["less"]["score"]
+            assert float(nothing) == pytest.approx(100 * (row["score"] - gap["mean"]), abs=0.051)
+            assert float(score.strip("*")) == pytest.approx(100 * row["score"], abs=0.051)
+            assert score.startswith("**") == (gap["holm"] < 0.05)
 
 
 @pytest.mark.parametrize(("column", "app"), [(0, "command"), (1, "extract"), (2, "arc")])

@@ -8,6 +8,7 @@ A further start may be taught on the small set itself (`upgrade.taught_start`). 
 nothing of the first part, and that part alone decides whether it takes the others' place.
 """
 
+import gc
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from ..adapters.attach import attach, detach, save_adapter
 from ..artifacts import write_json
 from ..errors import LoraportError
+from ..runtime.memory import let_go, ran_out
 from ..training.data import Example, fingerprint, subset
 from ..training.settings import Settings
 from ..training.starts import Fresh, begin
@@ -216,6 +218,8 @@ def choose_start(
             told = _teach(teach, loaded, examples, taught)
             if not taught.is_dir():  # a teaching that failed may have left something in the base
                 del loaded
+                gc.collect()
+                let_go()
                 loaded = load_for(model_dir, settings)
         ask = partial(
             trained_losses,
@@ -247,7 +251,10 @@ def choose_start(
 def _teach(
     teach: Teach, loaded: tuple[Any, Any], examples: Sequence[Example], out: Path
 ) -> dict[str, Any]:
-    """What a teaching reports that makes the folder `out`, or why there is no such folder."""
+    """What a teaching reports that makes the folder `out`, or why there is no such folder.
+
+    A teaching holds a second model, so that memory may run out which suffices for a training.
+    """
     held = parts(len(examples)) == 0
     if min(held.sum(), (~held).sum()) < LEAST_HELD:
         log.warning("no start is taught: %d examples are too few to hold some back", len(examples))
@@ -257,7 +264,10 @@ def _teach(
     )
     try:
         return teach(loaded, learned, kept, out)
-    except LoraportError as error:
-        log.warning("no start is taught: %s", error)
+    except Exception as error:
+        full = ran_out(error)
+        if not full and not isinstance(error, LoraportError):
+            raise
+        log.warning("no start is taught: %s", "memory ran out" if full else error)
         shutil.rmtree(out, ignore_errors=True)
-        return {"left_out": "its teaching failed: the log of the rule says why"}
+        return {"left_out": error.what if isinstance(error, LoraportError) else "memory ran out"}

@@ -8,7 +8,7 @@ from .lookups_models import Inputs, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
 # of what is taught and judged, which a taught start of a light fine-tuning does not read
-NOT_TAUGHT = ("prompts", "labels", "verify", "margin", "level", "temperature")
+NOT_TAUGHT = ("prompts", "labels", "verify", "margin", "level", "temperature", "at_least")
 
 
 class StartLookups(UpgradeLookups):
@@ -28,6 +28,7 @@ class StartLookups(UpgradeLookups):
         if not self.teaches_start():
             return {}
         settings = {k: v for k, v in self.upgrading().items() if k not in NOT_TAUGHT}
+        settings["at_least"] = self.config.content["finetune"]["taught_prompts"]
         return {"old": self.bases(wildcards)["old"], "settings": settings}
 
     def start_code(self, script: str) -> Inputs:

@@ -60,7 +60,9 @@ MERGE_STAGES = {  # of a merge's table
 }
 MODEL_STAGES = ("bare", "lora")  # of one model, without a pair
 # keys of `finetune` that are no training settings
-NO_TRAINING_KEYS = ("seeds", "answers", "start", "small", "full", "lora", "gpus", "report_to")
+NO_TRAINING_KEYS = (
+    "seeds", "answers", "start", "taught_prompts", "small", "full", "lora", "gpus", "report_to",
+)  # fmt: skip
 
 
 def label(config: Config, stage: Stage, method: str) -> str:

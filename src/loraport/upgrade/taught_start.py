@@ -1,8 +1,10 @@
 """A start of a light fine-tuning that is taught: the teaching of an upgrade, on the small set.
 
-The prompts are those of the small set and what the adapted old model writes besides, and the
-answers of the small set are labels. What is held back is learned from by nothing; the gain of the
-start, the best rate and the best epoch are chosen on it, as in any upgrade.
+The prompts are those of the small set and what a bare model writes besides, and the answers of the
+small set are labels. What is held back is learned from by nothing; the gain of the start, the best
+rate and the best epoch are chosen on some of it, as in any upgrade. The old model's adapter gives
+what the small set lacks by its answers to the other prompts: where none are to be written, nothing
+is taught.
 """
 
 import gc
@@ -23,6 +25,7 @@ from .rule import carried_candidates, learning_of, limits_of, load_one
 from .upgrade import Parts, learn
 
 log = logging.getLogger("loraport")
+ASKED = 64  # held-back prompts that a student is asked after each epoch, at most
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,16 @@ class Teaching:
         Raises
         ------
         LoraportError
-            If there is nothing to teach, or the teaching fails.
+            If there is nothing to teach or to write, or the teaching fails.
         """
         divided, settings = parts_of(learned, held), learning_of(self.section)
+        if len(divided.taught) >= settings.at_least:
+            raise LoraportError(
+                "the small set is large enough to learn from alone",
+                got=f"{len(divided.taught)} prompts to teach",
+                expected=f"fewer than {settings.at_least}, so that others are written",
+                todo="raise `taught_prompts` under `finetune` to teach a start all the same",
+            )
         candidates = out.with_name("candidates")
         candidates.mkdir()
         carried = carried_candidates(
@@ -93,6 +103,8 @@ class Teaching:
 def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
     """Examples as the parts of a teaching; a prompt that is held back is taught nowhere.
 
+    Of what is held back the first `ASKED` are kept.
+
     Raises
     ------
     LoraportError
@@ -108,4 +120,4 @@ def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
             expected="a small set of different prompts",
             todo="raise `examples` under `finetune`, or set `finetune.start` to chosen",
         )
-    return Parts(taught, apart, [])
+    return Parts(taught, apart[:ASKED], [])

@@ -152,8 +152,15 @@ def test_a_start_is_taught_on_two_thirds_and_compared_on_the_third_that_it_did_n
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "taught" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (LoraportError("there is nothing to teach"), "there is nothing to teach"),
+        (RuntimeError("CUDA out of memory."), "memory ran out"),
+    ],
+)
 def test_a_teaching_that_fails_is_told_and_the_choice_goes_on_without_it(
-    base, tmp_path, monkeypatch, caplog
+    base, tmp_path, monkeypatch, caplog, failure, why
 ):
     loads = []
     monkeypatch.setattr(
@@ -164,19 +171,27 @@ def test_a_teaching_that_fails_is_told_and_the_choice_goes_on_without_it(
     def fails(loaded, learned, held, out):
         out.mkdir()
         (out / "half").write_text("")
-        raise LoraportError("there is nothing to teach")
+        raise failure
 
     _, before, _ = begun(base, tmp_path, "bare")
     with caplog.at_level("WARNING"):
         chosen, told, count = begun(base, tmp_path, "failed", fails)
-    assert "no start is taught: there is nothing to teach" in caplog.text
+    assert f"no start is taught: {why}" in caplog.text
     assert chosen.start == NOTHING and count == 3 and len(loads) == 3
-    assert "teaching failed" in told["taught"]["left_out"]
+    assert told["taught"] == {"left_out": why}
     assert {**told, "taught": None, "digest": before["digest"]} == before
     weights = [
         (tmp_path / n / "adapter_model.safetensors").read_bytes() for n in ("bare", "failed")
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_fault_of_a_teaching_is_no_reason_to_go_on(base, tmp_path):
+    def faulty(loaded, learned, held, out):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        begun(base, tmp_path, "faulty", faulty)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

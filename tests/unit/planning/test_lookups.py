@@ -357,6 +357,7 @@ def test_a_model_of_the_hub_is_described_with_room_to_spare(made):
 
 
 TAUGHT = {"start": "taught", "examples": 8}
+CHOSEN = {"start": "chosen", "examples": 8}
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -365,7 +366,7 @@ def test_a_taught_start_asks_for_both_models_and_for_the_time_of_an_upgrade_too(
 ):
     monkeypatch.setattr(resources, "has_gpu", lambda: there)
     inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
-    chosen, taught = made(), made(finetune=TAUGHT)
+    chosen, taught = made(finetune=CHOSEN), made(finetune=TAUGHT)
 
     def asked(look):
         functions = (look.start_mem_mb(), look.start_gpu_mb(), look.start_runtime())
@@ -389,21 +390,25 @@ def test_a_taught_start_that_is_moved_is_asked_for_where_it_is(made, specs):
     look = made(finetune={**TAUGHT, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
     old = stages.base_need(read_sizes(specs["old_spec"]), look.config.content["upgrade"])
     assert look.start_gpu_mb()(APP, inputs, 1) == old.gpu_mib > 0 and look.start_gpus() == 3
-    only = made(finetune={"device": "cpu", "examples": 8}, upgrade={"device": "cuda", "gpus": 3})
+    only = made(finetune={**CHOSEN, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
     assert only.start_gpu_mb()(APP, inputs, 1) == only.start_gpus() == 0
 
 
 def test_a_taught_start_is_redone_for_what_its_teaching_reads_and_a_chosen_one_is_not(made):
-    every = {"epochs": 4, "teacher": "old", "at_least": 7, "match": "number", "seed": 3}
+    every = {"epochs": 4, "teacher": "old", "match": "number", "seed": 3}
     apart = {"margin": 4, "labels": 5, "verify": 9, "prompts": 30, "level": 0.8, "gpus": 2}
-    chosen, taught = made(), made(finetune=TAUGHT)
-    assert chosen.taught_start(APP) == made(upgrade=every).taught_start(APP) == {}
+    apart["at_least"] = 7
+    chosen, taught = made(finetune=CHOSEN), made(finetune=TAUGHT)
+    other = made(finetune=CHOSEN, upgrade=every)
+    assert chosen.taught_start(APP) == other.taught_start(APP) == {}
     before = taught.taught_start(APP)
     assert before["old"]["source"] == "hub/old"
     for key, value in every.items():
         after = made(finetune=TAUGHT, upgrade={key: value}).taught_start(APP)
         assert after["settings"] == {**before["settings"], key: value} != before["settings"]
     assert made(finetune=TAUGHT, upgrade=apart).taught_start(APP) == before
+    fewer = made(finetune={**TAUGHT, "taught_prompts": 9}).taught_start(APP)
+    assert fewer["settings"] == {**before["settings"], "at_least": 9}
     assert (
         chosen.start_code("lora_start")
         == chosen.code("lora_start")
@@ -418,7 +423,7 @@ def test_code_of_a_teaching_counts_where_a_start_is_taught(made, monkeypatch):
         "code",
         lambda self, *names: (asked.append(names), read(self, *names))[1],
     )
-    made().start_code("lora_start")
+    made(finetune=CHOSEN).start_code("lora_start")
     made(finetune=TAUGHT).start_code("lora_start")
     assert asked[0] == ("lora_start",)
     assert {"upgrade.taught_start", "upgrade.teachers.delta"} <= set(asked[1])

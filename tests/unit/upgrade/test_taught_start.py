@@ -18,13 +18,13 @@ from loraport.training.starts import fresh_like
 from loraport.training.train import train_lora
 from loraport.upgrade import taught_start
 from loraport.upgrade.prompts import Record
-from loraport.upgrade.taught_start import Teaching, parts_of
+from loraport.upgrade.taught_start import ASKED, Teaching, parts_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = [Example(f"word {n} is", f" number {n % 4}") for n in range(12)]
 SETTINGS = Settings(epochs=2, batch_size=6, learning_rate=1e-3, device="cpu")
 SECTION = {
-    "teacher": "old", "at_least": 0, "minutes": 0, "seed": 0, "soft": False, "alpha": 1.0,
+    "teacher": "old", "at_least": 9, "minutes": 0, "seed": 0, "soft": False, "alpha": 1.0,
     "weighted": False, "shots": 2, "rates": [0.05], "epochs": 8, "patience": 8, "match": "exact",
     "batch_size": 16, "max_tokens": 64, "new_tokens": 6,
     "dtype": "auto", "device": "cpu", "device_map": "",
@@ -132,14 +132,28 @@ def test_adapters_of_each_kind_are_taught_and_tuned_on(pico_pair, make, tmp_path
     assert isinstance(attach(base, done), PeftModel)
 
 
-def test_nothing_to_teach_is_told_and_the_base_is_bare_again(pico_pair, make, tmp_path):
+def test_a_teaching_that_fails_is_told_and_the_base_is_bare_again(pico_pair, make, tmp_path):
     like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
     teach = make({"m": like}, max_tokens=24, new_tokens=1)
     data = [Example(f"word {n}", "" if n % 3 else " number") for n in range(12)]
     loaded = load_base(pico_pair.new, device="cpu")
     names = [name for name, _ in loaded[0].named_modules()]
-    with pytest.raises(LoraportError, match="nothing to teach"):
+    with pytest.raises(LoraportError, match="no training example keeps"):
         teach(loaded, data[1:3], data[:1], tmp_path / "out")
     assert [name for name, _ in loaded[0].named_modules()] == names
     _, told = chosen_by(teach, pico_pair.new, tmp_path / "chosen", like, data)
-    assert told["start"] == NOTHING and "teaching failed" in told["taught"]["left_out"]
+    assert told["start"] == NOTHING and "nothing to teach" in told["taught"]["left_out"]
+
+
+def test_a_small_set_that_needs_no_other_prompts_is_taught_no_start(pico_pair, make, tmp_path):
+    like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
+    _, told = chosen_by(make({}, at_least=8), pico_pair.new, tmp_path / "out", like)
+    assert told["taught"] == {"left_out": "the small set is large enough to learn from alone"}
+    assert told["start"] in told["nats"] and TAUGHT not in told["nats"]
+
+
+def test_no_more_than_some_held_back_prompts_are_asked_between_epochs():
+    data = [Example(f"word {n} is", " number") for n in range(300)]
+    parts = parts_of(data[:10], data[10:])
+    assert parts.held == [Record(each.prompt, each.completion) for each in data[10 : 10 + ASKED]]
+    assert len(parts.taught) == 10
