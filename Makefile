@@ -35,17 +35,18 @@ demo: setup
 	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).csv
 
 # a stage that fails stands in the table with its reason, once all that can be built is built; those
-# that wait for nothing that failed are then scored one by one
+# that wait for nothing that failed are then scored one by one. SETTINGS='finetune={start: chosen}' or
+# the like goes to --config, here and below
 PAGES = artifacts/$(PAIR)/run.html artifacts/$(PAIR)/report.html
 SHOW := --config 'report={failures: show}'
 report: setup
-	@$(BUILD) --keep-going -- $(PAGES) || \
-	$(BUILD) --keep-going $(SHOW) -- $(PAGES) || \
-	$(BUILD) $(SHOW) -- $(PAGES)
-	@$(BUILD) $(SHOW) --report artifacts/$(PAIR)/workflow.html -- artifacts/$(PAIR)/run.html
+	@$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(PAGES) || \
+	$(BUILD) --keep-going $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(PAGES) || \
+	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(PAGES)
+	@$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') --report artifacts/$(PAIR)/workflow.html -- artifacts/$(PAIR)/run.html
 	@echo "The report: artifacts/$(PAIR)/report.html"
 
-# every method and variant on one app; SETTINGS='finetune={seeds: [0, 1, 2]}' or the like goes to --config
+# every method and variant on one app
 COMPARED = $(foreach end,tables/$(APP).methods.csv $(APP)/plots/methods.svg,artifacts/$(PAIR)/$(end))
 compare: setup
 	@$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(COMPARED) || \

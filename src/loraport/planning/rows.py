@@ -21,8 +21,9 @@ def rows(config: Config, pair: str, app: str) -> list[Row]:
     -------
     one dict a row: `label`, `stage`, `method` and `seed` (empty where they mean nothing), `side`
     (old or new), `scores` (JSON file), `adapter` (its directory, or empty), `transfer_log`,
-    `maps_log` (of maps that are the adapter's own; where there are none, empty), and `logs` (of all
-    that comes before the scores, in the order in which it runs)
+    `maps_log` (of maps that are the adapter's own; where there are none, empty), `start_log` (of
+    the choice of its training's start, likewise), and `logs` (of all that comes before the scores,
+    in the order in which it runs)
     """
     asked = config.content["evaluation"]["stages"]
     return [
@@ -49,6 +50,7 @@ def _stage_row(config: Config, pair: str, app: str, name: str) -> Row:
         "adapter": stages.adapters_of_pair(config, pair, app)[name],
         "transfer_log": transfer_log if stage.carried else "",
         "maps_log": own_maps_log(config, pair, app, method) if stage.carried else "",
+        "start_log": start_log(config, pair, app) if name == "finetuned" else "",
         "logs": stage_logs(config, pair, app, name),
     }
 
@@ -169,6 +171,12 @@ def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
     return layout.log("adapter_maps", pair=pair, app=app, method=method) if own else ""
 
 
+def start_log(config: Config, pair: str, app: str) -> str:
+    """Log of the choice of a light fine-tuning's start; empty where none is chosen."""
+    carried = config.content["finetune"]["start"] == "carried"
+    return "" if carried else layout.log("lora_start", pair=pair, app=app)
+
+
 def _answers_logs(config: Config, pair: str, app: str, kind: str = "lft") -> list[str]:
     """Log of the answers of a training's small set, where the old model writes them."""
     if config.content["finetune"]["answers"] == "given":
@@ -208,6 +216,8 @@ def stage_logs(config: Config, pair: str, app: str, name: str) -> list[str]:
     if stage.rule:
         kind = "small" if name == "lora_small" else "lft"
         before += _answers_logs(config, pair, app, kind)
+        if name == "finetuned" and (chosen := start_log(config, pair, app)):
+            before.append(chosen)
         before.append(layout.log(stage.rule, pair=pair, app=app))
     return [*before, scored]
 

@@ -67,7 +67,10 @@ NO_TRAINING_KEYS = (
 
 def label(config: Config, stage: Stage, method: str) -> str:
     """What a stage's row is called."""
-    return stage.label.format(method=method, set=small_set_in_words(config))
+    few = small_set_in_words(config)
+    if stage.rule == "lora_finetuned" and config.content["finetune"]["start"] != "carried":
+        return f"fine-tuned on {few} from the best start"
+    return stage.label.format(method=method, set=few)
 
 
 def small_set_in_words(config: Config) -> str:

@@ -183,17 +183,22 @@ def weighted_items(content: Mapping[str, Any], of: str = "items") -> np.ndarray:
 
 
 def costs(row: Mapping[str, Any], content: Mapping[str, Any]) -> Row:
-    """Seconds and peak memory (MiB) of a row; None for what was not done here."""
+    """Seconds and peak memory (MiB) of a row; None for what was not done here.
+
+    The choice of a training's start, with its trials and what it is taught, counts as training.
+    """
     run = content["run"]
     training = training_of(row["adapter"])
     logs = [log for log in (row["transfer_log"], row.get("maps_log")) if log]
     moved = cost_records(logs)
-    trained = training.get("run", {})
-    peaks = [run["peak_mib"], trained.get("peak_mib"), *(part.get("peak_mib") for part in moved)]
-    on_gpu = [part.get("gpu_peak_mib") for part in (trained, *run["tasks"].values(), *moved)]
+    trained = [training["run"]] if "run" in training else []
+    trained += cost_records([row["start_log"]] if row.get("start_log") else [])
+    made = [*trained, *moved]
+    peaks = [run["peak_mib"], *(part.get("peak_mib") for part in made)]
+    on_gpu = [part.get("gpu_peak_mib") for part in (*run["tasks"].values(), *made)]
     return {
         "transfer_s": math.fsum(part["seconds"] for part in moved) if moved else None,
-        "train_s": trained.get("seconds"),
+        "train_s": math.fsum(part["seconds"] for part in trained) if trained else None,
         "eval_s": run["seconds"],
         "peak_mib": max(peak for peak in peaks if peak is not None),
         "gpu_peak_mib": max((peak for peak in on_gpu if peak), default=None),

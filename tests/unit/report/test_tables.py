@@ -84,9 +84,11 @@ def found(config):
     for row in listed[:8]:
         items = [int(i < RIGHT[row["stage"]]) for i in range(N)]
         score_file(row["scores"], row["stage"], {"t": items})
-    for row in listed:
-        if row["transfer_log"]:
-            write_log(row["transfer_log"], "done", **DONE)
+    for log in {row.get(key) for row in listed for key in ("transfer_log", "start_log")} - {
+        "",
+        None,
+    }:
+        write_log(log, "done", **DONE)
     return listed
 
 
@@ -104,7 +106,7 @@ def test_rows_are_the_published_ones_then_the_methods(found):
         "carried by lorasuite",
         "new LoRA on 100 examples, as published",
         "new LoRA on 100 examples",
-        "carried by lorasuite, fine-tuned on 100 examples",
+        "fine-tuned on 100 examples from the best start",
         "new LoRA on all data",
         "aligned, carried",
         "aligned, fine-tuned on 100 examples, seed 0",
@@ -275,9 +277,11 @@ def test_costs_come_from_training_and_logs(found):
     (folder / "training.json").write_text(json.dumps({"run": {"seconds": 9.5, "peak_mib": 900.0}}))
     log = Path(tuned["transfer_log"])
     log.write_text(json.dumps({"seconds": 1.5, "peak_mib": 100.0}) + "\n")
+    start = {"seconds": 60.0, "peak_mib": 1000.0, "gpu_peak_mib": 70.0}  # trials and a teaching
+    Path(tuned["start_log"]).write_text(json.dumps(start) + "\n")
     row = next(row for row in build(found) if row["stage"] == "finetuned")
-    assert (row["transfer_s"], row["train_s"], row["eval_s"]) == (1.5, 9.5, 2.5)
-    assert row["peak_mib"] == 900
+    assert (row["transfer_s"], row["train_s"], row["eval_s"]) == (1.5, 69.5, 2.5)
+    assert (row["peak_mib"], row["gpu_peak_mib"]) == (1000, 70)
     assert next(r for r in build(found) if r["stage"] == "new")["train_s"] is None
 
 
@@ -296,7 +300,7 @@ def test_terminal_table(found, tmp_path, capsys):
     tables.write_table(build(found), "sums", names)
     assert tables.main([names["csv"]]) == 0
     shown = capsys.readouterr().out
-    assert "carried by lorasuite, fine-tuned" in shown and "sums.md" in shown
+    assert "fine-tuned on 100" in shown and "sums.md" in shown
     lines = shown.partition("With times")[0].splitlines()
     assert max(map(len, lines)) <= 100
     assert tables.main([str(tmp_path / "none.csv")]) == 2
