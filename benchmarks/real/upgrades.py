@@ -27,6 +27,7 @@ from loraport.evaluation.start import FOLDS
 from loraport.training.data import Example, subset
 from loraport.upgrade import teach as lessons
 from loraport.upgrade.base import Base, Limits
+from loraport.upgrade.choice import READ
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.upgrade import Parts, Settings, learn, upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
@@ -158,6 +159,12 @@ class Upgrades:
         """The items of the verdict, with gold answers."""
         return [Record(row["prompt"], row["answer"]) for row in self._records(app, "test")]
 
+    def tested(self, app: str) -> list[Record]:
+        """Items behind those of the verdict, as far as there are some, to choose a teacher on."""
+        items = self.bench["items"]
+        rows = sets.load(self.built / "sets", app, "test", 0)[items : items + READ] if items else []
+        return [Record(row["prompt"], row["answer"]) for row in rows]
+
     def adapter(self, side: int, pair: str, app: str) -> Path:
         """LoRA(full) of the old (0) or new (1) model."""
         return self.built / "adapters" / self.bench["pairs"][pair][side] / app
@@ -197,6 +204,7 @@ class Upgrades:
                 Path(folder) / "out",
                 self.settings(cell),
                 test=self.test(app),
+                tested=self.tested(app),
             )
         scores = {side: self._scored(app, written) for side, written in done.answers.items()}
         told = {key: done.report[key] for key in ("choice", "start", "prompts")}

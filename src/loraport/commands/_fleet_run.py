@@ -26,7 +26,7 @@ from ..upgrade.prompts import Record, read_prompts
 from ..upgrade.teach import Settings as Teaching
 from ..upgrade.teachers import Settings as Teachers
 from ..upgrade.teachers import names as teacher_names
-from ..upgrade.upgrade import Settings, Upgraded, upgrade
+from ..upgrade.upgrade import Settings, Upgraded, set_apart, upgrade
 from . import _one_run, check
 from ._names import distinct_names
 
@@ -242,6 +242,7 @@ def _upgrade(
     about: dict[str, Any],
     settings: Settings,
 ) -> Upgraded:
+    test, tested = set_apart(job.test, settings)
     return upgrade(
         old,
         new,
@@ -250,7 +251,8 @@ def _upgrade(
         job.records,
         job.out,
         settings,
-        test=job.test,
+        test=test,
+        tested=tested,
         texts=texts,
         base_name=about["new"],
         about=about,

@@ -36,7 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
          "their order")  # fmt: skip
     data("--test", metavar="FILE", type=Path, action="append", default=[],
          help="a test with gold answers, likewise; without, the verdict rests on agreement with "
-         "the old adapter on prompts that are set apart")  # fmt: skip
+         "the old adapter on prompts that are set apart. Of 256 items or more, 64 choose the "
+         "teacher where --teacher is auto, and nothing else")  # fmt: skip
     check.add_template(prompts)
     data("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
     data("--at-least", type=int, default=100, metavar="N",

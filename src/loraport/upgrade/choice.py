@@ -3,6 +3,10 @@
 Where the old model is about as good as the new one, its adapter's answers are the best target there
 is. Where the new one is far stronger, imitating the old one costs what it knows.
 
+Labels tell most on prompts that the old adapter was not trained on: of those that it was, it knows
+the answers, whatever it knows of others. So items of a labelled test come first, where some were
+set apart for this.
+
 Without labels, a teacher that knows the answer gives it again when it is sampled; one that guesses
 gives another. So the share of prompts on which it agrees with itself stands for the share on which
 it is right (Wang et al., Self-Consistency Improves Chain of Thought Reasoning, ICLR 2023, section
@@ -28,6 +32,8 @@ READ = 64  # prompts that a choice reads, at most
 TEMPERATURE = 1.0  # of the samples that tell how sure a teacher is
 AMONG = ("old", "context", "delta")  # compared on labels, in the order that ties go by
 IMITATES, SHOWS = "old", "context"
+GIVEN = "labelled prompts"
+TESTED = "items of the test, which the verdict does not rest on,"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def choose_teacher(
     records: Sequence[Record],
     match: str = "exact",
     fresh: Callable[[], Sequence[Prompt]] = tuple,
+    tested: Sequence[Record] = (),
 ) -> Choice:
     """The teacher that was asked for; for `auto`, the one that serves.
 
@@ -57,22 +64,24 @@ def choose_teacher(
     room : the old model wears its adapter, the new one is bare
     records : prompts that are taught; those with a gold answer decide where they are enough
     fresh : gives prompts that the old adapter was not trained on, where labels do not decide
+    tested : items of a labelled test, which the verdict does not rest on
     """
     if asked != "auto":
         teacher(asked)
         return Choice(asked, "It was asked for.")
-    known = labelled(records)[:READ]
-    if len(known) >= ENOUGH_LABELS:
-        choice = by_labels(room, known, match)
-        if choice is not None:
+    for words, known in ((TESTED, labelled(tested)[:READ]), (GIVEN, labelled(records)[:READ])):
+        if len(known) >= ENOUGH_LABELS and (choice := by_labels(room, known, match, words)):
             return choice
     return by_certainty(room, fresh(), match)
 
 
-def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | None:
+def by_labels(
+    room: Classroom, known: Sequence[Record], match: str, words: str = GIVEN
+) -> Choice | None:
     """The teacher whose answers are right most often; the old one unless another is clearly so.
 
-    None where no teacher gives a right answer: the labels then can't tell.
+    None where no teacher gives a right answer: the labels then can't tell. `words` say what the
+    labelled prompts are.
     """
     prompts, golds = [each.prompt for each in known], [str(each.gold) for each in known]
     right: dict[str, list[float]] = {}
@@ -88,7 +97,7 @@ def by_labels(room: Classroom, known: Sequence[Record], match: str) -> Choice | 
     if best != IMITATES and compare(right[IMITATES], right[best]).low <= 0:
         best = IMITATES
     listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
-    why = f"On {len(known)} labelled prompts the teachers are right in: {listed}."
+    why = f"On {len(known)} {words} the teachers are right in: {listed}."
     return Choice(best, why, {"right": shares, "labelled": len(known)})
 
 

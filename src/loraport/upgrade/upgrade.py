@@ -30,6 +30,7 @@ from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answer
 
 log = logging.getLogger("loraport")
 VERDICT = "verdict.json"
+LEAST_TEST = 4 * READ  # items of a test of which some are set apart for the choice of a teacher
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Parts:
-    """Records of an upgrade: what is taught, held back from teaching, and verified on."""
+    """Records of an upgrade.
+
+    taught, held, test : what is taught, held back from teaching, and verified on
+    tested : items of a labelled test that the teacher is chosen on, and nothing else
+    """
 
     taught: list[Record]
     held: list[Record]
     test: list[Record]
+    tested: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,27 @@ class Upgraded:
     answers: dict[str, list[str]]
 
 
+def set_apart(
+    test: Sequence[Record], settings: Settings = Settings()
+) -> tuple[list[Record], list[Record]]:
+    """What a verdict rests on of a test, and what the teacher is chosen on, drawn by the seed.
+
+    None of it chooses where a teacher is asked for by name, where an item has no gold answer, or
+    where fewer than `LEAST_TEST` are there.
+    """
+    if settings.teacher != "auto" or not all_labelled(test) or len(test) < LEAST_TEST:
+        return list(test), []
+    drawn = np.random.default_rng(settings.seed).permutation(len(test))[:READ]
+    chosen = np.isin(np.arange(len(test)), drawn)
+    parts = [[item for item, one in zip(test, chosen, strict=True) if one == w] for w in (0, 1)]
+    return parts[0], parts[1]
+
+
 def split(
-    records: Sequence[Record], test: Sequence[Record], settings: Settings = Settings()
+    records: Sequence[Record],
+    test: Sequence[Record],
+    settings: Settings = Settings(),
+    tested: Sequence[Record] = (),
 ) -> Parts:
     """Parts of the records, drawn by the seed; nothing of the test is in the others.
 
@@ -94,7 +119,7 @@ def split(
     not taught, up to `verify`.
     """
     order = np.random.default_rng(settings.seed).permutation(len(records))
-    asked = {record.prompt for record in test}
+    asked = {record.prompt for record in (*test, *tested)}
     left = [records[place] for place in order if records[place].prompt not in asked]
     if test:
         chosen, reserved = left[: settings.prompts], list(test)
@@ -102,7 +127,7 @@ def split(
         count = min(settings.prompts, len(left) * 3 // 4)
         chosen, reserved = left[:count], left[count : count + settings.verify]
     aside = min(settings.most_held, max(1, round(settings.held * len(chosen))))
-    return Parts(chosen[aside:], chosen[:aside], reserved)
+    return Parts(chosen[aside:], chosen[:aside], reserved, list(tested))
 
 
 def upgrade(
@@ -115,6 +140,7 @@ def upgrade(
     settings: Settings = Settings(),
     *,
     test: Sequence[Record] = (),
+    tested: Sequence[Record] = (),
     texts: Sequence[str] = (),
     base_name: str | None = None,
     about: Mapping[str, Any] | None = None,
@@ -130,6 +156,7 @@ def upgrade(
     records : prompts; their gold answers, where there are some, are taught in place of a teacher's
     out : PEFT directory to write, whole or not at all
     test : records for the verdict; without, some of `records` are set apart
+    tested : further items with gold answers, which the teacher may be chosen on (`set_apart`)
     texts : generic ones, on which the adapters' cost is measured
     about : of the two models and the adapter, recorded as it is
 
@@ -139,7 +166,7 @@ def upgrade(
         If the test does not measure what the old adapter does (before anything is taught), or
         there is nothing to teach.
     """
-    parts = split(records, test, settings)
+    parts = split(records, test, settings, tested)
     with measured() as run:
         before = old_answers(
             old, adapter, parts.test, texts, temperature=settings.verdict.temperature
@@ -213,7 +240,7 @@ def learn(
         "choice": lesson.choice.told(),
         "start": start.told(),
         "taught": taught.told(),
-        "prompts": lesson.counts | {"test": len(parts.test)},
+        "prompts": lesson.counts | {"test": len(parts.test), "tested": len(parts.tested)},
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
     }
@@ -239,7 +266,7 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
 
     Labelled records have their gold answers as targets.
     """
-    taught, apart = list(parts.taught), [*parts.held, *parts.test]
+    taught, apart = list(parts.taught), [*parts.held, *parts.test, *parts.tested]
     source = Source(room.old, writers(room.old, room.new), parts.taught)
     seed = settings.seed
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
@@ -261,7 +288,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
             new += more.by_a_model
         return [record.prompt for record in new]
 
-    choice = choose_teacher(settings.teacher, room, taught, settings.verdict.match, fresh)
+    match = settings.verdict.match
+    choice = choose_teacher(settings.teacher, room, taught, match, fresh, parts.tested)
     module = teachers.teacher(choice.name)
     open_ended = [record.prompt for record in taught if record.gold is None]
     targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])

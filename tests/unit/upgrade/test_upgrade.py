@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from loraport.commands import _fleet_run
 from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
@@ -23,7 +24,15 @@ from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
 from loraport.upgrade.teachers import Settings as TeacherSettings
-from loraport.upgrade.upgrade import Parts, Settings, prepare, split, upgrade
+from loraport.upgrade.upgrade import (
+    LEAST_TEST,
+    Parts,
+    Settings,
+    prepare,
+    set_apart,
+    split,
+    upgrade,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "verdict.schema.json"
@@ -56,7 +65,7 @@ def test_parts_share_no_prompt():
     parts = split(RECORDS, test, Settings())
     assert parts.test == test and len(parts.taught) + len(parts.held) == 30
     assert not {each.prompt for each in test} & {each.prompt for each in parts.taught}
-    assert [len(part) for part in vars(split(RECORDS, (), Settings())).values()] == [24, 6, 10]
+    assert [len(part) for part in vars(split(RECORDS, (), Settings())).values()] == [24, 6, 10, 0]
 
 
 def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_path):
@@ -179,6 +188,73 @@ def test_labels_choose_the_teacher_that_is_clearly_right(room, monkeypatch):
     assert choice.choose_teacher("auto", room, known).name == "old"
     few = choice.choose_teacher("auto", room, known[:19])
     assert few.name == "old" and few.measured == {}  # and no prompt that is new to it
+
+
+def test_items_of_a_test_choose_the_teacher_before_prompts_that_the_old_adapter_may_know(
+    room, monkeypatch
+):
+    def targets(name):
+        """The old adapter knows what it was trained on, and the new model everything."""
+        known = (lambda p: p in {each.prompt for each in RECORDS}) if name == "old" else bool
+        said = lambda _, room, prompts: [  # noqa: E731
+            Target(p, " right" if known(p) and name != "delta" else " wrong") for p in prompts
+        ]
+        return type("t", (), {"targets": said})()
+
+    monkeypatch.setattr(choice, "teacher", targets)
+    known = [Record(each.prompt, " right") for each in RECORDS]
+    tested = [Record(f"new {n}", " right") for n in range(choice.READ + 1)]
+    assert choice.choose_teacher("auto", room, known).name == "old"
+    chosen = choice.choose_teacher("auto", room, known, tested=tested)
+    assert chosen.name == "context" and f"On {choice.READ} items of the test" in chosen.why
+    few = choice.choose_teacher("auto", room, known, tested=tested[: choice.ENOUGH_LABELS - 1])
+    assert few.name == "old" and f"On {len(known)} labelled prompts" in few.why
+
+
+def test_some_of_a_large_labelled_test_is_set_apart_for_the_choice_of_a_teacher():
+    test = [Record(f"item {n}", f" {n}") for n in range(LEAST_TEST)]
+    judged, tested = set_apart(test)
+    assert len(tested) == choice.READ and len(judged) == len(test) - choice.READ
+    assert sorted([*judged, *tested], key=test.index) == test
+    assert [judged, tested] == [sorted(each, key=test.index) for each in (judged, tested)]
+    assert (
+        set_apart(test)
+        == (judged, tested)
+        != set_apart(test, replace(QUICK, teacher="auto", seed=1))
+    )
+    unlabelled = [*test[1:], Record("item")]
+    for settings, given in (
+        (replace(QUICK, teacher="old"), test), (Settings(), test[1:]), (Settings(), unlabelled)
+    ):  # fmt: skip
+        assert set_apart(given, settings) == (given, [])
+
+
+def test_the_command_sets_items_of_a_test_apart(monkeypatch):
+    test, seen = [Record(f"item {n}", f" {n}") for n in range(LEAST_TEST)], {}
+    monkeypatch.setattr(_fleet_run, "upgrade", lambda *_, **named: seen.update(named))
+    job = _fleet_run.Job("a", Path("a"), Path("out"), RECORDS, test, [])
+    _fleet_run._upgrade(job, None, None, {}, [], {"new": "new"}, Settings())
+    assert (seen["test"], seen["tested"]) == set_apart(test)
+
+
+def test_what_the_teacher_is_chosen_on_is_neither_taught_nor_judged(
+    pico_pair, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(choice, "ENOUGH_LABELS", 2)
+    monkeypatch.setattr(choice, "AMONG", ("old",))
+    old, new = bases(pico_pair)
+    with old.wearing(pico_pair.adapter):
+        answers = [each.text for each in old.write([record.prompt for record in MANY])]
+    golds = [Record(r.prompt, text) for r, text in zip(MANY, answers, strict=True)]
+    test, tested, given = golds[:30], golds[30:40], MANY[30:]
+    settings = replace(QUICK, teacher="auto", teaching=Teaching(rates=(1e-4,), epochs=1))
+    done = upgrade(old, new, pico_pair.adapter, {}, given, tmp_path / "out", settings,
+                   test=test, tested=tested)  # fmt: skip
+    assert done.report["choice"]["why"].startswith("On 10 items of the test")
+    told = done.report["prompts"]
+    assert (told["test"], told["tested"]) == (30, 10)
+    assert told["taught"] + told["held"] <= len(given) - 10
+    assert len(done.answers["upgraded"]) == 30
 
 
 LETTERS = ["A", "B", "C", "D"]
