@@ -38,19 +38,20 @@ demo: setup
 # that wait for nothing that failed are then scored one by one. SETTINGS='finetune={start: chosen}' or
 # the like goes to --config, here and below
 PAGES = artifacts/$(PAIR)/run.html artifacts/$(PAIR)/report.html
-SHOW := --config 'report={failures: show}'
+GIVEN = $(if $(SETTINGS),--config '$(SETTINGS)')
+SHOW = --config 'report={failures: show}' $(if $(SETTINGS),'$(SETTINGS)')
 report: setup
-	@$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(PAGES) || \
-	$(BUILD) --keep-going $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(PAGES) || \
-	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(PAGES)
-	@$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') --report artifacts/$(PAIR)/workflow.html -- artifacts/$(PAIR)/run.html
+	@$(BUILD) --keep-going $(GIVEN) -- $(PAGES) || \
+	$(BUILD) --keep-going $(SHOW) -- $(PAGES) || \
+	$(BUILD) $(SHOW) -- $(PAGES)
+	@$(BUILD) $(SHOW) --report artifacts/$(PAIR)/workflow.html -- artifacts/$(PAIR)/run.html
 	@echo "The report: artifacts/$(PAIR)/report.html"
 
-# every method and variant on one app
+# every method that is offered, and every variant, on one app
 COMPARED = $(foreach end,tables/$(APP).methods.csv $(APP)/plots/methods.svg,artifacts/$(PAIR)/$(end))
 compare: setup
-	@$(BUILD) --keep-going $(if $(SETTINGS),--config '$(SETTINGS)') -- $(COMPARED) || \
-	$(BUILD) $(SHOW) $(if $(SETTINGS),'$(SETTINGS)') -- $(COMPARED)
+	@$(BUILD) --keep-going $(GIVEN) -- $(COMPARED) || \
+	$(BUILD) $(SHOW) -- $(COMPARED)
 	@python -m loraport.tables artifacts/$(PAIR)/tables/$(APP).methods.csv
 
 PYTEST := python -m pytest -n 2 --dist worksteal

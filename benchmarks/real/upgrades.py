@@ -216,7 +216,7 @@ class Upgrades:
         return {"scores": scores, "report": told, "taught": teaching, **verdict}
 
     def _lessons(self, cell: Cell) -> dict[str, Any]:
-        """A start that is taught on a small set's prompts, and on more that the old model writes.
+        """A start that is taught on a small set's prompts, and on more that a model writes.
 
         Every `FOLDS`th record is held back; the others keep their answers.
         """

@@ -39,10 +39,11 @@ def add_arguments(parser: ArgumentParser) -> None:
          "the old adapter on prompts that are set apart. Of 256 items or more, 64 choose the "
          "teacher where --teacher is auto, and nothing else")  # fmt: skip
     check.add_template(prompts)
-    data("--use", type=int, default=400, metavar="N", help="prompts taught (default: 400)")
+    data("--use", type=int, default=400, metavar="N",
+         help="prompts taught or held back, at most (default: 400)")  # fmt: skip
     data("--at-least", type=int, default=100, metavar="N",
-         help="prompts taught; where fewer are given, the adapted old model writes more "
-         "(default: 100; 0: none are written)")  # fmt: skip
+         help="prompts taught; where fewer are given, a model writes more (default: 100; 0: none "
+         "are written)")  # fmt: skip
     teaching = parser.add_argument_group("teaching").add_argument
     teaching("--teacher", default="auto", metavar="NAME",
              help="auto (default), old, delta, context or on_policy")  # fmt: skip

@@ -1,9 +1,9 @@
 """Training of adapters: from scratch, or lightly from a transferred one; transformers' Trainer.
 
 The schedules differ in nothing but their `Settings`: light fine-tuning (LFT) starts from a
-transferred adapter; LoRA(small) trains a fresh one with the published schedule, whose warm-up is
-longer than the run; the matched baseline trains a fresh one with LFT's own settings, so that both
-take the same steps at the same learning rates.
+transferred adapter, or from what was chosen as its start; LoRA(small) trains a fresh one with the
+published schedule, whose warm-up is longer than the run; the matched baseline trains a fresh one
+with LFT's own settings, so that both take the same steps at the same learning rates.
 """
 
 import csv

@@ -62,7 +62,8 @@ def choose_teacher(
     Parameters
     ----------
     room : the old model wears its adapter, the new one is bare
-    records : prompts that are taught; those with a gold answer decide where they are enough
+    records : prompts that are taught; those with a gold answer decide where `tested` does not,
+        and they are enough
     fresh : gives prompts that the old adapter was not trained on, where labels do not decide
     tested : items of a labelled test, which the verdict does not rest on
     """

@@ -41,7 +41,7 @@ class Settings:
     prompts : that are taught or held back, at most
     held : share of them that is held back from teaching, to choose by; at most `most_held`
     verify : prompts that the verdict rests on, at most, where no test is given
-    at_least : prompts that are taught; where fewer are given, the old model writes more
+    at_least : prompts that are taught; where fewer are given, a model writes more
     minutes : for one adapter; 0: no limit. Teaching ends in time; the verdict is always found
     writing, teaching, verdict : of the teachers, of the training, and of the verdict
     """
