@@ -103,7 +103,8 @@ class Teaching:
 def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
     """Examples as the parts of a teaching; a prompt that is held back is taught nowhere.
 
-    Of what is held back the first `ASKED` are kept.
+    Of what is held back the first `ASKED` are asked between epochs; the others are a test, so that
+    none of them is written anew.
 
     Raises
     ------
@@ -120,4 +121,4 @@ def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
             expected="a small set of different prompts",
             todo="raise `examples` under `finetune`, or set `finetune.start` to chosen",
         )
-    return Parts(taught, apart[:ASKED], [])
+    return Parts(taught, apart[:ASKED], apart[ASKED:])

@@ -155,5 +155,6 @@ def test_a_small_set_that_needs_no_other_prompts_is_taught_no_start(pico_pair, m
 def test_no_more_than_some_held_back_prompts_are_asked_between_epochs():
     data = [Example(f"word {n} is", " number") for n in range(300)]
     parts = parts_of(data[:10], data[10:])
-    assert parts.held == [Record(each.prompt, each.completion) for each in data[10 : 10 + ASKED]]
-    assert len(parts.taught) == 10
+    held = [Record(each.prompt, each.completion) for each in data[10:]]
+    assert parts.held == held[:ASKED] and len(parts.taught) == 10
+    assert parts.test == held[ASKED:]  # of which none may be written for the teaching
