@@ -26,11 +26,11 @@ LEGEND = (
     "twice its own. Flips: items that the old model with its adapter got right and the row gets "
     "wrong (−), and the reverse (+). p: McNemar's exact test against the new LoRA on the same "
     "examples and seed. "
-    "Transfer, training, scoring: wall time; memory: the peak of any of them. What was not done "
-    "here has no time."
+    "Transfer, training (with the choice of its start), scoring: wall time; memory: the peak of "
+    "any of them. What was not done here has no time."
 )
 COMPARED = (
-    "Every method and variant on the same items; where there are several seeds of training, their "
+    "Methods and variants on the same items; where there are several seeds of training, their "
     "mean, ± its standard deviation over seeds. Scores in % where the metric is a share of right "
     "answers; intervals: bootstrap 95 %, over items. NLL: of the right answers, in nats; less is "
     "better. Retention: share of the gain of a new LoRA on all data that is kept; NLL kept: "
