@@ -26,10 +26,16 @@ with job(snakemake) as log:
     teach: Teach | None = None
     if params.taught:  # by its name: its code counts where a start is taught, and nowhere else
         settings, old = params.taught["settings"], params.taught["old"]
-        old_dir = load_spec(snakemake.input.old_spec, old["source"]).directory
+        old_spec = snakemake.input.old_spec
         carried = (adapter, artifacts, inputs, params.transfer)
         module = import_module("loraport.upgrade.taught_start")
-        teach = module.Teaching(settings, old_dir, old, *carried, params.base["name"])
+        teach = module.Teaching(
+            settings,
+            lambda: load_spec(old_spec, old["source"]).directory,
+            old,
+            *carried,
+            params.base["name"],
+        )
     starts: dict[str, Begin] = {NOTHING: fresh_like(transferred)}
     if gain:
         starts[f"carried, times {gain:g}"] = transferred

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.gain import CERTAINTY, mean_and_error
 from ..evaluation.matching import scores
 from ..evaluation.paired import compare
 from .prompts import Prompt, Record, labelled
@@ -79,7 +80,9 @@ def choose_teacher(
 def by_labels(
     room: Classroom, known: Sequence[Record], match: str, words: str = GIVEN
 ) -> Choice | None:
-    """The teacher whose answers are right most often; the old one unless another is clearly so.
+    """The teacher whose answers are right most often; the old one unless another is ahead of it.
+
+    Ahead is by more than a standard error of the paired difference, as for starts and gains.
 
     None where no teacher gives a right answer: the labels then can't tell. `words` say what the
     labelled prompts are.
@@ -95,7 +98,8 @@ def by_labels(
     if not any(shares.values()):
         return None
     best = max(shares, key=lambda name: shares[name])
-    if best != IMITATES and compare(right[IMITATES], right[best]).low <= 0:
+    mean, error = mean_and_error(np.subtract(right[best], right[IMITATES]))
+    if mean <= CERTAINTY * error:
         best = IMITATES
     listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
     why = f"On {len(known)} {words} the teachers are right in: {listed}."

@@ -9,7 +9,7 @@ is taught.
 
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,15 @@ class Teaching:
     Attributes
     ----------
     section : of the section `upgrade`, what concerns `learn` and the old model
-    old_dir, about_old : the old model, and its `remote_code`
+    old_dir : gives the folder of the old model, or says why it is not there
+    about_old : has its `remote_code`
     adapter : of the old model
     artifacts, inputs, transfer : what carries the adapter, as `rule.carried_candidates` takes it
     base_name : what adapter_config.json calls the new model
     """
 
     section: Mapping[str, Any]
-    old_dir: Path
+    old_dir: Callable[[], Path]
     about_old: Mapping[str, Any]
     adapter: Path
     artifacts: Mapping[str, str]
@@ -67,7 +68,7 @@ class Teaching:
         Raises
         ------
         LoraportError
-            If there is nothing to teach or to write, or the teaching fails.
+            If there is nothing to teach or to write, there is no old model, or the teaching fails.
         """
         divided, settings = parts_of(learned, held), learning_of(self.section)
         if len(divided.taught) >= settings.at_least:
@@ -77,6 +78,7 @@ class Teaching:
                 expected=f"fewer than {settings.at_least}, so that others are written",
                 todo="raise `taught_prompts` under `finetune` to teach a start all the same",
             )
+        old_dir = self.old_dir()
         candidates = out.with_name("candidates")
         candidates.mkdir()
         carried = carried_candidates(
@@ -84,7 +86,7 @@ class Teaching:
         )
         make_deterministic(settings.seed)
         new = Base(*loaded, limits_of(self.section))
-        old = load_one(self.old_dir, self.section, self.about_old)
+        old = load_one(old_dir, self.section, self.about_old)
         out.mkdir()
         try:
             done = learn(

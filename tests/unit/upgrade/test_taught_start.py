@@ -1,6 +1,7 @@
 """A start that is taught on the small set: what reaches the teaching, and what comes of it."""
 
 import json
+from dataclasses import replace
 
 import kindcase
 import pico
@@ -38,7 +39,8 @@ def make(pico_pair, monkeypatch):
     def build(carried, adapter=pico_pair.adapter, **section):
         monkeypatch.setattr(taught_start, "carried_candidates", lambda *_: dict(carried))
         old = {"remote_code": False}
-        return Teaching({**SECTION, **section}, pico_pair.old, old, adapter, {}, {}, {}, "base")
+        folder = lambda: pico_pair.old  # noqa: E731
+        return Teaching({**SECTION, **section}, folder, old, adapter, {}, {}, {}, "base")
 
     return build
 
@@ -143,6 +145,17 @@ def test_a_teaching_that_fails_is_told_and_the_base_is_bare_again(pico_pair, mak
     assert [name for name, _ in loaded[0].named_modules()] == names
     _, told = chosen_by(teach, pico_pair.new, tmp_path / "chosen", like, data)
     assert told["start"] == NOTHING and "nothing to teach" in told["taught"]["left_out"]
+
+
+def test_without_the_old_model_no_start_is_taught_and_it_is_told(pico_pair, make, tmp_path):
+    like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
+
+    def away():
+        raise LoraportError("model old is not there")
+
+    teach = replace(make({}), old_dir=away)
+    _, told = chosen_by(teach, pico_pair.new, tmp_path / "out", like)
+    assert told["start"] == NOTHING and told["taught"] == {"left_out": "model old is not there"}
 
 
 def test_a_small_set_that_needs_no_other_prompts_is_taught_no_start(pico_pair, make, tmp_path):

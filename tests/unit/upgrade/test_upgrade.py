@@ -190,6 +190,22 @@ def test_labels_choose_the_teacher_that_is_clearly_right(room, monkeypatch):
     assert few.name == "old" and few.measured == {}  # and no prompt that is new to it
 
 
+@pytest.mark.parametrize(("more", "taken"), [(2, "old"), (3, "context")])
+def test_another_teacher_must_be_ahead_by_a_standard_error(room, monkeypatch, more, taken):
+    """Of 40 answers the old one has 20 right and the other 18 of these, and 2 + `more` besides."""
+    right = {"old": range(20), "context": [*range(18), *range(20, 22 + more)], "delta": ()}
+
+    def targets(name):
+        said = lambda _, room, prompts: [  # noqa: E731
+            Target(p, " right" if n in right[name] else " wrong") for n, p in enumerate(prompts)
+        ]
+        return type("t", (), {"targets": said})()
+
+    monkeypatch.setattr(choice, "teacher", targets)
+    known = [Record(each.prompt, " right") for each in RECORDS]
+    assert choice.choose_teacher("auto", room, known).name == taken
+
+
 def test_items_of_a_test_choose_the_teacher_before_prompts_that_the_old_adapter_may_know(
     room, monkeypatch
 ):
