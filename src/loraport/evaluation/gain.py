@@ -100,7 +100,7 @@ def choose(gains: Sequence[float], losses: np.ndarray, least: float = LEAST) -> 
         better[out] = losses[zero, out] - held[best, out]
     mean, error = mean_and_error(better)
     best = int(held.mean(axis=1).argmin())
-    pays = mean > CERTAINTY * error and mean > 0 and mean >= least * losses[zero].mean()
+    pays = is_ahead(mean, error) and mean >= least * losses[zero].mean()
     gain = float(gains[best]) if pays else 0.0
     curve = {
         float(g): float(row.mean())
@@ -115,6 +115,11 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     count = len(values)
     error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
     return float(values.mean()), error
+
+
+def is_ahead(mean: float, error: float) -> bool:
+    """Whether a mean improvement is above zero by more than `CERTAINTY` standard errors."""
+    return mean > 0 and mean > CERTAINTY * error
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ..training.settings import Settings
 from ..training.starts import Fresh, begin
 from ..training.train import load_for, make_deterministic, train_lora
 from ..training.trainer import Diverged
-from .gain import CERTAINTY, mean_and_error
+from .gain import is_ahead, mean_and_error
 from .likelihood import answer_losses
 
 log = logging.getLogger("loraport")
@@ -96,7 +96,7 @@ def choose(losses: Mapping[str, np.ndarray]) -> Start:
         return Start(NOTHING, nats, 0.0, 0.0, count, answers)
     best = min(carried, key=carried.__getitem__)
     mean, error = mean_and_error(bare - finite[best])
-    chosen = best if _is_ahead(mean, error) else NOTHING
+    chosen = best if is_ahead(mean, error) else NOTHING
     return Start(chosen, nats, mean, error, count, answers)
 
 
@@ -129,16 +129,11 @@ def choose_taught(
     log.info("taught: %.3g nats an answer ahead of %s, standard error %.2g", mean, over, error)
     return replace(
         first,
-        start=TAUGHT if _is_ahead(mean, error) else first.start,
+        start=TAUGHT if is_ahead(mean, error) else first.start,
         nats={**first.nats, TAUGHT: own},
         answers={**first.answers, TAUGHT: len(taught)},
         taught={**told, "standard_error": error},
     )
-
-
-def _is_ahead(mean: float, error: float) -> bool:
-    """Whether an improvement is more than chance."""
-    return mean > 0 and mean > CERTAINTY * error
 
 
 def parts(count: int) -> np.ndarray:
@@ -264,10 +259,13 @@ def _teach(
     )
     try:
         return teach(loaded, learned, kept, out)
+    except LoraportError as error:
+        log.warning("no start is taught: %s", error)
+        why = error.what
     except Exception as error:
-        full = ran_out(error)
-        if not full and not isinstance(error, LoraportError):
+        if not ran_out(error):
             raise
-        log.warning("no start is taught: %s", "memory ran out" if full else error)
-        shutil.rmtree(out, ignore_errors=True)
-        return {"left_out": error.what if isinstance(error, LoraportError) else "memory ran out"}
+        why = "memory ran out"
+        log.warning("no start is taught: %s", why)
+    shutil.rmtree(out, ignore_errors=True)
+    return {"left_out": why}

@@ -50,8 +50,7 @@ class CarryLookups(PairLookups):
 
     def finetuned_from(self, wildcards: Wildcards) -> Inputs:
         """What an app's light fine-tuning starts from: the carried adapter, or what is chosen."""
-        carried = self.config.content["finetune"]["start"] == "carried"
-        name = layout.TRANSFERRED if carried else layout.START
+        name = layout.START if stages.start_is_chosen(self.config) else layout.TRANSFERRED
         return {"start": layout.path(f"{layout.APP}/{name}", **dict(wildcards.items()))}
 
     def old_adapter(self, wildcards: Wildcards) -> Any:

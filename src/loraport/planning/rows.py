@@ -173,8 +173,7 @@ def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
 
 def start_log(config: Config, pair: str, app: str) -> str:
     """Log of the choice of a light fine-tuning's start; empty where none is chosen."""
-    carried = config.content["finetune"]["start"] == "carried"
-    return "" if carried else layout.log("lora_start", pair=pair, app=app)
+    return layout.log("lora_start", pair=pair, app=app) if stages.start_is_chosen(config) else ""
 
 
 def _answers_logs(config: Config, pair: str, app: str, kind: str = "lft") -> list[str]:

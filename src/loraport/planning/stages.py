@@ -68,9 +68,14 @@ NO_TRAINING_KEYS = (
 def label(config: Config, stage: Stage, method: str) -> str:
     """What a stage's row is called."""
     few = small_set_in_words(config)
-    if stage.rule == "lora_finetuned" and config.content["finetune"]["start"] != "carried":
+    if stage.rule == "lora_finetuned" and start_is_chosen(config):
         return f"fine-tuned on {few} from the best start"
     return stage.label.format(method=method, set=few)
+
+
+def start_is_chosen(config: Config) -> bool:
+    """Whether a light fine-tuning's start is chosen among several, or what was carried untried."""
+    return config.content["finetune"]["start"] != "carried"
 
 
 def small_set_in_words(config: Config) -> str:

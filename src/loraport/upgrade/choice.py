@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.gain import CERTAINTY, mean_and_error
+from ..evaluation.gain import is_ahead, mean_and_error
 from ..evaluation.matching import scores
 from ..evaluation.paired import compare
 from .prompts import Prompt, Record, labelled
@@ -98,8 +98,7 @@ def by_labels(
     if not any(shares.values()):
         return None
     best = max(shares, key=lambda name: shares[name])
-    mean, error = mean_and_error(np.subtract(right[best], right[IMITATES]))
-    if mean <= CERTAINTY * error:
+    if not is_ahead(*mean_and_error(np.subtract(right[best], right[IMITATES]))):
         best = IMITATES
     listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
     why = f"On {len(known)} {words} the teachers are right in: {listed}."

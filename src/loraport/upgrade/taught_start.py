@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import LoraportError
+from ..runtime.memory import let_go
 from ..training.data import Example
 from ..training.train import make_deterministic
 from .base import Base
 from .prompts import of_example
 from .rule import carried_candidates, learning_of, limits_of, load_one
-from .upgrade import Parts, learn
+from .upgrade import Parts, Settings, learn
 
 log = logging.getLogger("loraport")
-ASKED = 64  # held-back prompts that a student is asked after each epoch, at most
 
 
 @dataclass(frozen=True)
@@ -95,17 +93,19 @@ class Teaching:
         finally:
             del old
             gc.collect()  # PEFT's wrappers hold the base in circles
-            torch.cuda.empty_cache()
+            let_go()
         log.info("teacher %(teacher)s: %(why)s", done.report["choice"])
         log.info("taught from %(start)s at gain %(gain)s", done.report["start"])
         log.info("best epoch: %s", done.report["taught"]["best"])
         return done.report
 
 
-def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
+def parts_of(
+    learned: Sequence[Example], held: Sequence[Example], most: int = Settings.most_held
+) -> Parts:
     """Examples as the parts of a teaching; a prompt that is held back is taught nowhere.
 
-    Of what is held back the first `ASKED` are asked between epochs; the others are a test, so that
+    Of what is held back the first `most` are asked between epochs; the others are a test, so that
     none of them is written anew.
 
     Raises
@@ -123,4 +123,4 @@ def parts_of(learned: Sequence[Example], held: Sequence[Example]) -> Parts:
             expected="a small set of different prompts",
             todo="raise `examples` under `finetune`, or set `finetune.start` to chosen",
         )
-    return Parts(taught, apart[:ASKED], apart[ASKED:])
+    return Parts(taught, apart[:most], apart[most:])

@@ -101,10 +101,9 @@ def set_apart(
     """
     if settings.teacher != "auto" or not all_labelled(test) or len(test) < LEAST_TEST:
         return list(test), []
-    drawn = np.random.default_rng(settings.seed).permutation(len(test))[:READ]
-    chosen = np.isin(np.arange(len(test)), drawn)
-    parts = [[item for item, one in zip(test, chosen, strict=True) if one == w] for w in (0, 1)]
-    return parts[0], parts[1]
+    drawn = set(np.random.default_rng(settings.seed).permutation(len(test))[:READ].tolist())
+    judged = [item for place, item in enumerate(test) if place not in drawn]
+    return judged, [test[place] for place in sorted(drawn)]
 
 
 def split(

@@ -19,7 +19,8 @@ from loraport.training.starts import fresh_like
 from loraport.training.train import train_lora
 from loraport.upgrade import taught_start
 from loraport.upgrade.prompts import Record
-from loraport.upgrade.taught_start import ASKED, Teaching, parts_of
+from loraport.upgrade.taught_start import Teaching, parts_of
+from loraport.upgrade.upgrade import Settings as Upgrading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = [Example(f"word {n} is", f" number {n % 4}") for n in range(12)]
@@ -169,5 +170,6 @@ def test_no_more_than_some_held_back_prompts_are_asked_between_epochs():
     data = [Example(f"word {n} is", " number") for n in range(300)]
     parts = parts_of(data[:10], data[10:])
     held = [Record(each.prompt, each.completion) for each in data[10:]]
-    assert parts.held == held[:ASKED] and len(parts.taught) == 10
-    assert parts.test == held[ASKED:]  # of which none may be written for the teaching
+    most = Upgrading().most_held
+    assert parts.held == held[:most] and len(parts.taught) == 10
+    assert parts.test == held[most:]  # of which none may be written for the teaching
