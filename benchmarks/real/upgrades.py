@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from loraport.evaluation import verdict as verdicts
 from loraport.evaluation.start import FOLDS
 from loraport.training.data import Example, subset
 from loraport.upgrade import teach as lessons
+from loraport.upgrade import teachers
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.choice import READ
 from loraport.upgrade.prompts import Record
@@ -38,6 +40,7 @@ from .scoring import RULES
 Cell = dict[str, Any]
 NOTHING = "nothing"
 STAGES = ("upgraded", "planted", "lessons")
+SETTINGS = ("prompts", "tested", "doubted")  # that a block of upgrades may have, see upgrades.yaml
 CONFIG, WEIGHTS = ADAPTER_FILES
 AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
 
@@ -72,7 +75,8 @@ def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
         )
         for seed, count, labels, teacher, pair, app, start in axes:
             names = {"pair": pair, "app": app, "start": start, "teacher": teacher}
-            cell = {"stage": stage, **names, "given": count, "labels": labels, "seed": seed}
+            also = {name: block[name] for name in SETTINGS if name in block}
+            cell = {"stage": stage, **names, "given": count, "labels": labels, "seed": seed, **also}
             if pair in pairs and app in apps and _wanted(bench, pair, app) and cell not in every:
                 every.append(cell)
     return every
@@ -127,7 +131,8 @@ class Upgrades:
         self._load(cell["pair"])
         tokens = self.bench["apps"][cell["app"]]["tokens"]
         for base in (self.old, self.new):
-            base.limits, base.wrote = Limits(new_tokens=tokens, batch_size=32), {}
+            base.limits = Limits(new_tokens=tokens, batch_size=self.bench["at_once"]["answers"])
+            base.wrote = {}
             base.template = AS_IT_IS
         forget_gpu_peak()
         loaded = time.monotonic()
@@ -173,12 +178,21 @@ class Upgrades:
         """As `loraport upgrade` has them without options, but for the comparison of answers."""
         match = self.bench["apps"][cell["app"]]["match"]
         more = {"trial": 1, "epochs": 1} if self.bench["steps"] else {}
+        writing = teachers.Settings(match=match, seed=cell["seed"])
+        if "doubted" in cell:
+            writing = replace(writing, doubted=cell["doubted"])
         return Settings(
             teacher=cell["teacher"],
             prompts=cell["given"],
             at_least=cell.get("prompts", lesson(self.bench)),
             seed=cell["seed"],
-            teaching=lessons.Settings(match=match, micro_batch=8, seed=cell["seed"], **more),
+            writing=writing,
+            teaching=lessons.Settings(
+                match=match,
+                micro_batch=self.bench["at_once"]["targets"],
+                seed=cell["seed"],
+                **more,
+            ),
             verdict=verdicts.Settings(match=match),
         )
 
@@ -204,7 +218,7 @@ class Upgrades:
                 Path(folder) / "out",
                 self.settings(cell),
                 test=self.test(app),
-                tested=self.tested(app),
+                tested=self.tested(app) if cell.get("tested", True) else (),
             )
         scores = {side: self._scored(app, written) for side, written in done.answers.items()}
         told = {key: done.report[key] for key in ("choice", "start", "prompts")}
