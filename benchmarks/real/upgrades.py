@@ -104,14 +104,14 @@ class Noted(Base):
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.template = AS_IT_IS
-        self.wrote: dict[tuple[Any, ...], list[str]] = {}
+        self.kept: dict[tuple[Any, ...], list[str]] = {}
 
     def texts(self, prompts: Sequence[Any]) -> list[str]:
         return [self.template.replace("{}", text) for text in super().texts(prompts)]
 
     def write(self, prompts: Sequence[Any], **how: Any) -> Any:
         answers = super().write(prompts, **how)
-        self.wrote[tuple(prompts)] = [each.text for each in answers]
+        self.kept[tuple(prompts)] = [each.text for each in answers]
         return answers
 
 
@@ -132,7 +132,7 @@ class Upgrades:
         tokens = self.bench["apps"][cell["app"]]["tokens"]
         for base in (self.old, self.new):
             base.limits = Limits(new_tokens=tokens, batch_size=self.bench["at_once"]["answers"])
-            base.wrote = {}
+            base.kept = {}
             base.template = AS_IT_IS
         forget_gpu_peak()
         loaded = time.monotonic()
@@ -267,12 +267,12 @@ class Upgrades:
         told: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder:
             for name, adapter in self._bad(pair, app, Path(folder)).items():
-                self.new.wrote.clear()
+                self.new.kept.clear()
                 self.new.template = OTHER_TEMPLATE if name == "another template" else AS_IT_IS
                 judged = _word(
                     lambda path=adapter: verify(self.new, path, before, test, (), judging)[0]
                 )
-                written = self.new.wrote[prompts]  # a verdict lets the adapted model write last
+                written = self.new.kept[prompts]  # a verdict lets the adapted model write last
                 agreed = _word(lambda said=written: judge(before, said, unlabelled, judging))
                 told[name] = {"labels": judged, "agreement": agreed, **self._scored(app, written)}
         self.new.template = AS_IT_IS

@@ -11,6 +11,7 @@ import torch
 
 from ..adapters.attach import attach, detach
 from ..errors import LoraportError
+from ..evaluation.gain import gained, row_norms
 from ..evaluation.likelihood import answer_losses
 from ..models.loading import load_base
 from ..runtime.memory import ran_out
@@ -74,6 +75,13 @@ class Base:
                 yield self.model
         else:
             yield self.model
+
+    @contextmanager
+    def at_strength(self, gain: float) -> Iterator[None]:
+        """The adapter that it wears, its update multiplied by a gain."""
+        with gained(self.model, row_norms(self.model)) as set_gain:
+            set_gain(gain)
+            yield
 
     def texts(self, prompts: Sequence[Prompt]) -> list[str]:
         """Prompts as this model's tokenizer reads them, messages through its chat template."""

@@ -7,17 +7,18 @@ Labels tell most on prompts that the old adapter was not trained on: of those th
 the answers, whatever it knows of others. So items of a labelled test come first, where some were
 set apart for this.
 
-Without labels, a teacher that knows the answer gives it again when it is sampled; one that guesses
-gives another. So the share of prompts on which it agrees with itself stands for the share on which
-it is right (Wang et al., Self-Consistency Improves Chain of Thought Reasoning, ICLR 2023, section
-3.3, measure the two together). The prompts must be new to the old adapter: of those that it was
-trained on it is as sure as a model that knows them. So they are written for this. Two other rules
-did not tell on real pairs (`docs/upgrade.md`): how surprised the bare models are at each other's
-answers, and whom a student of the old adapter sides with.
+Without labels, a teacher that knows the answer gives it again when it is asked a little otherwise;
+one that guesses gives another. So the share of prompts on which it agrees with itself stands for
+the share on which it is right (Wang et al., Self-Consistency Improves Chain of Thought Reasoning,
+ICLR 2023, section 3.3, measure the two together). Each teacher is asked thrice. The old adapter's
+answers are drawn, and given with its update halved: what it only remembers from its training is
+mostly lost then. The new model is shown three sets of demonstrations. Three other rules did not
+tell on real pairs (`docs/upgrade.md`): how surprised the bare models are at each other's answers,
+whom a student of the old adapter sides with, and drawn answers alone.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,16 @@ import numpy as np
 from ..evaluation.gain import is_ahead, mean_and_error
 from ..evaluation.matching import scores
 from ..evaluation.paired import compare
+from ..training.own_answers import Answer
 from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, context, teacher
 
 ENOUGH_LABELS = 20  # labelled prompts by which teachers are compared
-READ = 64  # prompts that a choice reads, at most
-TEMPERATURE = 1.0  # of the samples that tell how sure a teacher is
+READ = 64  # labelled prompts that a choice reads, at most
+ASKED = 128  # prompts on which teachers are compared with themselves, at most
+TEMPERATURE = 1.0  # of the old adapter's answers that are drawn
+STRENGTH = 0.5  # of the old adapter where it must do with less
+DRAWS = 3  # of demonstrations, none in two of them
 AMONG = ("old", "context", "delta")  # compared on labels, in the order that ties go by
 IMITATES, SHOWS = "old", "context"
 GIVEN = "labelled prompts"
@@ -55,7 +60,6 @@ def choose_teacher(
     room: Classroom,
     records: Sequence[Record],
     match: str = "exact",
-    fresh: Callable[[], Sequence[Prompt]] = tuple,
     tested: Sequence[Record] = (),
 ) -> Choice:
     """The teacher that was asked for; for `auto`, the one that serves.
@@ -65,7 +69,6 @@ def choose_teacher(
     room : the old model wears its adapter, the new one is bare
     records : prompts that are taught; those with a gold answer decide where `tested` does not,
         and they are enough
-    fresh : gives prompts that the old adapter was not trained on, where labels do not decide
     tested : items of a labelled test, which the verdict does not rest on
     """
     if asked != "auto":
@@ -74,7 +77,7 @@ def choose_teacher(
     for words, known in ((TESTED, labelled(tested)[:READ]), (GIVEN, labelled(records)[:READ])):
         if len(known) >= ENOUGH_LABELS and (choice := by_labels(room, known, match, words)):
             return choice
-    return by_certainty(room, fresh(), match)
+    return by_certainty(room, [record.prompt for record in records[:ASKED]], match)
 
 
 def by_labels(
@@ -106,37 +109,49 @@ def by_labels(
 
 
 def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact") -> Choice:
-    """`old`, unless the new model, shown what it answers, is clearly surer of its own answers.
+    """`old`, unless the new model, shown what it answers, is surer of its own answers.
 
-    The new model's answers must also follow the old adapter's: agree with them on the same prompts
-    more often than with those to other prompts. A model that says one thing to everything is sure
-    of it, too.
+    A teacher is sure of an answer that it gives all three times. The new model's answers must also
+    follow the old adapter's: agree with them on the same prompts more often than with those to
+    other prompts. A model that says one thing to everything is sure of it, too.
 
     Parameters
     ----------
     room : as for `choose_teacher`
-    prompts : that the old adapter was not trained on
+    prompts : that are taught
     """
-    if len(prompts) < ENOUGH_LABELS or not context.demonstrations(room, prompts):
-        return Choice(IMITATES, "There are too few new prompts to compare it by.")
-    said = [answer.text for answer in room.said(prompts)]
-    again = room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)
-    shown = [target.answer for target in context.targets(room, prompts)]
-    shown_again = context.targets(room, prompts, TEMPERATURE)
-    sure = scores(match, [answer.text for answer in again], said)
-    surer = scores(match, [target.answer for target in shown_again], shown)
-    gap = compare(sure, surer)
+    rooms = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
+    if len(prompts) < ENOUGH_LABELS or not all(context.demonstrations(r, prompts) for r in rooms):
+        return Choice(IMITATES, "There are too few prompts to compare it by.")
+    old = [_texts(room.said(prompts))]
+    old.append(_texts(room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)))
+    with room.old.at_strength(STRENGTH):
+        old.append(_texts(room.old.write(prompts)))
+    new = [[target.answer for target in context.targets(each, prompts)] for each in rooms]
+    sure, surer = _always(match, old), _always(match, new)
+    said, shown = old[0], new[0]
     form = compare(scores(match, shown, said[1:] + said[:1]), scores(match, shown, said))
     measured = {
-        "old_agrees_with_itself": gap.first,
-        "context_agrees_with_itself": gap.second,
+        "old_agrees_with_itself": float(sure.mean()),
+        "context_agrees_with_itself": float(surer.mean()),
         "context_agrees_with_old": form.second,
         "by_chance": form.first,
     }
     why = (
-        f"Sampled again, the old adapter agrees with itself on {100 * gap.first:.0f} % of "
-        f"{len(prompts)} new prompts, and the new model that is shown its answers on "
-        f"{100 * gap.second:.0f} %; the two agree on {100 * form.second:.0f} % "
+        f"Asked three times, the old adapter agrees with itself on {100 * sure.mean():.0f} % of "
+        f"{len(prompts)} prompts, and the new model that is shown its answers on "
+        f"{100 * surer.mean():.0f} %; the two agree on {100 * form.second:.0f} % "
         f"({100 * form.first:.0f} % by chance)."
     )
-    return Choice(SHOWS if gap.low > 0 and form.low > 0 else IMITATES, why, measured)
+    ahead = is_ahead(*mean_and_error(surer - sure))
+    return Choice(SHOWS if ahead and form.low > 0 else IMITATES, why, measured)
+
+
+def _texts(answers: Sequence[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
+
+
+def _always(match: str, answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """Where all later answers are the first one, (n,), 0 or 1."""
+    first, *others = answers
+    return np.prod([scores(match, other, first) for other in others], axis=0)

@@ -51,11 +51,6 @@ class Written:
     misshapen: int = 0
     filtered: int = 0
 
-    @property
-    def by_a_model(self) -> list[Record]:
-        """Those that were not recombined."""
-        return self.records[: len(self.records) - self.recombined]
-
     def told(self) -> dict[str, Any]:
         """As reports record it."""
         return {
@@ -179,14 +174,12 @@ def write_more(
     count: int,
     seed: int = 0,
     apart: Sequence[Record] = (),
-    rounds: int = ROUNDS,
 ) -> Written:
     """Up to `count` synthetic records.
 
     Parameters
     ----------
     apart : prompts that something is measured on: none of them is made
-    rounds : of recombining; 0: none
     """
     form, given = source.form, source.given
     seen = {_plain(said(_last(record.prompt))) for record in [*given, *apart]}
@@ -228,7 +221,7 @@ def write_more(
             asked = min(max(2 * missing, 8), AT_ONCE)
             new = source.among[best].continued(form, asked, rng, seed * ROUNDS + number)
             share = keep(new) / asked
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         missing = count - len(written.records)
         if missing <= 0:
             break

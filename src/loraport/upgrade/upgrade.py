@@ -23,8 +23,8 @@ from .card import write_card
 from .chat import template_doubt
 from .choice import READ, Choice, choose_teacher
 from .fleet import REPORT
-from .more_prompts import ENOUGH, Source, Written, write_more, writers
-from .prompts import Prompt, Record, labelled
+from .more_prompts import ENOUGH, Source, write_more, writers
+from .prompts import Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
@@ -269,7 +269,7 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     source = Source(room.old, writers(room.old, room.new), parts.taught)
     seed = settings.seed
     counts: dict[str, Any] = {"given": len(parts.taught) + len(parts.held)}
-    missing, written = settings.at_least - len(taught), Written()
+    missing = settings.at_least - len(taught)
     if missing > 0:
         written = write_more(source, missing, seed, apart)
         counts["synthetic"] = written.told()
@@ -279,16 +279,8 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
 
-    def fresh() -> list[Prompt]:
-        """Prompts that a model wrote just now, and those that are missing, written for this."""
-        new, known = written.by_a_model[:READ], [*apart, *taught]
-        if left := READ - len(new):  # by another seed: the same one's are known by now
-            more = write_more(source, left, seed + 1, known, rounds=0)
-            new += more.by_a_model
-        return [record.prompt for record in new]
-
     match = settings.verdict.match
-    choice = choose_teacher(settings.teacher, room, taught, match, fresh, parts.tested)
+    choice = choose_teacher(settings.teacher, room, taught, match, parts.tested)
     module = teachers.teacher(choice.name)
     open_ended = [record.prompt for record in taught if record.gold is None]
     targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])

@@ -1,6 +1,7 @@
 """One adapter upgraded: what is taught, held back and verified, by whom, and what is written."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -276,23 +277,35 @@ def test_what_the_teacher_is_chosen_on_is_neither_taught_nor_judged(
 LETTERS = ["A", "B", "C", "D"]
 
 
-def scripted(monkeypatch, old_again, shown, shown_again, count=40):
+def scripted(monkeypatch, drawn, halved, shown, shown_otherwise, count=40):
     """What is chosen where the old adapter says the letters in turn, and all else as given."""
     prompts = [f"p {n}" for n in range(count)]
     first = [LETTERS[n % 4] for n in range(count)]
+    old = SimpleNamespace(said=first)
 
     def write(asked, temperature=0.0, seed=0):
         assert asked == prompts
-        return [Answer(text, True) for text in (old_again(first) if temperature else first)]
+        return [Answer(text, True) for text in (drawn(first) if temperature else old.said)]
 
-    def targets(room, asked, temperature=0.0):
-        said = shown_again(shown(first)) if temperature else shown(first)
+    @contextmanager
+    def at_strength(gain):
+        assert gain == choice.STRENGTH
+        old.said = halved(first)
+        yield
+        old.said = first
+
+    def targets(room, asked):
+        said = shown(first)
+        if room.shown[0] != 0:
+            said = shown_otherwise(said)
+        assert len(room.shown) in (3, 4)
         return [Target(p, text) for p, text in zip(asked, said, strict=True)]
 
     monkeypatch.setattr(choice.context, "targets", targets)
     monkeypatch.setattr(choice.context, "demonstrations", lambda *_: [("p", "A")])
-    room = Classroom(SimpleNamespace(write=write), None, TeacherSettings())
-    return choice.choose_teacher("auto", room, [], fresh=lambda: prompts)
+    old.write, old.at_strength = write, at_strength
+    room = Classroom(old, None, TeacherSettings(), list(range(10)))
+    return choice.choose_teacher("auto", room, [Record(prompt) for prompt in prompts])
 
 
 def guessed(said):
@@ -300,45 +313,36 @@ def guessed(said):
     return [LETTERS[LETTERS.index(each) - n // 4 % 2] for n, each in enumerate(said)]
 
 
-def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(monkeypatch):
-    surer = scripted(monkeypatch, guessed, guessed, list)
-    assert surer.name == "context" and "on 50 % of 40 new prompts" in surer.why
+@pytest.mark.parametrize(("drawn", "halved"), [(guessed, list), (list, guessed)])
+def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(
+    monkeypatch, drawn, halved
+):
+    surer = scripted(monkeypatch, drawn, halved, guessed, list)
+    assert surer.name == "context" and "on 50 % of 40 prompts" in surer.why
     assert surer.measured["context_agrees_with_old"] == 0.5
     assert surer.measured["by_chance"] < 0.3
-    assert scripted(monkeypatch, list, guessed, list).name == "old"  # as sure as the other
-    assert scripted(monkeypatch, guessed, guessed, guessed).name == "old"
+    assert scripted(monkeypatch, list, list, guessed, list).name == "old"  # as sure as the other
+    assert scripted(monkeypatch, drawn, halved, guessed, guessed).name == "old"
     # sure of one answer to everything: what it knows of the task is nothing
-    stuck = scripted(monkeypatch, guessed, lambda said: ["A"] * len(said), list)
+    stuck = scripted(monkeypatch, drawn, halved, lambda said: ["A"] * len(said), list)
     assert stuck.name == "old" and stuck.measured["context_agrees_with_itself"] == 1
-    assert scripted(monkeypatch, guessed, guessed, list, count=19).measured == {}
+    assert scripted(monkeypatch, drawn, halved, guessed, list, count=19).measured == {}
 
 
-@pytest.mark.parametrize("at_least", [0, 100, 200])
-def test_a_choice_without_labels_is_made_on_prompts_that_were_written(room, monkeypatch, at_least):
-    asked = []
-    monkeypatch.setattr(
-        choice, "by_certainty", lambda _, new, match: asked.append(new) or choice.Choice("old", "")
-    )
-    monkeypatch.setattr(more_prompts, "excess", lambda _, new: more_prompts.np.ones(len(new)))
-    monkeypatch.setattr(  # as a model does: the same seed gives the same prompts
-        more_prompts.Writer,
-        "continued",
-        lambda self, form, count, rng, seed: [f"new {seed} {n}" for n in range(count)],
-    )
-    parts = Parts(MANY[:80], MANY[80:], [])
-    lesson = prepare(room, parts, replace(QUICK, teacher="auto", at_least=at_least))
-    ((*fresh,),) = asked
-    assert len(set(fresh)) == choice.READ and all(prompt.startswith("new ") for prompt in fresh)
-    taught = {target.prompt for target in lesson.targets}
-    # those that are not taught were written for the choice alone
-    assert len(set(fresh) & taught) == min(max(0, at_least - 80), choice.READ)
-    assert len(taught) == max(80, at_least)
+def test_an_adapter_at_half_of_its_strength_is_half_of_its_update(room):
+    whole = room.old.losses(["the word 1 is"], [" yes"])
+    with room.old.at_strength(0.5):
+        half = room.old.losses(["the word 1 is"], [" yes"])
+    with room.old.without_adapter():
+        bare = room.old.losses(["the word 1 is"], [" yes"])
+    assert len({float(each[0]) for each in (whole, half, bare)}) == 3
+    assert np.array_equal(room.old.losses(["the word 1 is"], [" yes"]), whole)
 
 
 def test_what_a_new_prompt_is_held_against_is_found_once(room, monkeypatch):
-    """Each given prompt is answered for that, and as what is taught, though more are made twice."""
+    """Each given prompt is answered for that, and as what is taught."""
     asked, written = counting(room.old, monkeypatch), []
-    monkeypatch.setattr(choice, "by_certainty", lambda _, new, match: choice.Choice("old", ""))
+    monkeypatch.setattr(choice, "by_certainty", lambda *_: choice.Choice("old", ""))
     monkeypatch.setattr(
         more_prompts.Writer,
         "continued",
@@ -347,7 +351,7 @@ def test_what_a_new_prompt_is_held_against_is_found_once(room, monkeypatch):
         ),
     )
     prepare(room, Parts(MANY[:40], MANY[80:], []), replace(QUICK, teacher="auto", at_least=45))
-    assert {0, more_prompts.ROUNDS} <= set(written)  # for the teaching, and for the choice
+    assert written and max(written) < more_prompts.ROUNDS  # with the seed of the upgrade
     for record in MANY[:40]:
         assert sum(record.prompt in prompts for prompts in asked) == 2
 
