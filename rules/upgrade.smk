@@ -61,7 +61,7 @@ rule verdict:
         scoring=look.scoring(),
         tasks_dir=look.tasks_dir(),
         tasks_version=look.judged_version,
-        code=look.code("verdict"),
+        code=look.teaching_code("verdict"),
     script:
         "../workflow/scripts/verdict.py"
 

@@ -19,12 +19,15 @@ with job(snakemake) as log:
         for side in ("old", "new")
     ]
     adapters = [folder_of(given.adapter), Path(given.upgraded)]
+    about = {"app": snakemake.wildcards.app, "pair": snakemake.wildcards.pair}
     if params.task["eval"]:
         scoring = Scoring(params.task, params.tasks_dir, params.scoring, layout.SCORES_KEPT)
         verdict = verdict_by_scores(folders, adapters, scoring, judging_of(params.settings), specs)
     else:
         records = records_of(params.data, params.settings)
-        verdict = verdict_by_agreement(folders, adapters, records, params.settings, params.bases)
-    about = {"app": snakemake.wildcards.app, "pair": snakemake.wildcards.pair}
+        verdict, wrote = verdict_by_agreement(
+            folders, adapters, records, params.settings, params.bases
+        )
+        about |= wrote
     write_verdict(snakemake.output[0], verdict, inputs=identities(specs), about=about)
     log.info("%s. %s", verdict.verdict, verdict.why)

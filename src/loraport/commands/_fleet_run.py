@@ -19,14 +19,16 @@ from ..evaluation.verdict import KIND
 from ..evaluation.verdict import Settings as Judging
 from ..models.spec import resolve
 from ..runtime.faults import explained
-from ..upgrade import fleet
+from ..upgrade import fleet, generators
 from ..upgrade.base import Base
 from ..upgrade.candidates import NOTHING
+from ..upgrade.generators import Wanted
 from ..upgrade.prompts import Record, read_prompts
 from ..upgrade.teach import Settings as Teaching
 from ..upgrade.teachers import Settings as Teachers
 from ..upgrade.teachers import names as teacher_names
-from ..upgrade.upgrade import Settings, Upgraded, set_apart, upgrade
+from ..upgrade.upgrade import Settings, Upgraded, set_apart, split, upgrade
+from ..upgrade.verify import answers_to
 from . import _one_run, check
 from ._names import distinct_names
 
@@ -52,6 +54,7 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
         If an adapter fails and others are not to go on (`--strict`, or a single one).
     """
     settings = settings_of(arguments)
+    generators.check(arguments.generator)
     jobs = list(_jobs(arguments))
     skip = arguments.skip_bad if arguments.skip_bad is not None else len(jobs) > 1
     rows: dict[str, fleet.Row] = {}
@@ -64,8 +67,10 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
             limits, place = check.limits(arguments), check.place(arguments)
             folders = {side: resolve(getattr(arguments, side)) for side in ("old", "new")}
             commits = {side: commit for side, (_, commit) in folders.items()}
+            wanted = _wanted(good, arguments.generator, settings)
             old, new = (
-                Base.load(folder, replace(limits), **place) for folder, _ in folders.values()
+                Base.load(folder, replace(limits), wanted[side], **place)
+                for side, (folder, _) in folders.items()
             )
         for number, job in enumerate(good, 1):
             print(f"[{number} of {len(good)}] {job.name}", file=sys.stderr, flush=True)
@@ -73,6 +78,8 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
             try:
                 about = _about(job, arguments, settings) | {"commits": commits}
                 done = _upgrade(job, old, new, carried[job.name], texts, about, settings)
+                if line := generators.line(done.report):
+                    print(f"{job.name}: {line}", file=sys.stderr, flush=True)
                 minutes, verdict = (time.monotonic() - begun) / 60, done.verdict
                 rows[job.name] = fleet.row(
                     job.name, str(job.adapter), minutes, verdict.verdict, verdict.why, done.report
@@ -84,6 +91,9 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
                 minutes = (time.monotonic() - begun) / 60
                 rows[job.name] = fleet.failed(job.name, str(job.adapter), minutes, told)
             _write(arguments, jobs, rows)
+        if good:
+            old.close()
+            new.close()
     _write(arguments, jobs, rows)
     return [rows[job.name] for job in jobs]
 
@@ -145,6 +155,23 @@ def _for_each(files: Sequence[Path], count: int, option: str) -> list[Path]:
             expected=f"1 or {count}",
         )
     return list(files) * (count // len(files))
+
+
+def _wanted(jobs: Sequence[Job], name: str, settings: Settings) -> dict[str, Wanted]:
+    """What is to write the answers of both models, from about how many these are.
+
+    The old model answers what is taught and what is judged on; of the new one those are counted
+    that it writes bare or with a finished adapter, as the student in memory is asked otherwise.
+    """
+    many = {"old": 0, "new": 0}
+    for job in jobs:
+        test, _ = set_apart(job.test, settings)
+        parts = split(job.records, test, settings)
+        many["old"] += len(parts.taught) + len(parts.held)
+        for side, count in answers_to(parts.test).items():
+            many[side] += count
+    adapters = tuple(job.adapter for job in jobs)
+    return {side: Wanted(name, count, adapters) for side, count in many.items()}
 
 
 def _key(job: Job, arguments: Namespace, settings: Settings) -> str:

@@ -5,9 +5,10 @@ is counted how often the new one gives the old one's answers. Exit status 0: DEP
 UNDECIDED.
 """
 
+import sys
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..evaluation.verdict import Settings, Verdict
@@ -73,16 +74,21 @@ def add_judging(parser: ArgumentParser) -> None:
         help="tokens of an answer (default: 128)")  # fmt: skip
     add("--device", default="auto", metavar="NAME", help="auto (default), cpu or cuda")
     add("--dtype", default="auto", metavar="NAME", help="auto (default), float32 or bfloat16")
+    add("--generator", default="auto", metavar="NAME",
+        help="what writes answers: auto (default: vllm where it is installed, there is a GPU, and "
+        "thousands are to be written), transformers or vllm")  # fmt: skip
 
 
 def judge(arguments: Namespace) -> "Verdict":
     """Judge, and write verdict.json."""
     from ..evaluation.verdict import Settings, write_verdict
+    from ..upgrade import generators
 
+    generators.check(arguments.generator)
     settings = Settings(arguments.margin, match=arguments.match, temperature=arguments.temperature)
     by = _by_tasks if arguments.task else _by_file
-    verdict = by(arguments, settings)
-    about = {
+    verdict, wrote = by(arguments, settings)
+    about: dict[str, Any] = {
         "old": arguments.old,
         "old_adapter": str(arguments.old_adapter),
         "new": arguments.new,
@@ -90,6 +96,9 @@ def judge(arguments: Namespace) -> "Verdict":
         "test": ", ".join(arguments.task or [str(arguments.test)]),
         "match": arguments.match,
     }
+    about |= wrote
+    if wrote:
+        print(generators.line(wrote), file=sys.stderr)
     write_verdict(arguments.out, verdict, about=about)
     return verdict
 
@@ -109,41 +118,68 @@ def run(arguments: Namespace) -> int:
     return 0 if verdict.verdict == DEPLOY else OTHER_VERDICT
 
 
-def _by_file(arguments: Namespace, settings: "Settings") -> "Verdict":
-    """Verdict on a file of prompts."""
+def _by_file(arguments: Namespace, settings: "Settings") -> tuple["Verdict", dict[str, Any]]:
+    """Verdict on a file of prompts, and what wrote the answers."""
+    from ..upgrade import generators
     from ..upgrade.base import Base
+    from ..upgrade.generators import Wanted
     from ..upgrade.prompts import read_prompts
-    from ..upgrade.verify import check_yardstick, old_answers, verify
+    from ..upgrade.verify import answers_to, check_yardstick, old_answers, verify
 
     test = read_prompts(arguments.test, template_of(arguments))
     test = test[: arguments.limit or len(test)]
     texts = generic_texts(arguments.texts)
-    old = Base.load(model_folder(arguments.old), limits(arguments), **place(arguments))
+    many, name = answers_to(test), arguments.generator
+    old = Base.load(
+        model_folder(arguments.old),
+        limits(arguments),
+        Wanted(name, many["old"], (arguments.old_adapter,)),
+        **place(arguments),
+    )
     answered = old_answers(
         old, arguments.old_adapter, test, texts, temperature=settings.temperature
     )
     check_yardstick(answered, test, settings)
+    old.close()
+    wrote = {"old": old.wrote}
     del old
-    new = Base.load(model_folder(arguments.new), limits(arguments), **place(arguments))
-    return verify(new, arguments.new_adapter, answered, test, texts, settings)[0]
+    new = Base.load(
+        model_folder(arguments.new),
+        limits(arguments),
+        Wanted(name, many["new"], (arguments.new_adapter,)),
+        **place(arguments),
+    )
+    verdict, _ = verify(new, arguments.new_adapter, answered, test, texts, settings)
+    new.close()
+    return verdict, generators.told({**wrote, "new": new.wrote})
 
 
-def _by_tasks(arguments: Namespace, settings: "Settings") -> "Verdict":
-    """Verdict on tasks of lm-evaluation-harness."""
+def _by_tasks(arguments: Namespace, settings: "Settings") -> tuple["Verdict", dict[str, Any]]:
+    """Verdict on tasks of lm-evaluation-harness, which asks transformers; nothing is counted."""
     from tempfile import TemporaryDirectory
 
+    from ..errors import LoraportError
+    from ..upgrade.generators import ALONE, AUTO
     from ..upgrade.scored import Scoring, verdict_by_scores
     from ._one_run import workflow_root
 
+    if arguments.generator not in (AUTO, ALONE):
+        raise LoraportError(
+            "tasks are scored by lm-evaluation-harness, which writes answers by transformers",
+            got=f"--generator {arguments.generator} with --task",
+            expected=f"{AUTO} or {ALONE}",
+            todo="leave --generator out, or give the test as a file (--test)",
+        )
     scored = {"limit": arguments.limit, "data_dir": arguments.data, **place(arguments)}
     folders = [model_folder(source) for source in (arguments.old, arguments.new)]
     adapters = [arguments.old_adapter, arguments.new_adapter]
     with TemporaryDirectory(prefix="loraport-") as kept:
         task = {"eval": arguments.task, "template": template_of(arguments) or "question"}
         tasks_dir = str(workflow_root() / "resources" / "tasks")
-        return verdict_by_scores(
+        verdict = verdict_by_scores(
             folders, adapters, Scoring(task, tasks_dir, scored, kept), settings
         )
+        return verdict, {}
 
 
 def limits(arguments: Namespace) -> "Limits":

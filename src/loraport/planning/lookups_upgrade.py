@@ -9,7 +9,7 @@ from .lookups_models import Inputs, Wildcards
 from .lookups_scores import ScoreLookups
 
 NOT_SETTINGS = ("gpus",)
-TEACHERS = "upgrade/teachers"  # found by their files
+BY_NAME = ("upgrade/teachers", "upgrade/generators")  # found by their files
 
 
 class UpgradeLookups(ScoreLookups):
@@ -31,10 +31,10 @@ class UpgradeLookups(ScoreLookups):
         return {side: stages.about_base(self.config, name) for side, name in names}
 
     def teaching_code(self, script: str, *modules: str) -> Inputs:
-        """As `code`, with the code of all teachers, which are imported by name."""
-        files = sorted((PACKAGE / TEACHERS).glob("*.py"))
-        teachers = [f"{TEACHERS.replace('/', '.')}.{file.stem}" for file in files]
-        return self.code(script, *modules, *teachers)
+        """As `code`, with all teachers and generators, which are imported by name."""
+        files = [file for folder in BY_NAME for file in sorted((PACKAGE / folder).glob("*.py"))]
+        named = [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files]
+        return self.code(script, *modules, *named)
 
     def both_mem_mb(self, section: str) -> Callable[[Any, Any, int], int]:
         """Memory in MiB of a job that holds both models of a pair."""

@@ -59,7 +59,7 @@ def write_answers(
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     answers = [Answer("", False)] * len(prompts)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    ends = _ends(model, tokenizer)
+    ends = ends_of(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
     for span in chunks(len(order), batch_size):
         places = order[span]
@@ -82,17 +82,17 @@ def write_answers(
         for place, ids, row in zip(places, cut, written, strict=True):
             tail = row[longest:]
             whole = len(encoded[place]) <= max_tokens and not ends.isdisjoint(tail)
-            answers[place] = Answer(_decoded(tokenizer, ids, tail), whole)
+            answers[place] = Answer(decoded(tokenizer, ids, tail), whole)
     return answers
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def ends_of(model: Any, tokenizer: Any) -> set[int]:
     """Tokens at which an answer ends: the model's own, and the one that trainings put there."""
     known = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
 
 
-def _decoded(tokenizer: Any, prompt: list[int], tail: list[int]) -> str:
+def decoded(tokenizer: Any, prompt: list[int], tail: list[int]) -> str:
     """The text that `tail` adds behind a prompt: some tokenizers drop a leading space otherwise."""
     before = tokenizer.decode(prompt, skip_special_tokens=True)
     both = tokenizer.decode(prompt + tail, skip_special_tokens=True)

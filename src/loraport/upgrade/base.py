@@ -1,5 +1,6 @@
 """A base model in memory that wears one adapter at a time: one load serves many adapters."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from ..evaluation.likelihood import answer_losses
 from ..models.loading import load_base
 from ..runtime.memory import ran_out
 from ..training.data import Example
-from ..training.own_answers import Answer, write_answers
+from ..training.own_answers import Answer
+from . import generators
+from .generators import ALONE, Asked, Wanted, transformers
 from .prompts import Prompt, as_text
 from .spans import Span, spans_of
 
@@ -43,15 +46,40 @@ class Base:
     model : the bare model, or with the adapter that it wears at the moment
     tokenizer : its own
     limits : how much it reads and writes at a time
+    generator : writes answers with a copy of the model of its own; None: transformers alone
+    wrote : generator -> how many answers it wrote
     """
 
     def __init__(self, model: Any, tokenizer: Any, limits: Limits | None = None):
         self.model, self.tokenizer, self.limits = model, tokenizer, limits or Limits()
+        self.generator: Any = None
+        self.wrote: Counter[str] = Counter()
+        self._worn: tuple[Any, Path | None] = model, None  # a model that is its folders', and which
+        self._off = False
 
     @classmethod
-    def load(cls, directory: str | Path, limits: Limits | None = None, **where: Any) -> "Base":
-        """Load a model's directory; `where` as for `models.loading.load_base`."""
-        return cls(*load_base(directory, **where), limits)
+    def load(
+        cls,
+        directory: str | Path,
+        limits: Limits | None = None,
+        wanted: Wanted = Wanted(),  # noqa: B008  (frozen)
+        **where: Any,
+    ) -> "Base":
+        """Load a model's directory; `where` as for `models.loading.load_base`.
+
+        wanted : what is to write its answers
+        """
+        generators.check(wanted.name)
+        base = cls(*load_base(directory, **where), limits)
+        longest = base.limits.max_tokens + base.limits.new_tokens
+        trusted = bool(where.get("trust_remote_code"))
+        base.generator = generators.opened(wanted, Path(directory), base.model, longest, trusted)
+        return base
+
+    def close(self) -> None:
+        """End the generator that has a copy of the model."""
+        if self.generator is not None:
+            self.generator.close()
 
     @contextmanager
     def wearing(self, adapter: str | Path | None) -> Iterator[Any]:
@@ -61,18 +89,26 @@ class Base:
             return
         bare, before = self.model, _requires_grad(self.model)
         self.model = attach(bare, adapter).eval()
+        known = self._worn
+        if known == (bare, None):
+            self._worn = self.model, Path(adapter)
         try:
             yield self.model
         finally:
             self.model = detach(self.model)
+            self._worn = known
             _restore(self.model, before)
 
     @contextmanager
     def without_adapter(self) -> Iterator[Any]:
         """The bare model, while it wears an adapter otherwise."""
         if hasattr(self.model, "disable_adapter"):
-            with self.model.disable_adapter():
-                yield self.model
+            off, self._off = self._off, True
+            try:
+                with self.model.disable_adapter():
+                    yield self.model
+            finally:
+                self._off = off
         else:
             yield self.model
 
@@ -100,21 +136,28 @@ class Base:
 
         new_tokens : of an answer, at most; 0: as `limits` says
         """
-        texts, limits = self.texts(prompts), self.limits
+        model, adapter = self._worn
+        asked = Asked(
+            self.model,
+            self.tokenizer,
+            self.texts(prompts),
+            self.limits.max_tokens,
+            new_tokens or self.limits.new_tokens,
+            temperature,
+            seed,
+            also,
+            None if self._off else adapter,
+            self.model is model,
+        )
+        if self.generator is not None:
+            answers: list[Answer] | None = self.generator.write(asked)
+            if answers is not None:
+                self.wrote[self.generator.name] += len(answers)
+                return answers
+        self.wrote[ALONE] += len(asked.texts)
         if temperature > 0:
             torch.manual_seed(seed)
-        return self.fitted(
-            lambda size: write_answers(
-                self.model,
-                self.tokenizer,
-                texts,
-                limits.max_tokens,
-                size,
-                new_tokens or limits.new_tokens,
-                temperature,
-                also,
-            )
-        )
+        return self.fitted(lambda size: transformers.write(asked, size))
 
     def losses(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Negative log-likelihood of each answer with its end, given its prompt: nats, (n,)."""

@@ -12,14 +12,16 @@ from ..evaluation.verdict import Settings as Judging
 from ..evaluation.verdict import Verdict
 from ..training.data import read
 from ..transfer.files import transfer_whole
+from . import generators
 from .base import Base, Limits
 from .card import write_card
 from .fleet import REPORT
+from .generators import Wanted
 from .prompts import Record, of_example
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
-from .upgrade import Settings, judged_of, learn, split
-from .verify import check_yardstick, old_answers, verify
+from .upgrade import Settings, judged_of, learn, split, wrote
+from .verify import answers_to, check_yardstick, old_answers, verify
 
 log = logging.getLogger("loraport")
 LIMITS = ("batch_size", "max_tokens", "new_tokens")
@@ -96,20 +98,29 @@ def carried_candidates(
 
 
 def load_bases(
-    folders: Sequence[Path], section: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+    folders: Sequence[Path],
+    section: Mapping[str, Any],
+    about: Mapping[str, Mapping[str, Any]],
+    wanted: Mapping[str, Wanted],
 ) -> list[Base]:
-    """The old and the new base model in memory."""
+    """The old and the new base model in memory; `wanted` of each is what is to write answers."""
     return [
-        load_one(folder, section, about[side])
+        load_one(folder, section, about[side], wanted.get(side, Wanted()))
         for side, folder in zip(("old", "new"), folders, strict=True)
     ]
 
 
-def load_one(folder: Path, section: Mapping[str, Any], about: Mapping[str, Any]) -> Base:
+def load_one(
+    folder: Path,
+    section: Mapping[str, Any],
+    about: Mapping[str, Any],
+    wanted: Wanted = Wanted(),  # noqa: B008  (frozen)
+) -> Base:
     """A base model in memory; `about` has its `remote_code`."""
     return Base.load(
         folder,
         limits_of(section),
+        wanted,
         dtype=section["dtype"],
         device=section["device"],
         device_map=section["device_map"],
@@ -143,9 +154,11 @@ def write_upgraded(
     commits : `old` and `new` -> commit on the hub; empty where there is none
     """
     settings = settings_of(section)
-    old, new = load_bases(folders, section, bases)
+    parts, name = split(records, (), settings), section["generator"]
+    many = len(parts.taught) + len(parts.held)
+    wanted = {"old": Wanted(name, many, (adapter,)), "new": Wanted(name, many, (adapter,))}
+    old, new = load_bases(folders, section, bases, wanted)
     with atomic(out) as temporary:
-        parts = split(records, (), settings)
         name = bases["new"]["name"]
         done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=name)
         about = {"old": bases["old"]["name"], "new": name, "adapter": str(adapter)}
@@ -153,6 +166,10 @@ def write_upgraded(
         report = {**about, **done.report}
         write_json(temporary / REPORT, "upgrade", inputs, report)
         write_card(temporary, report)
+    for base in (old, new):
+        base.close()
+    if line := generators.line(report):
+        log.info("%s", line)
     return report
 
 
@@ -162,8 +179,9 @@ def verdict_by_agreement(
     records: Sequence[Record],
     section: Mapping[str, Any],
     about: Mapping[str, Mapping[str, Any]],
-) -> Verdict:
-    """Verdict on prompts that nothing was taught on, by agreement with the old adapter.
+) -> tuple[Verdict, dict[str, Any]]:
+    """Verdict on prompts that nothing was taught on, by agreement with the old adapter; and what
+    wrote the answers.
 
     Parameters
     ----------
@@ -171,11 +189,18 @@ def verdict_by_agreement(
     """
     settings = settings_of(section)
     test = split(records, (), settings).test
-    old, new = load_bases(folders, section, about)
+    many, name = answers_to(test), section["generator"]
+    wanted = {
+        side: Wanted(name, many[side], (worn,))
+        for side, worn in zip(("old", "new"), adapters, strict=True)
+    }
+    old, new = load_bases(folders, section, about, wanted)
     before = old_answers(old, adapters[0], test, temperature=settings.verdict.temperature)
     check_yardstick(before, test, settings.verdict)
     verdict, _ = verify(new, adapters[1], before, test, (), settings.verdict)
-    return judged_of(verdict, _teacher(adapters[1]))
+    for base in (old, new):
+        base.close()
+    return judged_of(verdict, _teacher(adapters[1])), wrote(old, new)
 
 
 def _teacher(upgraded: Path) -> str:

@@ -15,8 +15,8 @@ from ..artifacts import atomic, write_json
 from ..evaluation import verdict as verdicts
 from ..evaluation.verdict import Verdict
 from ..runtime.measure import measured, versions
+from . import generators, teachers
 from . import teach as lessons
-from . import teachers
 from .base import Base
 from .candidates import Start, choose_start, fitting, started
 from .card import write_card
@@ -166,6 +166,8 @@ def upgrade(
         there is nothing to teach.
     """
     parts = split(records, test, settings, tested)
+    for base in (old, new):
+        base.wrote.clear()
     with measured() as run:
         before = old_answers(
             old, adapter, parts.test, texts, temperature=settings.verdict.temperature
@@ -183,6 +185,7 @@ def upgrade(
             verdict = judged_of(verdict, taught.report["choice"]["teacher"])
             scores = _scores(before, first, verdict, parts.test, settings)
             report = {**dict(about or {}), "scores": scores, **taught.report}
+            report |= wrote(old, new)
             write_json(temporary / REPORT, "upgrade", inputs or {}, report)
             write_card(temporary, report, verdict)
             verdicts.write_verdict(temporary / VERDICT, verdict, inputs=inputs, about=about)
@@ -242,8 +245,17 @@ def learn(
         "prompts": lesson.counts | {"test": len(parts.test), "tested": len(parts.tested)},
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
+        **wrote(old, new),
     }
     return Learned(start, report)
+
+
+def wrote(old: Base, new: Base) -> dict[str, Any]:
+    """`generator`: what wrote answers of both models, and how many, as reports record it.
+
+    Empty where transformers wrote them all: reports then are as they are without another one.
+    """
+    return generators.told({"old": old.wrote, "new": new.wrote})
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,12 @@ def old_answers(
     return OldAnswers(adapted, bare, again, None if plain is None else worn - plain)
 
 
+def answers_to(test: Sequence[Record], samples: int = SAMPLES) -> dict[str, int]:
+    """How many answers a verdict takes of the old and of the new model."""
+    again = 0 if all_labelled(test) else samples
+    return {"old": len(test) * (2 + again), "new": 2 * len(test)}
+
+
 def all_labelled(test: Sequence[Record]) -> bool:
     """Whether every record of a test has its gold answer."""
     return len(labelled(test)) == len(test)

@@ -17,10 +17,11 @@ from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
 from loraport.report.terminal import table
 from loraport.training.own_answers import Answer
-from loraport.upgrade import base, choice, more_prompts, teach
 from loraport.upgrade import chat as chats
+from loraport.upgrade import choice, more_prompts, teach
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.fleet import TOLD, Row, all_deployed, cells, failed, write_fleet
+from loraport.upgrade.generators import transformers
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
@@ -85,6 +86,7 @@ def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_p
     report = json.loads((out / "upgrade.json").read_text())
     assert report["prompts"]["taught"] == 96 and report["prompts"]["test"] == 40
     assert report["start"]["start"] == "nothing" and report["choice"]["teacher"] == "old"
+    assert "generator" not in report  # transformers wrote all answers
     assert report["taught"]["epochs"][-1]["loss"] < report["taught"]["epochs"][0]["loss"]
     assert set(report["scores"]) == {
         "old", "carried", "upgraded",
@@ -564,7 +566,7 @@ def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
         chat_template("["),
     )
     asked, taught = [], []
-    write, encode = base.write_answers, teach.encode_answer
+    write, encode = transformers.write_answers, teach.encode_answer
 
     def written(model, tokenizer, texts, *more):
         asked.append((tokenizer, texts))
@@ -574,7 +576,7 @@ def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
         taught.append((tokenizer, text))
         return encode(tokenizer, text, answer)
 
-    monkeypatch.setattr(base, "write_answers", written)
+    monkeypatch.setattr(transformers, "write_answers", written)
     monkeypatch.setattr(teach, "encode_answer", encoded)
     chats = [Record((("system", "s"), ("user", each.prompt))) for each in RECORDS]
     upgrade(old, new, pico_pair.adapter, {}, chats, tmp_path / "out", QUICK)

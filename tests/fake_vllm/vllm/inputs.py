@@ -1,0 +1,5 @@
+"""As of vLLM."""
+
+
+class TokensPrompt(dict):
+    """A prompt as token ids."""
