@@ -18,7 +18,7 @@ rule lora_start:  # nothing, the carried update or a taught one, as ends best on
     resources:
         mem_mb=look.start_mem_mb(),
         runtime=look.start_runtime(),
-        gpu=look.start_gpus(),
+        gpu=look.start_gpus,
         gpu_mb=look.start_gpu_mb(),
     params:
         transfer=look.transfer_params,

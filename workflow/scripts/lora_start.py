@@ -6,7 +6,8 @@ from tempfile import TemporaryDirectory
 
 from loraport.adapters.files import folder_of
 from loraport.artifacts import atomic, identities, read_json
-from loraport.evaluation.start import FOLDS, NOTHING, Begin, Teach, choose_start
+from loraport.evaluation.folds import FOLDS
+from loraport.evaluation.start import NOTHING, Begin, Teach, choose_start
 from loraport.models.spec import load_spec
 from loraport.runtime.job import job, progress
 from loraport.training.data import read

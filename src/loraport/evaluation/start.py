@@ -29,12 +29,12 @@ from ..training.settings import Settings
 from ..training.starts import Fresh, begin
 from ..training.train import load_for, make_deterministic, train_lora
 from ..training.trainer import Diverged
+from .folds import FOLDS
 from .gain import is_ahead, mean_and_error
 from .likelihood import answer_losses
 
 log = logging.getLogger("loraport")
 NOTHING, TAUGHT = "nothing", "taught"
-FOLDS = 3
 LEAST_HELD = 2  # answers that a taught start is compared on: one has no standard error
 Begin = Fresh | Path
 # (base and tokenizer, examples to learn, examples held back, folder to make) -> what it reports

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import needs, specs, stages, times
+from ..evaluation.folds import learned
+from . import needs, specs, stages, tasks, times
 from .lookups_models import Inputs, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
@@ -19,13 +20,27 @@ class StartLookups(UpgradeLookups):
     config, given, source : as for `PairLookups`
     """
 
-    def teaches_start(self) -> bool:
-        """Whether a taught start is tried beside nothing and the carried update."""
+    def asks_for_taught_start(self) -> bool:
+        """Whether a taught start is to be tried beside nothing and the carried update."""
         return self.config.content["finetune"]["start"] == "taught"
+
+    def teaches_start(self, wildcards: Wildcards) -> bool:
+        """Whether one is tried, as far as a plan knows: of a large small set none is taught.
+
+        How many examples there are is not known of a data set of the hub that is taken whole, nor
+        of answers of the old model's own, some of which may be left out.
+        """
+        section = self.config.content["finetune"]
+        if not self.asks_for_taught_start():
+            return False
+        if section["answers"] == "own":
+            return True
+        count = section["examples"] or tasks.count_examples(self.small_files("lft")(wildcards))
+        return learned(count) < section["taught_prompts"]
 
     def taught_start(self, wildcards: Wildcards) -> Inputs:
         """Settings of the teaching of a start, and where the old model is; empty without one."""
-        if not self.teaches_start():
+        if not self.asks_for_taught_start():
             return {}
         settings = {k: v for k, v in self.upgrading().items() if k not in NOT_TAUGHT}
         settings["at_least"] = self.config.content["finetune"]["taught_prompts"]
@@ -33,7 +48,7 @@ class StartLookups(UpgradeLookups):
 
     def start_code(self, script: str) -> Inputs:
         """Hash of the code that chooses a start; that of a teaching counts where there is one."""
-        if not self.teaches_start():
+        if not self.asks_for_taught_start():
             return self.code(script)
         return self.teaching_code(script, "upgrade.taught_start")
 
@@ -42,7 +57,7 @@ class StartLookups(UpgradeLookups):
         alone = self.mem_mb("finetune")
 
         def need(wildcards: Any, input: Any, attempt: int) -> int:
-            if not self.teaches_start():
+            if not self.teaches_start(wildcards):
                 return alone(wildcards, input, attempt)
             sides = self._start_needs(input)
             return attempt * sum(each.host_mib if on_gpu else each.mib for each, on_gpu in sides)
@@ -54,7 +69,7 @@ class StartLookups(UpgradeLookups):
         alone = self.gpu_mb("finetune")
 
         def need(wildcards: Any, input: Any, attempt: int) -> int:
-            if not self.teaches_start():
+            if not self.teaches_start(wildcards):
                 return alone(wildcards, input, attempt)
             return attempt * sum(
                 each.gpu_mib for each, on_gpu in self._start_needs(input) if on_gpu
@@ -68,16 +83,16 @@ class StartLookups(UpgradeLookups):
 
         def minutes(wildcards: Any, input: Any, attempt: int, threads: int = 1) -> int:
             asked = alone(wildcards, input, attempt, threads)
-            if self.teaches_start():
+            if self.teaches_start(wildcards):
                 longest = max(each.seconds for each, _ in self._start_needs(input))
                 asked += attempt * times.limit_minutes(longest)
             return asked
 
         return minutes
 
-    def start_gpus(self) -> int:
+    def start_gpus(self, wildcards: Wildcards) -> int:
         """GPUs of such a job."""
-        sections = ("finetune", "upgrade") if self.teaches_start() else ("finetune",)
+        sections = ("finetune", "upgrade") if self.teaches_start(wildcards) else ("finetune",)
         return max(self.gpus(section) for section in sections)
 
     def _start_needs(self, input: Any) -> list[tuple[needs.Need, bool]]:

@@ -69,11 +69,11 @@ class Teaching:
             If there is nothing to teach or to write, there is no old model, or the teaching fails.
         """
         divided, settings = parts_of(learned, held), learning_of(self.section)
-        if len(divided.taught) >= settings.at_least:
+        if len(learned) >= settings.at_least:  # as the plan has it, which asked for memory
             raise LoraportError(
                 "the small set is large enough to learn from alone",
-                got=f"{len(divided.taught)} prompts to teach",
-                expected=f"fewer than {settings.at_least}, so that others are written",
+                got=f"{len(learned)} examples to teach",
+                expected=f"fewer than {settings.at_least}, so that other prompts are written",
                 todo="raise `taught_prompts` under `finetune` to teach a start all the same",
             )
         old_dir = self.old_dir()

@@ -10,6 +10,8 @@ import pico
 import pytest
 
 from loraport.errors import LoraportError
+from loraport.evaluation import folds
+from loraport.evaluation.start import parts
 from loraport.planning import (
     contenders,
     layout,
@@ -389,9 +391,39 @@ def test_a_taught_start_that_is_moved_is_asked_for_where_it_is(made, specs):
     inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
     look = made(finetune={**TAUGHT, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
     old = stages.base_need(read_sizes(specs["old_spec"]), look.config.content["upgrade"])
-    assert look.start_gpu_mb()(APP, inputs, 1) == old.gpu_mib > 0 and look.start_gpus() == 3
+    assert look.start_gpu_mb()(APP, inputs, 1) == old.gpu_mib > 0 and look.start_gpus(APP) == 3
     only = made(finetune={**CHOSEN, "device": "cpu"}, upgrade={"device": "cuda", "gpus": 3})
-    assert only.start_gpu_mb()(APP, inputs, 1) == only.start_gpus() == 0
+    assert only.start_gpu_mb()(APP, inputs, 1) == only.start_gpus(APP) == 0
+
+
+@pytest.mark.parametrize(
+    ("small", "least", "taught"),
+    [
+        ({"examples": 8}, 6, True),
+        ({"examples": 8}, 5, False),
+        ({"examples": 0}, 14, True),  # all 20
+        ({"examples": 0}, 13, False),
+        ({"examples": 8, "answers": "own"}, 5, True),  # some may be left out
+    ],
+)
+def test_a_small_set_that_is_taught_no_start_asks_for_one_model(
+    made, specs, monkeypatch, small, least, taught
+):
+    monkeypatch.setattr(resources, "has_gpu", lambda: True)
+    inputs = SimpleNamespace(spec=specs["new_spec"], **specs)
+
+    def asked(start):
+        section = {"start": start, **small, "taught_prompts": least}
+        look = made(finetune=section, upgrade={"gpus": 2})
+        functions = (look.start_mem_mb(), look.start_gpu_mb(), look.start_runtime())
+        return [look.start_gpus(APP), *(function(APP, inputs, 1) for function in functions)]
+
+    assert (asked("taught") != asked("chosen")) == taught
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_a_plan_counts_what_a_taught_start_learns(count):
+    assert folds.learned(count) == (parts(count) != 0).sum()
 
 
 def test_a_taught_start_is_redone_for_what_its_teaching_reads_and_a_chosen_one_is_not(made):

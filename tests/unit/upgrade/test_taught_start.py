@@ -166,6 +166,11 @@ def test_a_small_set_that_needs_no_other_prompts_is_taught_no_start(pico_pair, m
     assert told["start"] in told["nats"] and TAUGHT not in told["nats"]
 
 
+def test_prompts_that_are_held_back_too_count_as_the_plan_counts_them(make, tmp_path):
+    with pytest.raises(LoraportError, match="large enough"):
+        make({}, at_least=8)(None, [*DATA[4:], DATA[0]], DATA[:5], tmp_path / "out")
+
+
 def test_no_more_than_some_held_back_prompts_are_asked_between_epochs():
     data = [Example(f"word {n} is", " number") for n in range(300)]
     parts = parts_of(data[:10], data[10:])
