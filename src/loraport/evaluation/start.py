@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,8 +37,9 @@ log = logging.getLogger("loraport")
 NOTHING, TAUGHT = "nothing", "taught"
 LEAST_HELD = 2  # answers that a taught start is compared on: one has no standard error
 Begin = Fresh | Path
-# (base and tokenizer, examples to learn, examples held back, folder to make) -> what it reports
-Teach = Callable[[tuple[Any, Any], Sequence[Example], Sequence[Example], Path], dict[str, Any]]
+Load = Callable[[], tuple[Any, Any]]  # gives the bare base and its tokenizer
+# (the base where it is wanted, examples to learn, examples held back, folder to make) -> its report
+Teach = Callable[[Load, Sequence[Example], Sequence[Example], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -206,16 +207,16 @@ def choose_start(
     teach : makes one more start, from all of the small set but its first part
     """
     examples = subset(data, settings.examples, settings.subset_seed)
-    loaded = load_for(model_dir, settings)
+    load = cache(lambda: load_for(model_dir, settings))
     with TemporaryDirectory(dir=out.parent) as place:
         taught, told = Path(place) / TAUGHT, None
         if teach is not None:
-            told = _teach(teach, loaded, examples, taught)
+            told = _teach(teach, load, examples, taught)
             if not taught.is_dir():  # a teaching that failed may have left something in the base
-                del loaded
+                load.cache_clear()
                 gc.collect()
                 let_go()
-                loaded = load_for(model_dir, settings)
+        loaded = load()
         ask = partial(
             trained_losses,
             model_dir,
@@ -243,9 +244,7 @@ def choose_start(
     return chosen
 
 
-def _teach(
-    teach: Teach, loaded: tuple[Any, Any], examples: Sequence[Example], out: Path
-) -> dict[str, Any]:
+def _teach(teach: Teach, load: Load, examples: Sequence[Example], out: Path) -> dict[str, Any]:
     """What a teaching reports that makes the folder `out`, or why there is no such folder.
 
     A teaching holds a second model, so that memory may run out which suffices for a training.
@@ -258,7 +257,7 @@ def _teach(
         [each for each, one in zip(examples, which, strict=True) if one] for which in (~held, held)
     )
     try:
-        return teach(loaded, learned, kept, out)
+        return teach(load, learned, kept, out)
     except LoraportError as error:
         log.warning("no start is taught: %s", error)
         why = error.what

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LoraportError
+from ..evaluation.start import Load
 from ..runtime.memory import let_go
 from ..training.data import Example
 from ..training.train import make_deterministic
@@ -51,7 +52,7 @@ class Teaching:
 
     def __call__(
         self,
-        loaded: tuple[Any, Any],
+        load: Load,
         learned: Sequence[Example],
         held: Sequence[Example],
         out: Path,
@@ -60,7 +61,8 @@ class Teaching:
 
         Parameters
         ----------
-        loaded : the bare new model and its tokenizer; it is bare again at the end
+        load : gives the bare new model and its tokenizer, asked for once nothing is refused; the
+            model is bare again at the end
         learned, held : examples that are taught, and held back
 
         Raises
@@ -82,8 +84,8 @@ class Teaching:
         carried = carried_candidates(
             self.adapter, self.artifacts, self.inputs, candidates, self.transfer
         )
+        new = Base(*load(), limits_of(self.section))
         make_deterministic(settings.seed)
-        new = Base(*loaded, limits_of(self.section))
         old = load_one(old_dir, self.section, self.about_old)
         out.mkdir()
         try:

@@ -133,9 +133,9 @@ def test_a_start_is_taught_on_two_thirds_and_compared_on_the_third_that_it_did_n
 ):
     longer, seen = Settings(epochs=30, batch_size=6, learning_rate=1e-2, device="cpu"), []
 
-    def teach(loaded, learned, held, out):
+    def teach(load, learned, held, out):
         seen.append((learned, held))
-        train_lora(base, DATA, out, start=FRESH, settings=longer, loaded=loaded)
+        train_lora(base, DATA, out, start=FRESH, settings=longer, loaded=load())
         return {"choice": {"teacher": "old"}}
 
     bare, before, _ = begun(base, tmp_path, "bare")
@@ -152,6 +152,28 @@ def test_a_start_is_taught_on_two_thirds_and_compared_on_the_third_that_it_did_n
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "taught" / name).read_bytes()
 
 
+def counting(monkeypatch):
+    """A list with an entry for each load of a base from here on."""
+    loads = []
+    monkeypatch.setattr(
+        "loraport.evaluation.start.load_for",
+        lambda *args: (loads.append(1), load_for(*args))[1],
+    )
+    return loads
+
+
+def test_a_teaching_that_is_refused_before_it_begins_loads_no_base_of_its_own(
+    base, tmp_path, monkeypatch
+):
+    loads = counting(monkeypatch)
+
+    def refuses(load, learned, held, out):
+        raise LoraportError("there is nothing to teach")
+
+    _, told, _ = begun(base, tmp_path, "refused", refuses)
+    assert told["taught"] == {"left_out": "there is nothing to teach"} and len(loads) == 1
+
+
 @pytest.mark.parametrize(
     ("failure", "why"),
     [
@@ -162,13 +184,10 @@ def test_a_start_is_taught_on_two_thirds_and_compared_on_the_third_that_it_did_n
 def test_a_teaching_that_fails_is_told_and_the_choice_goes_on_without_it(
     base, tmp_path, monkeypatch, caplog, failure, why
 ):
-    loads = []
-    monkeypatch.setattr(
-        "loraport.evaluation.start.load_for",
-        lambda *args: (loads.append(1), load_for(*args))[1],
-    )
+    loads = counting(monkeypatch)
 
-    def fails(loaded, learned, held, out):
+    def fails(load, learned, held, out):
+        load()
         out.mkdir()
         (out / "half").write_text("")
         raise failure
@@ -187,7 +206,7 @@ def test_a_teaching_that_fails_is_told_and_the_choice_goes_on_without_it(
 
 
 def test_a_fault_of_a_teaching_is_no_reason_to_go_on(base, tmp_path):
-    def faulty(loaded, learned, held, out):
+    def faulty(load, learned, held, out):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -142,7 +142,7 @@ def test_a_teaching_that_fails_is_told_and_the_base_is_bare_again(pico_pair, mak
     loaded = load_base(pico_pair.new, device="cpu")
     names = [name for name, _ in loaded[0].named_modules()]
     with pytest.raises(LoraportError, match="no training example keeps"):
-        teach(loaded, data[1:3], data[:1], tmp_path / "out")
+        teach(lambda: loaded, data[1:3], data[:1], tmp_path / "out")
     assert [name for name, _ in loaded[0].named_modules()] == names
     _, told = chosen_by(teach, pico_pair.new, tmp_path / "chosen", like, data)
     assert told["start"] == NOTHING and "nothing to teach" in told["taught"]["left_out"]
