@@ -115,9 +115,13 @@ class Base:
     @contextmanager
     def at_strength(self, gain: float) -> Iterator[None]:
         """The adapter that it wears, its update multiplied by a gain."""
-        with gained(self.model, row_norms(self.model)) as set_gain:
-            set_gain(gain)
-            yield
+        known, self._worn = self._worn, (None, None)  # no longer what is in a folder
+        try:
+            with gained(self.model, row_norms(self.model)) as set_gain:
+                set_gain(gain)
+                yield
+        finally:
+            self._worn = known
 
     def texts(self, prompts: Sequence[Prompt]) -> list[str]:
         """Prompts as this model's tokenizer reads them, messages through its chat template."""
