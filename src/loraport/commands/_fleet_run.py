@@ -165,7 +165,7 @@ def _wanted(jobs: Sequence[Job], name: str, settings: Settings) -> dict[str, Wan
     """
     many = {"old": 0, "new": 0}
     for job in jobs:
-        test, _ = set_apart(job.test, settings)
+        test, _ = set_apart(job.records, job.test, settings)
         parts = split(job.records, test, settings)
         many["old"] += len(parts.taught) + len(parts.held)
         for side, count in answers_to(parts.test).items():
@@ -273,7 +273,7 @@ def _upgrade(
     about: dict[str, Any],
     settings: Settings,
 ) -> Upgraded:
-    test, tested = set_apart(job.test, settings)
+    test, tested = set_apart(job.records, job.test, settings)
     return upgrade(
         old,
         new,

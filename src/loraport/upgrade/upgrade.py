@@ -24,13 +24,14 @@ from .chat import template_doubt
 from .choice import READ, Choice, choose_teacher
 from .fleet import REPORT
 from .more_prompts import ENOUGH, Source, write_more, writers
-from .prompts import Record, labelled
+from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, Target
 from .verify import OldAnswers, all_labelled, check_yardstick, judge, old_answers, verify
 
 log = logging.getLogger("loraport")
 VERDICT = "verdict.json"
 LEAST_TEST = 4 * READ  # items of a test of which some are set apart for the choice of a teacher
+LABELS = "labels"  # in place of a teacher's name, where `auto` has none to choose
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,17 @@ class Upgraded:
 
 
 def set_apart(
-    test: Sequence[Record], settings: Settings = Settings()
+    records: Sequence[Record], test: Sequence[Record], settings: Settings = Settings()
 ) -> tuple[list[Record], list[Record]]:
     """What a verdict rests on of a test, and what the teacher is chosen on, drawn by the seed.
 
-    None of it chooses where a teacher is asked for by name, where an item has no gold answer, or
-    where fewer than `LEAST_TEST` are there.
+    None of it chooses where a teacher is asked for by name, where the gold answers of the records
+    are all that is taught, where an item has no gold answer, or where fewer than `LEAST_TEST` are
+    there.
     """
     if settings.teacher != "auto" or not all_labelled(test) or len(test) < LEAST_TEST:
+        return list(test), []
+    if all_labelled(records) and len(split(records, test, settings).taught) >= settings.at_least:
         return list(test), []
     drawn = set(np.random.default_rng(settings.seed).permutation(len(test))[:READ].tolist())
     judged = [item for place, item in enumerate(test) if place not in drawn]
@@ -275,7 +279,7 @@ class Lesson:
 def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     """Choose the teacher and let it write the targets; the old model wears its adapter.
 
-    Labelled records have their gold answers as targets.
+    Labelled records have their gold answers as targets. Where all are, `auto` asks no teacher.
     """
     taught, apart = list(parts.taught), [*parts.held, *parts.test, *parts.tested]
     source = Source(room.old, writers(room.old, room.new), parts.taught)
@@ -286,17 +290,17 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
         written = write_more(source, missing, seed, apart)
         counts["synthetic"] = written.told()
         taught += written.records
-    if not (all_labelled(taught) and settings.teacher == "auto"):
+    open_ended, held_open = _open_ended(taught), _open_ended(parts.held)
+    choice = Choice(LABELS, "Every prompt has its own answer.")
+    module: Any = None
+    if settings.teacher != "auto" or open_ended or held_open:
         sample = [record.prompt for record in taught[:ENOUGH]]
         pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]
-
-    match = settings.verdict.match
-    choice = choose_teacher(settings.teacher, room, taught, match, parts.tested)
-    module = teachers.teacher(choice.name)
-    open_ended = [record.prompt for record in taught if record.gold is None]
+        match = settings.verdict.match
+        choice = choose_teacher(settings.teacher, room, taught, match, parts.tested)
+        module = teachers.teacher(choice.name)
     targets = _gold(taught) + (module.targets(room, open_ended) if open_ended else [])
-    held_open = [record.prompt for record in parts.held if record.gold is None]
     held = _gold(parts.held) + (module.targets(room, held_open) if held_open else [])
     counts |= {
         "taught": len(targets),
@@ -311,6 +315,10 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     if hasattr(module, "again"):
         again = lambda epoch: module.again(room, open_ended, seed + epoch)  # noqa: E731
     return Lesson(choice, targets, whole, counts, again)
+
+
+def _open_ended(records: Sequence[Record]) -> list[Prompt]:
+    return [record.prompt for record in records if record.gold is None]
 
 
 def _gold(records: Sequence[Record]) -> list[Target]:
@@ -332,15 +340,15 @@ def _answers_at_start(new: Base, start: Start, test: Sequence[Record]) -> list[s
 
 
 def judged_of(verdict: Verdict, teacher: str) -> Verdict:
-    """A verdict by agreement, where another than the old adapter taught: it can't say RETRAIN.
+    """A verdict by agreement, where other than the old adapter's answers are taught: no RETRAIN.
 
     Such a student is meant to answer otherwise than the old adapter where that is wrong.
     """
     if verdict.rests_on != "agreement" or verdict.verdict != verdicts.RETRAIN:
         return verdict
-    if teacher not in ("context", "delta"):
+    if teacher not in ("context", "delta", LABELS):
         return verdict
-    why = f"{verdict.why} The teacher was {teacher}, which may be right where the old adapter "
+    why = f"{verdict.why} It was taught by {teacher}, which may be right where the old adapter "
     why += "is wrong: a test with gold answers is needed to tell."
     return replace(verdict, verdict=verdicts.UNDECIDED, why=why)
 

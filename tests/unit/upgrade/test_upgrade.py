@@ -15,6 +15,7 @@ from loraport.commands import _fleet_run
 from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
+from loraport.evaluation.verdict import Verdict
 from loraport.report.terminal import table
 from loraport.training.own_answers import Answer
 from loraport.upgrade import chat as chats
@@ -30,6 +31,7 @@ from loraport.upgrade.upgrade import (
     LEAST_TEST,
     Parts,
     Settings,
+    judged_of,
     prepare,
     set_apart,
     split,
@@ -122,7 +124,7 @@ def test_gold_answers_are_taught_and_decide(pico_pair, tmp_path):
     )
     assert done.verdict.rests_on == "labels" and done.scores["old"] == 100
     assert done.report["prompts"]["labelled"] == 28
-    assert done.report["choice"]["measured"]["right"]["old"] == 1.0
+    assert done.report["choice"]["teacher"] == "labels"
 
 
 def counting(base, monkeypatch):
@@ -232,20 +234,62 @@ def test_items_of_a_test_choose_the_teacher_before_prompts_that_the_old_adapter_
 
 def test_some_of_a_large_labelled_test_is_set_apart_for_the_choice_of_a_teacher():
     test = [Record(f"item {n}", f" {n}") for n in range(LEAST_TEST)]
-    judged, tested = set_apart(test)
+    judged, tested = set_apart(RECORDS, test)
     assert len(tested) == choice.READ and len(judged) == len(test) - choice.READ
     assert sorted([*judged, *tested], key=test.index) == test
     assert [judged, tested] == [sorted(each, key=test.index) for each in (judged, tested)]
     assert (
-        set_apart(test)
+        set_apart(RECORDS, test)
         == (judged, tested)
-        != set_apart(test, replace(QUICK, teacher="auto", seed=1))
+        != set_apart(RECORDS, test, replace(QUICK, teacher="auto", seed=1))
     )
     unlabelled = [*test[1:], Record("item")]
     for settings, given in (
         (replace(QUICK, teacher="old"), test), (Settings(), test[1:]), (Settings(), unlabelled)
     ):  # fmt: skip
-        assert set_apart(given, settings) == (given, [])
+        assert set_apart(RECORDS, given, settings) == (given, [])
+
+
+def test_none_of_a_test_is_set_apart_where_no_teacher_writes_a_target():
+    test = [Record(f"item {n}", f" {n}") for n in range(LEAST_TEST)]
+    known = [Record(each.prompt, " right") for each in MANY]  # of which 32 are held back
+    assert set_apart(known, test, Settings(at_least=128)) == (test, [])
+    for records, settings in (
+        (known, Settings(at_least=129)),  # one prompt is written
+        ([*known, test[0]], Settings(at_least=129)),  # a prompt of the test is not taught
+        ([*known[1:], MANY[0]], Settings(at_least=0)),
+    ):
+        assert len(set_apart(records, test, settings)[1]) == choice.READ
+
+
+@pytest.mark.parametrize("open_ended", ["none", "taught", "held", "written"])
+def test_no_teacher_is_asked_where_every_prompt_has_its_own_answer(room, monkeypatch, open_ended):
+    asked, answered, labelled = [], counting(room.old, monkeypatch), Record("q", " right")
+    known = [Record(each.prompt, " right") for each in RECORDS]
+    taught, held = known[:30], known[30:]
+    if open_ended in ("taught", "held"):
+        (taught if open_ended == "taught" else held)[0] = RECORDS[0]
+    monkeypatch.setattr(
+        "loraport.upgrade.upgrade.choose_teacher",
+        lambda *_: asked.append(1) or choice.Choice("old", ""),
+    )
+    made = more_prompts.Written([Record("a new one is", synthetic=True)])
+    monkeypatch.setattr("loraport.upgrade.upgrade.write_more", lambda *_: made)
+    settings = replace(QUICK, teacher="auto", at_least=31 if open_ended == "written" else 30)
+    lesson = prepare(room, Parts(taught, held, [], [labelled]), settings)
+    if open_ended == "none":
+        assert (asked, answered) == ([], []) and lesson.choice.name == "labels"
+        assert {target.answer for target in lesson.targets} == {" right"}
+    else:
+        assert asked and answered and lesson.choice.name == "old"
+
+
+def test_a_verdict_by_agreement_can_t_reject_what_may_be_wiser_than_the_old_adapter():
+    retrain = Verdict("RETRAIN", "It agrees less.", "agreement")
+    for teacher in ("context", "delta", "labels"):
+        assert judged_of(retrain, teacher).verdict == "UNDECIDED"
+    assert judged_of(retrain, "old") == retrain
+    assert judged_of(replace(retrain, rests_on="labels"), "labels").verdict == "RETRAIN"
 
 
 def test_the_command_sets_items_of_a_test_apart(monkeypatch):
@@ -253,7 +297,7 @@ def test_the_command_sets_items_of_a_test_apart(monkeypatch):
     monkeypatch.setattr(_fleet_run, "upgrade", lambda *_, **named: seen.update(named))
     job = _fleet_run.Job("a", Path("a"), Path("out"), RECORDS, test, [])
     _fleet_run._upgrade(job, None, None, {}, [], {"new": "new"}, Settings())
-    assert (seen["test"], seen["tested"]) == set_apart(test)
+    assert (seen["test"], seen["tested"]) == set_apart(RECORDS, test)
 
 
 def test_what_the_teacher_is_chosen_on_is_neither_taught_nor_judged(
