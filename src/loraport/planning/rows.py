@@ -21,9 +21,9 @@ def rows(config: Config, pair: str, app: str) -> list[Row]:
     -------
     one dict a row: `label`, `stage`, `method` and `seed` (empty where they mean nothing), `side`
     (old or new), `scores` (JSON file), `adapter` (its directory, or empty), `transfer_log`,
-    `maps_log` (of maps that are the adapter's own; where there are none, empty), `start_log` (of
-    the choice of its training's start, likewise), and `logs` (of all that comes before the scores,
-    in the order in which it runs)
+    `maps_log` (of maps that are the adapter's own; where there are none, empty), `start` and
+    `start_log` (folder and log of the choice of its training's start, likewise), and `logs` (of
+    all that comes before the scores, in the order in which it runs)
     """
     asked = config.content["evaluation"]["stages"]
     return [
@@ -50,6 +50,7 @@ def _stage_row(config: Config, pair: str, app: str, name: str) -> Row:
         "adapter": stages.adapters_of_pair(config, pair, app)[name],
         "transfer_log": transfer_log if stage.carried else "",
         "maps_log": own_maps_log(config, pair, app, method) if stage.carried else "",
+        "start": start_folder(config, pair, app) if name == "finetuned" else "",
         "start_log": start_log(config, pair, app) if name == "finetuned" else "",
         "logs": stage_logs(config, pair, app, name),
     }
@@ -169,6 +170,12 @@ def own_maps_log(config: Config, pair: str, app: str, method: str) -> str:
     """Log of the maps of one adapter, where a method or variant makes some; else empty."""
     own = methods.per_adapter(config.method(method))
     return layout.log("adapter_maps", pair=pair, app=app, method=method) if own else ""
+
+
+def start_folder(config: Config, pair: str, app: str) -> str:
+    """What a light fine-tuning was chosen to start from; empty where nothing is chosen."""
+    chosen = stages.start_is_chosen(config)
+    return f"{layout.path(layout.APP, pair=pair, app=app)}/{layout.START}" if chosen else ""
 
 
 def start_log(config: Config, pair: str, app: str) -> str:

@@ -23,7 +23,7 @@ UNDEFINED = "undefined"
 MATCHED = "lora_small_matched"
 SCORE = "score "  # column of a task's score: this and the task's name
 ITEMS = "items "
-FIXED = ("app", "row", "stage", "method", "seed", "metric")
+FIXED = ("app", "row", "stage", "method", "seed", "start", "metric")
 DERIVED = (
     "average",
     "low",
@@ -71,6 +71,7 @@ def make_table(
             "app": app,
             "row": row["label"],
             **{key: row[key] for key in ("stage", "method", "seed")},
+            "start": taken_start(row.get("start", "")),
         }
         if row["scores"] in scores:
             entry |= score_columns(scores[row["scores"]])
@@ -235,6 +236,12 @@ def training_of(adapter: str) -> dict[str, Any]:
     """training.json of an adapter that was trained here; empty for one that was given."""
     path = Path(adapter) / "training.json"
     return json.loads(path.read_text()) if adapter and path.is_file() else {}
+
+
+def taken_start(folder: str) -> str:
+    """What a training began from, of what was tried (start.json); empty where nothing was."""
+    path = Path(folder) / "start.json"
+    return str(read_json(path, "start")["start"]) if folder and path.is_file() else ""
 
 
 def write_table(table: Sequence[Row], title: str, outputs: Mapping[str, str]) -> None:

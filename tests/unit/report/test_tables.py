@@ -285,6 +285,16 @@ def test_costs_come_from_training_and_logs(found):
     assert next(r for r in build(found) if r["stage"] == "new")["train_s"] is None
 
 
+def test_the_row_of_the_best_start_says_which_it_is(found, tmp_path):
+    tuned = next(row for row in found if row["stage"] == "finetuned")
+    assert all(not row["start"] for row in build(found))  # made elsewhere: nothing is known
+    write_json(f"{tuned['start']}/start.json", "start", {}, {"start": "taught"})
+    names = {kind: str(tmp_path / f"sums.{kind}") for kind in ("csv", "md", "html")}
+    tables.write_table(build(found), "sums", names)
+    rows = render.read_csv(names["csv"])
+    assert {row["stage"]: row["start"] for row in rows if row["start"]} == {"finetuned": "taught"}
+
+
 def test_csv_keeps_what_is_shown(found, tmp_path):
     table = build(found)
     names = {kind: str(tmp_path / f"sums.{kind}") for kind in ("csv", "md", "html")}
