@@ -63,16 +63,7 @@ def audit(
             continue
         if place is None:
             raise _foreign_module(adapter, family, path)
-        layer, module = place
-        there = layer < dims.layers and module in family.modules_of(dims.at(layer))
-        wanted = family.module_shape(module, dims.at(layer) if there else dims)
-        if not there or (weights.b.shape[0], weights.a.shape[1]) != wanted:
-            raise LoraportError(
-                f"adapter {adapter.directory} is for another base model",
-                got=f"{path}: {(weights.b.shape[0], weights.a.shape[1])}",
-                expected=f"{wanted} in one of {dims.layers} layers",
-                todo="name the pair whose old model the adapter was trained on",
-            )
+        _check_shape(adapter, family, dims, path, place)
         located[place] = weights
     _check_copies(adapter, family)
     _take_added_rows(adapter, dims)
@@ -86,6 +77,24 @@ def audit(
             f"bias = {adapter.config['bias']!r}, but its modules have none: carried without"
         )
     return located
+
+
+def _check_shape(
+    adapter: Adapter, family: Architecture, dims: Dimensions, path: str, place: tuple[int, str]
+) -> None:
+    """Refuse a module that the model has in no such layer, or in another shape."""
+    layer, module = place
+    weights = adapter.modules[path]
+    there = layer < dims.layers and module in family.modules_of(dims.at(layer))
+    wanted = family.module_shape(module, dims.at(layer) if there else dims)
+    shape = weights.b.shape[0], weights.a.shape[1]
+    if not there or shape != wanted:
+        raise LoraportError(
+            f"adapter {adapter.directory} is for another base model",
+            got=f"{path}: {shape}",
+            expected=f"{wanted} in one of {dims.layers} layers",
+            todo="name the pair whose old model the adapter was trained on",
+        )
 
 
 def _foreign_module(adapter: Adapter, family: Architecture, path: str) -> LoraportError:

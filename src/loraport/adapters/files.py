@@ -299,16 +299,11 @@ def write_adapter(
     places |= vocabulary
     modules = {module for _, module in weights}
     full = len(weights) == layers * len(modules) and not family.beside
-    of_the_kind = kind.fields(places) if places else {}
-    beside, named, rank = wrapped(experts, family) if experts else ({}, [], 0)
-    if experts:
-        of_the_kind |= _at_rank(places, rank, bool(source.get("use_rslora")))
-    written = kind_of({**source, **of_the_kind}, directory)  # a kind may be written as another
+    beside, named, rank = wrapped(experts, family) if experts else ({}, [], None)
     config = {
-        **{k: v for k, v in source.items() if k in CARRIED_FIELDS | set(written.FIELDS)},
+        **_fields(kind, source, directory, places, rank),
         "base_model_name_or_path": base,
         "revision": revision or None,
-        **of_the_kind,
         "target_modules": sorted(
             {module.rpartition(".")[2] for module in {*modules, *vocabulary}} if full else places
         ),
@@ -324,17 +319,40 @@ def write_adapter(
         "inference_mode": True,
     }
     tensors = {f"{PREFIX}{name}": values for name, values in saved.items()}
-    for name, values in beside.items():
+    for name, values in {**beside, **_factors(kind, family, places)}.items():
         tensors[f"{PREFIX}{name}"] = values.astype(DTYPES[dtype])
-    for path, each in places.items():
-        embedding = path == family.embedding
-        for end, values in (lora.embedding if embedding else kind.tensors)(each).items():
-            tensors[f"{PREFIX}{path}.{end}"] = values.astype(DTYPES[dtype])
     for name, values in tensors.items():
         if not is_finite(values):
             raise LoraportError(f"the carried adapter would hold NaN or Inf in {name}")
     save_tensors(directory / ADAPTER_WEIGHTS, tensors)
     (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _fields(
+    kind: Any,
+    source: Mapping[str, Any],
+    directory: Path,
+    places: Mapping[str, LoraWeights],
+    experts_rank: int | None,
+) -> dict[str, Any]:
+    """What still holds of the source's config, and what the kind says of the factors."""
+    fields = kind.fields(places) if places else {}
+    if experts_rank is not None:
+        fields |= _at_rank(places, experts_rank, bool(source.get("use_rslora")))
+    written = kind_of({**source, **fields}, directory)  # a kind may be written as another
+    carried = CARRIED_FIELDS | set(written.FIELDS)
+    return {**{key: value for key, value in source.items() if key in carried}, **fields}
+
+
+def _factors(
+    kind: Any, family: Architecture, places: Mapping[str, LoraWeights]
+) -> dict[str, np.ndarray]:
+    """Name of a tensor below `PREFIX` -> factors, or what else the kind has of a module."""
+    tensors: dict[str, np.ndarray] = {}
+    for path, each in places.items():
+        of_module = lora.embedding if path == family.embedding else kind.tensors
+        tensors |= {f"{path}.{end}": values for end, values in of_module(each).items()}
+    return tensors
 
 
 def _at_rank(places: Mapping[str, LoraWeights], rank: int, rslora: bool) -> dict[str, Any]:

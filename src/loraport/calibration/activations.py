@@ -76,6 +76,18 @@ def load_texts(texts: str | dict[str, Any], examples: int) -> list[str]:
     return check_texts(chosen, name)
 
 
+def _padded(tokenizer: Any, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Tokens of texts as one batch."""
+    return dict(tokenizer.pad({"input_ids": rows}, return_tensors="pt"))
+
+
+def _but_the_first(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (b, t) without the first token of each text."""
+    mask = mask.clone()
+    mask[:, 0] = 0
+    return mask
+
+
 def pooled_features(
     model: Model,
     texts: list[str],
@@ -110,13 +122,8 @@ def pooled_features(
     kept = np.array([len(ids) > 1 for ids in encoded])
     order = sorted(np.flatnonzero(kept), key=lambda place: (len(encoded[place]), place))
     places = [order[span] for span in chunks(len(order), batch_size)]
-    batches = [
-        dict(tokenizer.pad({"input_ids": [encoded[i] for i in mine]}, return_tensors="pt"))
-        for mine in places
-    ]
-    masks = [batch["attention_mask"].clone() for batch in batches]
-    for mask in masks:
-        mask[:, 0] = 0
+    batches = [_padded(tokenizer, [encoded[place] for place in mine]) for mine in places]
+    masks = [_but_the_first(batch["attention_mask"]) for batch in batches]
     features = np.zeros((model.dims.layers, len(texts), model.dims.hidden), np.float32)
     walk = Walk(model, blocks, [Batch("", [batch]) for batch in batches], 0)
     if so_far:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,20 +63,11 @@ def caught_sites(
     the module wrote. Where a block changes the stream once more behind down, `stream` is what it is
     before that.
     """
-    family, dims, caught = model.architecture, model.dims.at(layer), {}
+    family, dims = model.architecture, model.dims.at(layer)
+    caught: dict[str, torch.Tensor] = {}
     roles = family.roles_of(dims)
     modules = dict(base.named_modules())
-
-    def catch(site: str, where: str, cut: np.ndarray | None) -> Callable:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            values = inputs[0] if where == "input" else output
-            values = values[0] if isinstance(values, tuple) else values
-            text, place = rows().to(values.device)
-            picked = values[text, place]
-            caught[site] = picked if cut is None or where == "input" else picked[:, cut]
-
-        return hook
-
+    catch = partial(_catch, caught, rows)
     handles = []
     for site, (role, where) in SITES.items():
         if site in STREAM.values():
@@ -88,19 +80,11 @@ def caught_sites(
     if family.experts:
         module = modules[family.path(layer, family.experts[0])]
         handles.append(module.register_forward_hook(catch(EXPERTS, "input", None)))
-    factor = model.residual
-
-    def scaled(site: str, role: str) -> Callable:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            caught[normed(site)] = caught[role] * factor
-
-        return hook
-
-    for role, site in STREAM.items() if factor != 1 else ():
+    for role in STREAM if model.residual != 1 else ():
         if role not in roles:
             continue
         module = modules[family.path(layer, family.module_of(role))]
-        handles.append(module.register_forward_hook(scaled(site, role)))
+        handles.append(module.register_forward_hook(_scale(caught, role, model.residual)))
     for role, norm in family.output_norms.items():
         hook = _catch_norm(caught, STREAM[role], rows, family.norm_shift)
         handles.append(modules[family.path(layer, norm)].register_forward_hook(hook))
@@ -133,6 +117,34 @@ def written(caught: Mapping[str, torch.Tensor], site: str) -> torch.Tensor:
     """What the residual stream has taken in behind o (`middle`) or down (`stream`)."""
     names = [normed(site), *(role for role, behind in STREAM.items() if behind == site)]
     return caught[next(name for name in names if name in caught)]
+
+
+def _catch(
+    caught: dict[str, torch.Tensor],
+    rows: Callable[[], torch.Tensor],
+    site: str,
+    where: str,
+    cut: np.ndarray | None,
+) -> Callable:
+    """Hook of a module whose input or output stands at a site; `cut` picks columns of an output."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        values = inputs[0] if where == "input" else output
+        values = values[0] if isinstance(values, tuple) else values
+        text, place = rows().to(values.device)
+        picked = values[text, place]
+        caught[site] = picked if cut is None or where == "input" else picked[:, cut]
+
+    return hook
+
+
+def _scale(caught: dict[str, torch.Tensor], role: str, factor: float) -> Callable:
+    """Hook of a module whose output, caught before, is taken in by the stream times a factor."""
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        caught[normed(STREAM[role])] = caught[role] * factor
+
+    return hook
 
 
 def _catch_norm(

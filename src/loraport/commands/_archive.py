@@ -89,16 +89,21 @@ def pack(
         "models": {side: _about(path) for side, path in specs.items()},
         "files": listed,
     }
+    _write(archive, content, named)
+    return content
+
+
+def _write(archive: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Write an archive: its manifest, and then the files that this lists, by name."""
     with (
         atomic(archive) as temporary,
         tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        text = (json.dumps(content, indent=1) + "\n").encode()
+        text = (json.dumps(manifest, indent=1) + "\n").encode()
         tar.addfile(_member(MANIFEST, len(text)), io.BytesIO(text))
-        for name, path in sorted(named.items()):
-            with path.open("rb") as stream:
-                tar.addfile(_member(name, listed[name]["bytes"]), stream)
-    return content
+        for name, about in manifest["files"].items():
+            with files[name].open("rb") as stream:
+                tar.addfile(_member(name, about["bytes"]), stream)
 
 
 def _specs(artifacts: Path, maps: Path, models: Mapping[str, str]) -> dict[str, Path]:
