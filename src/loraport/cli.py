@@ -16,7 +16,7 @@ from .runtime.faults import explained
 
 INTERRUPTED = 130  # status of a command that was interrupted by hand, as shells have it
 EXAMPLES = (
-    "loraport inspect ADAPTER                  # what it is, and whether it can be carried",
+    "loraport inspect ADAPTER --to NEW         # what it is, and whether it can be carried",
     "loraport plan OLD NEW                     # what a pair of models will need",
     "loraport transfer OLD NEW ADAPTER… OUT    # carry adapters",
     "loraport upgrade OLD NEW ADAPTER… OUT --prompts FILE   # carry, teach and verify them",

@@ -31,6 +31,7 @@ from ..upgrade.upgrade import Settings, Upgraded, set_apart, split, upgrade
 from ..upgrade.verify import answers_to
 from . import _one_run, check
 from ._names import distinct_names
+from ._snakemake import InUse
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,21 @@ def _readable(job: Job, skip: bool, rows: dict[str, fleet.Row]) -> bool:
 
 
 def _carry(jobs: Sequence[Job], arguments: Namespace, folder: Path) -> dict[str, dict[str, Path]]:
-    """Adapter -> method -> carried adapter; all at once, or one by one where that fails."""
+    """Adapter -> method -> carried adapter; all at once, or one by one where that fails.
+
+    Raises
+    ------
+    InUse
+        If another run holds the folder of artifacts.
+    """
     carried: dict[str, dict[str, Path]] = {job.name: {} for job in jobs}
     for method in arguments.start or ["aligned"]:
         if method == NOTHING or not jobs:
             continue
         try:
             _carry_by(method, jobs, arguments, folder, carried)
+        except InUse:  # no fault of an adapter: none would be carried
+            raise
         except LoraportError:
             for job in jobs:
                 try:

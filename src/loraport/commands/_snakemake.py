@@ -173,12 +173,16 @@ def _process(number: int) -> dict[str, float]:
         return {"pid": number, "began": 0.0}
 
 
+class InUse(LoraportError):
+    """Another run holds the folder of artifacts."""
+
+
 def lift_stale_lock(work: Path) -> None:
     """Remove the lock that a run of a command left behind, when its processes are gone.
 
     Raises
     ------
-    LoraportError
+    InUse
         If one of them is alive, or the lock is of a run that no command began.
     """
     locks, path = work / FOLDER / "locks", work / FOLDER / "loraport.json"
@@ -193,7 +197,7 @@ def lift_stale_lock(work: Path) -> None:
     if mine and not alive:
         shutil.rmtree(locks)
         return
-    raise LoraportError(
+    raise InUse(
         f"another run is at work in {work}, or was when its machine stopped",
         got=f"{locks}, held by process {', '.join(map(str, alive))}" if alive else locks,
         expected="one run at a time in a folder of artifacts",

@@ -21,7 +21,7 @@ from loraport import commands
 from loraport.cli import folded, main, parser
 from loraport.commands import plan
 from loraport.report.summary import main as summary_main
-from loraport.upgrade import fleet
+from loraport.upgrade import fleet, teachers
 
 HEAVY = ("torch", "numpy", "scipy", "transformers", "peft", "snakemake")
 
@@ -36,6 +36,15 @@ def test_every_command_says_what_it_does(capsys):
         assert name in told and command.__doc__ and command.HELP
         for example in command.EXAMPLES:
             parser().parse_args(shlex.split(example)[1:])
+
+
+def test_help_and_configuration_name_every_teacher():
+    known = Path(__file__).parents[3] / "config" / "config.yaml"
+    said = known.read_text().partition("\nupgrade:")[2].partition("teacher: auto")[0]
+    added = parser()._subparsers._group_actions[0].choices["upgrade"]._actions
+    (helped,) = (each.help for each in added if "--teacher" in each.option_strings)
+    for name in ("auto", *teachers.names()):
+        assert name in re.findall(r"\w+", helped) and f" {name}: " in said
 
 
 def test_bare_it_shows_the_help_and_it_knows_its_version(capsys):

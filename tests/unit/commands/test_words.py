@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 import loraport
-from loraport.commands import _one_run, _snakemake
+from loraport import cli
+from loraport.commands import _fleet_run, _one_run, _snakemake
 from loraport.commands._names import LONGEST_NAME, distinct_names
 from loraport.commands._words import in_flags
 from loraport.errors import LoraportError
@@ -169,3 +170,22 @@ def test_a_lock_that_may_be_held_stays_and_names_what_removes_it(tmp_path, recor
     with pytest.raises(LoraportError, match=rf"another run is at work.*rm -r '{locks}'"):
         _snakemake.lift_stale_lock(tmp_path)
     assert locks.exists()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_folder_in_use_ends_an_upgrade_and_an_adapter_that_is_not_carried_does_not(
+    monkeypatch, capsys, held
+):
+    def fails(request):
+        raise _snakemake.InUse("in use") if held else LoraportError("no maps")
+
+    monkeypatch.setattr(_fleet_run._one_run, "run", fails)
+    line = ["upgrade", "old", "new", "a", "b", "out", "--prompts", "p"]
+    arguments = cli.parser().parse_args(line)
+    jobs = [_fleet_run.Job(name, Path(name), Path("out"), [], [], []) for name in "ab"]
+    if held:
+        with pytest.raises(_snakemake.InUse):
+            _fleet_run._carry(jobs, arguments, Path("f"))
+        return
+    assert _fleet_run._carry(jobs, arguments, Path("f")) == {"a": {}, "b": {}}
+    assert capsys.readouterr().err.count("is not carried by aligned: no maps") == 2
