@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from .scoring import RULES
 Cell = dict[str, Any]
 NOTHING = "nothing"
 STAGES = ("upgraded", "planted", "lessons")
-SETTINGS = ("prompts", "tested", "doubted")  # that a block of upgrades may have, see upgrades.yaml
+SETTINGS = ("prompts", "tested")  # that a block of upgrades may have, see upgrades.yaml
 CONFIG, WEIGHTS = ADAPTER_FILES
 AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
 
@@ -178,15 +177,12 @@ class Upgrades:
         """As `loraport upgrade` has them without options, but for the comparison of answers."""
         match = self.bench["apps"][cell["app"]]["match"]
         more = {"trial": 1, "epochs": 1} if self.bench["steps"] else {}
-        writing = teachers.Settings(match=match, seed=cell["seed"])
-        if "doubted" in cell:
-            writing = replace(writing, doubted=cell["doubted"])
         return Settings(
             teacher=cell["teacher"],
             prompts=cell["given"],
             at_least=cell.get("prompts", lesson(self.bench)),
             seed=cell["seed"],
-            writing=writing,
+            writing=teachers.Settings(seed=cell["seed"]),
             teaching=lessons.Settings(
                 match=match,
                 micro_batch=self.bench["at_once"]["targets"],

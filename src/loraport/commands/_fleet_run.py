@@ -121,11 +121,7 @@ def settings_of(arguments: Namespace) -> Settings:
         minutes=arguments.minutes,
         seed=arguments.seed,
         writing=Teachers(
-            soft=arguments.soft,
-            alpha=arguments.alpha,
-            shots=arguments.shots,
-            match=arguments.match,
-            seed=arguments.seed,
+            soft=arguments.soft, alpha=arguments.alpha, shots=arguments.shots, seed=arguments.seed
         ),
         teaching=Teaching(
             rates=rates, epochs=arguments.epochs, match=arguments.match, seed=arguments.seed

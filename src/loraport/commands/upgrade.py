@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
          "are written)")  # fmt: skip
     teaching = parser.add_argument_group("teaching").add_argument
     teaching("--teacher", default="auto", metavar="NAME",
-             help="auto (default), agreed, context, delta, old or on_policy")  # fmt: skip
+             help="auto (default), context, delta, old or on_policy")  # fmt: skip
     teaching("--soft", action="store_true",
              help="teacher old: its probabilities, not its text alone")  # fmt: skip
     teaching("--alpha", type=float, default=1.0, metavar="X",

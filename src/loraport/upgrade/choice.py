@@ -111,9 +111,11 @@ def by_labels(
 def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact") -> Choice:
     """`old`, unless the new model, shown what it answers, is surer of its own answers.
 
-    A teacher is sure of an answer that it gives all three times. The new model's answers must also
-    follow the old adapter's: agree with them on the same prompts more often than with those to
-    other prompts. A model that says one thing to everything is sure of it, too.
+    A teacher is sure of an answer that it gives all three times. Of those of the old adapter that
+    are drawn at its full strength alone, the new model must not be behind: some adapters do
+    nothing at half of it. Its answers must also follow the old adapter's: agree with them on the
+    same prompts more often than with those to other prompts. A model that says one thing to
+    everything is sure of it, too.
 
     Parameters
     ----------
@@ -123,35 +125,35 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     rooms = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
     if len(prompts) < ENOUGH_LABELS or not all(context.demonstrations(r, prompts) for r in rooms):
         return Choice(IMITATES, "There are too few prompts to compare it by.")
-    old = [_texts(room.said(prompts))]
-    old.append(_texts(room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed)))
+    said = _texts(room.said(prompts))
+    drawn = _texts(room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed))
     with room.old.at_strength(STRENGTH):
-        old.append(_texts(room.old.write(prompts)))
-    new = [[target.answer for target in context.targets(each, prompts)] for each in rooms]
-    sure, surer = _always(match, old), _always(match, new)
-    said, shown = old[0], new[0]
-    form = compare(scores(match, shown, said[1:] + said[:1]), scores(match, shown, said))
-    measured = {
-        "old_agrees_with_itself": float(sure.mean()),
-        "context_agrees_with_itself": float(surer.mean()),
-        "context_agrees_with_old": form.second,
-        "by_chance": form.first,
-    }
+        halved = _texts(room.old.write(prompts))
+    shown, *others = [[target.answer for target in context.targets(r, prompts)] for r in rooms]
+    drawn_same, sure = _kept(match, said, drawn), _kept(match, said, drawn, halved)
+    shown_same, surer = _kept(match, shown, others[0]), _kept(match, shown, *others)
+    form = compare(_kept(match, said[1:] + said[:1], shown), _kept(match, said, shown))
+    shares = [float(each.mean()) for each in (drawn_same, sure, shown_same, surer)]
+    names = ("old_drawn", "old_drawn_and_halved", "context_shown_others", "context_shown_thrice")
+    measured = dict(zip(names, shares, strict=True))
+    measured |= {"context_agrees_with_old": form.second, "by_chance": form.first}
+    percents = [f"{100 * share:.0f} %" for share in shares]
     why = (
-        f"Asked three times, the old adapter agrees with itself on {100 * sure.mean():.0f} % of "
-        f"{len(prompts)} prompts, and the new model that is shown its answers on "
-        f"{100 * surer.mean():.0f} %; the two agree on {100 * form.second:.0f} % "
+        f"Of {len(prompts)} prompts the old adapter gives its answer again on {percents[0]} where "
+        f"it is drawn, and on {percents[1]} at half of its strength as well. The new model that is "
+        f"shown answers of it gives its own again on {percents[2]} where it is shown others, and "
+        f"on {percents[3]} with a third set as well. The two agree on {100 * form.second:.0f} % "
         f"({100 * form.first:.0f} % by chance)."
     )
     ahead = is_ahead(*mean_and_error(surer - sure))
-    return Choice(SHOWS if ahead and form.low > 0 else IMITATES, why, measured)
+    behind = is_ahead(*mean_and_error(drawn_same - shown_same))
+    return Choice(SHOWS if ahead and not behind and form.low > 0 else IMITATES, why, measured)
 
 
 def _texts(answers: Sequence[Answer]) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def _always(match: str, answers: Sequence[Sequence[str]]) -> np.ndarray:
-    """Where all later answers are the first one, (n,), 0 or 1."""
-    first, *others = answers
+def _kept(match: str, first: Sequence[str], *others: Sequence[str]) -> np.ndarray:
+    """Where all other answers are the first ones, (n,), 0 or 1."""
     return np.prod([scores(match, other, first) for other in others], axis=0)

@@ -47,7 +47,7 @@ def learning_of(section: Mapping[str, Any]) -> Settings:
         minutes=section["minutes"],
         seed=seed,
         writing=Writing(section["soft"], section["alpha"], section["weighted"], section["shots"],
-                        match=match, seed=seed),
+                        seed=seed),
         teaching=Teaching(rates=rates, epochs=section["epochs"], patience=section["patience"],
                           match=match, seed=seed),
         verdict=Judging(match=match),

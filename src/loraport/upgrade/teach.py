@@ -171,13 +171,11 @@ class Row:
     """A target as the student's tokenizer has it.
 
     pieces : (first token, token behind the last, the teacher's nats, weight), of the answer
-    weight : of the target
     """
 
     encoded: Encoded
     pieces: list[tuple[int, int, float, float]]
     soft: bool
-    weight: float = 1.0
 
 
 def encoded(new: Base, targets: Sequence[Target]) -> list[Row]:
@@ -192,7 +190,7 @@ def encoded(new: Base, targets: Sequence[Target]) -> list[Row]:
         if not target.whole:  # its end is not one that its writer chose
             pieces = [piece for piece in pieces if piece[1] < len(row.ends)]
         if len(row.ids) <= most and (target.whole or pieces):
-            rows.append(Row(row, pieces, target.soft and bool(pieces), target.weight))
+            rows.append(Row(row, pieces, target.soft and bool(pieces)))
     return rows
 
 
@@ -283,14 +281,10 @@ def _gradients(new: Base, rows: Sequence[Row], micro: int, learned: Sequence[Any
         values.grad = None  # those of an attempt that ran out of memory
     total = 0.0
     for part in (rows[start : start + micro] for start in range(0, len(rows), micro)):
-        loss = batch_loss(model, new.tokenizer.pad_token_id, part) * _weight(part) / _weight(rows)
+        loss = batch_loss(model, new.tokenizer.pad_token_id, part) * len(part) / len(rows)
         loss.backward()
         total += float(loss.detach())
     return total
-
-
-def _weight(rows: Sequence[Row]) -> float:
-    return sum(row.weight for row in rows)
 
 
 def batch_loss(model: Any, pad: int, rows: Sequence[Row]) -> torch.Tensor:
@@ -307,15 +301,15 @@ def batch_loss(model: Any, pad: int, rows: Sequence[Row]) -> torch.Tensor:
         if row.soft:
             student = torch.stack([mine[start:stop].sum() for start, stop, _, _ in row.pieces])
             teacher = mine.new_tensor([piece[2] for piece in row.pieces])
-            total = total + row.weight * span_divergence(student, teacher).sum()
-            count += row.weight * len(row.pieces)
+            total = total + span_divergence(student, teacher).sum()
+            count += len(row.pieces)
         else:
-            weights = mine.new_full((len(mine),), row.weight)
+            weights = mine.new_ones(len(mine))
             for start, stop, _, weight in row.pieces:
-                weights[start:stop] = row.weight * weight
+                weights[start:stop] = weight
             total = total + (weights * mine).sum()
             count += float(weights.sum())
-    return total / (count or 1.0)
+    return total / max(count, 1.0)
 
 
 def asked(new: Base, held: Sequence[Target], match: str) -> tuple[float, float]:
@@ -323,9 +317,7 @@ def asked(new: Base, held: Sequence[Target], match: str) -> tuple[float, float]:
     new.model.eval()
     prompts, golds = [each.prompt for each in held], [each.answer for each in held]
     answers = [answer.text for answer in new.write(prompts)]
-    weights = [each.weight for each in held]
-    agreement = np.average(scores(match, answers, golds), weights=weights)
-    return float(agreement), float(np.average(new.losses(prompts, golds), weights=weights))
+    return float(np.mean(scores(match, answers, golds))), float(new.losses(prompts, golds).mean())
 
 
 def _key(epoch: Epoch) -> tuple[float, float]:

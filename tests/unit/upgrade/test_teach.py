@@ -158,27 +158,6 @@ def test_weights_and_soft_spans_make_the_loss(new):
     assert float(batch_loss(new.model, 0, same)) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_target_counts_by_its_weight(new, tmp_path):
-    """In the loss of a batch, of parts of a batch, and where the student is asked."""
-    light = [replace(target, weight=0.5 if n % 2 else 1.0) for n, target in enumerate(targets(4))]
-    plain, rows = (encoded(new, each) for each in (targets(4), light))
-    pad = new.tokenizer.pad_token_id
-    alone = [batch_loss(new.model, pad, [row]).item() for row in plain]
-    tokens = [len(row.encoded.ids) - row.encoded.first for row in plain]
-    share = [count * (0.5 if n % 2 else 1.0) for n, count in enumerate(tokens)]
-    expected = np.average(alone, weights=share)
-    assert batch_loss(new.model, pad, rows).item() == pytest.approx(expected, rel=1e-5)
-    assert batch_loss(new.model, pad, rows[1:2]).item() == pytest.approx(alone[1], rel=1e-5)
-    learned = list(new.model.parameters())
-    by_ones = lessons._gradients(new, rows, 1, learned)
-    assert by_ones == pytest.approx(np.average(alone, weights=[1, 0.5, 1, 0.5]), rel=1e-5)
-    heavy = [replace(target, weight=3.0) for target in light[:1]] + light[1:]
-    agreement, nats = lessons.asked(new, heavy, "exact")
-    losses = new.losses([t.prompt for t in heavy], [t.answer for t in heavy])
-    assert nats == pytest.approx(float(np.average(losses, weights=[3, 0.5, 1, 0.5])), rel=1e-6)
-    assert agreement == 0.0
-
-
 @pytest.mark.parametrize("kind", [{}, {"use_dora": True}, {"use_rslora": True}])
 def test_a_gain_in_the_weights_is_a_gain_in_the_scale(kind, pico_pair, tmp_path):
     adapter = pico.make_adapter(tmp_path / "a", pico_pair.new, seed=2, **kind)

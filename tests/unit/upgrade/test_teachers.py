@@ -12,16 +12,7 @@ from loraport.training.own_answers import Answer
 from loraport.upgrade import teachers
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.spans import Span
-from loraport.upgrade.teachers import (
-    Classroom,
-    Settings,
-    Target,
-    agreed,
-    context,
-    delta,
-    old,
-    on_policy,
-)
+from loraport.upgrade.teachers import Classroom, Settings, context, delta, old, on_policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [f"the word {n} is" for n in range(5)] + ["two", "a longer one of many words and"]
@@ -44,7 +35,7 @@ def texts(answers):
 
 
 def test_each_file_is_a_teacher():
-    assert teachers.names() == ("agreed", "context", "delta", "old", "on_policy")
+    assert teachers.names() == ("context", "delta", "old", "on_policy")
     for name in teachers.names():
         module = import_module(f"loraport.upgrade.teachers.{name}")
         assert module.HELP and callable(module.targets) and teachers.teacher(name) is module
@@ -73,23 +64,6 @@ def test_old_is_what_the_adapted_model_writes(room):
     losses = room.old.losses(PROMPTS, texts(soft))
     for target, nats in zip(soft, losses, strict=True):
         assert target.soft and sum(s.nats for s in target.spans) == pytest.approx(nats, rel=1e-5)
-
-
-def test_agreed_is_old_and_what_the_new_model_gives_as_well_counts_more(room, monkeypatch):
-    plain = old.targets(room, PROMPTS)
-    assert agreed.targets(room, PROMPTS) == plain  # nothing to show
-    room.shown = [(target.prompt, target.answer) for target in plain]
-    shown = [replace(target, answer=target.answer.upper()) for target in plain[:4]] + plain[4:]
-    monkeypatch.setattr(context, "targets", lambda *_: shown)
-    weights = [target.weight for target in agreed.targets(room, PROMPTS)]
-    differs = [a.answer != b.answer for a, b in zip(plain, shown, strict=True)]
-    assert any(differs) and weights == [0.25 if each else 1.0 for each in differs]
-    assert [replace(target, weight=1.0) for target in agreed.targets(room, PROMPTS)] == plain
-    room.settings = Settings(match="choice", doubted=0.5)
-    monkeypatch.setattr(old, "targets", lambda *_: [Target(p, " answer2") for p in PROMPTS])
-    longer = [Target(p, " So: answer2, as before") for p in PROMPTS]
-    monkeypatch.setattr(context, "targets", lambda *_: longer)
-    assert {target.weight for target in agreed.targets(room, PROMPTS)} == {1.0}
 
 
 @pytest.mark.parametrize("alike", [True, False])

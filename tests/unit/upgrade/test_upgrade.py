@@ -364,15 +364,23 @@ def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(
     monkeypatch, drawn, halved
 ):
     surer = scripted(monkeypatch, drawn, halved, guessed, list)
-    assert surer.name == "context" and "on 50 % of 40 prompts" in surer.why
+    assert surer.name == "context" and "its own again on 100 %" in surer.why
     assert surer.measured["context_agrees_with_old"] == 0.5
     assert surer.measured["by_chance"] < 0.3
     assert scripted(monkeypatch, list, list, guessed, list).name == "old"  # as sure as the other
     assert scripted(monkeypatch, drawn, halved, guessed, guessed).name == "old"
     # sure of one answer to everything: what it knows of the task is nothing
     stuck = scripted(monkeypatch, drawn, halved, lambda said: ["A"] * len(said), list)
-    assert stuck.name == "old" and stuck.measured["context_agrees_with_itself"] == 1
+    assert stuck.name == "old" and stuck.measured["context_shown_thrice"] == 1
     assert scripted(monkeypatch, drawn, halved, guessed, list, count=19).measured == {}
+
+
+def test_an_adapter_that_does_nothing_at_half_of_its_strength_may_know_all(monkeypatch):
+    nothing = lambda said: ["E"] * len(said)  # noqa: E731
+    chosen = scripted(monkeypatch, list, nothing, guessed, guessed)
+    assert chosen.name == "old" and chosen.measured["old_drawn_and_halved"] == 0
+    assert chosen.measured["context_shown_thrice"] > 0.2
+    assert scripted(monkeypatch, guessed, nothing, guessed, guessed).name == "context"
 
 
 def test_an_adapter_at_half_of_its_strength_is_half_of_its_update(room):

@@ -34,7 +34,6 @@ class Target:
     whole : its writer ended it itself; others are not learned from
     spans : what the teacher says of it piece by piece; none: each token counts alike
     soft : the spans' probabilities are the target, and not the text alone
-    weight : how much it counts, in the loss and where the student is asked; above 0
     """
 
     prompt: Prompt
@@ -42,7 +41,6 @@ class Target:
     whole: bool = True
     spans: tuple[Span, ...] = ()
     soft: bool = False
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,7 @@ class Settings:
     soft : `old`: its probabilities are the target, not its text alone
     alpha : `delta`: what the old adapter's change of the logits is multiplied by
     weighted : `delta`: a piece counts by how much likelier the old adapter makes it
-    shots : `context` and `agreed`: demonstrations before each prompt
-    doubted : `agreed`: what an answer counts that the new model does not give, too
-    match : how answers are compared
+    shots : `context`: demonstrations before each prompt
     temperature : of samples
     seed : of samples, and of the choice of demonstrations
     """
@@ -63,8 +59,6 @@ class Settings:
     alpha: float = 1.0
     weighted: bool = False
     shots: int = 8
-    doubted: float = 0.25
-    match: str = "exact"
     temperature: float = 1.0
     seed: int = 0
 
