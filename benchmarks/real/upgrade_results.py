@@ -3,7 +3,9 @@
     python -m benchmarks.real.upgrade_results [--cells FOLDER] [--out benchmarks/results/upgrades]
 
 An upgrade is compared item by item with the bare new model, the old model with its adapter, LoRA on
-100 labelled examples and LoRA on all of them; items and seeds are drawn again (`results.paired`).
+100 labelled examples, LoRA on all of them, and plain distillation: taught from nothing on the old
+adapter's answers to the given prompts, and no others. Items and seeds are drawn again
+(`results.paired`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,8 @@ from .upgrades import STAGES
 
 BENCH = Path(__file__).with_name("upgrades.yaml")
 SHORT = 100  # examples of the labelled baseline
-KEY = ("pair", "app", "start", "teacher", "given", "labels")
+KEY = ("pair", "app", "start", "teacher", "given", "labels", "plain")
+AGAINST = ("bare", "old", "labelled", "full", "plain")
 Row = dict[str, Any]
 
 
@@ -33,7 +36,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
     upgraded: dict[tuple, dict[str, Row]] = {}
     for row in good:
         if row["stage"] == STAGES[0]:
-            upgraded.setdefault(tuple(row[key] for key in KEY), {})[str(row["seed"])] = row
+            named = row | {"plain": row.get("prompts") == 0}
+            upgraded.setdefault(tuple(named[key] for key in KEY), {})[str(row["seed"])] = row
     told = []
     order = list(bench["pairs"]), list(bench["apps"])
     for key in sorted(upgraded, key=lambda k: (order[0].index(k[0]), order[1].index(k[1]), k[2:])):
@@ -45,6 +49,9 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
             others |= {name: full[model, key[1]][name] for name in ("bare", "full")}
         if (model, key[1]) in light:
             others["labelled"] = light[model, key[1]]["seeds"]
+        plain = (*key[:2], "nothing", "old", *key[4:6], True)
+        if key != plain and plain in upgraded:
+            others["plain"] = {s: each["scores"]["upgraded"] for s, each in upgraded[plain].items()}
         told.append(dict(zip(KEY, key, strict=True)) | _cell(seeds, others))
     planted = [
         {key: row[key] for key in ("pair", "app")} | {"adapters": _words(row["adapters"])}
@@ -66,6 +73,7 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
     first = next(iter(seeds.values()))
     return {
         "seeds": len(seeds),
+        "items": len(next(iter(mine.values()))["right"]),
         "taught_by": sorted({row["report"]["choice"]["teacher"] for row in seeds.values()}),
         "from": sorted({row["report"]["start"]["start"] for row in seeds.values()}),
         "old_bare": first["scores"]["old_bare"]["score"],
@@ -94,16 +102,19 @@ def markdown(_: Mapping[str, Any], content: Row) -> str:
     parts = [
         "# Upgrades on real pairs\n\nMade by `python -m benchmarks.real.upgrade_results`. Scores in"
         " %; differences of the upgraded adapter, 95 %, paired by item and by seed. Teacher: the "
-        "one that was asked for, and the one that taught; start: likewise.\n",
-        "| pair | app | prompts | labels | teacher | start | seeds | old + LoRA | upgraded | less "
-        f"bare new | less old + LoRA | less LoRA({SHORT}) | less LoRA(full) | verdicts |",
-        "|" + "---|" * 14,
+        "one that was asked for, and the one that taught; start: likewise. Plain: taught from "
+        "nothing on the old adapter's answers to these prompts, and no others.\n",
+        "| pair | app | prompts | labels | teacher | start | seeds | items | old + LoRA | upgraded "
+        f"| less bare new | less old + LoRA | less LoRA({SHORT}) | less LoRA(full) | less plain | "
+        "verdicts |",
+        "|" + "---|" * 16,
     ]
     for row in content["upgraded"]:
-        gaps = [_gap(row["against"].get(n)) for n in ("bare", "old", "labelled", "full")]
+        gaps = [_gap(row["against"].get(n)) for n in AGAINST]
         cells = [
             row["pair"], row["app"], row["given"], row["labels"],
-            _both(row["teacher"], row["taught_by"]), _both(row["start"], row["from"]), row["seeds"],
+            "plain" if row["plain"] else _both(row["teacher"], row["taught_by"]),
+            _both(row["start"], row["from"]), row["seeds"], row["items"],
             f"{100 * row['against']['old']['score']:.1f}", f"{100 * row['score']:.1f}", *gaps,
             ", ".join(row["verdicts"]),
         ]  # fmt: skip

@@ -5,7 +5,9 @@ which `labels` have a gold answer, drawn by the seed; more are written where the
 bench's `prompts`; the test's items have gold answers. Scores are by the benchmark's own rules. A
 cell of the stage `lessons` teaches a start of a light fine-tuning on its small set but for a third,
 as `finetune.start: taught` does. A cell of the stage `planted` asks for a verdict on adapters of
-the new model that are known to be good or bad.
+the new model that are known to be good or bad. A cell of `certainty` asks which teacher is taken
+without labels, and how often the two are right, on held-out prompts and on some that the old
+adapter was trained on.
 """
 
 import shutil
@@ -23,12 +25,14 @@ from safetensors.torch import load_file, save_file
 from loraport.artifacts import ADAPTER_FILES, atomic
 from loraport.errors import LoraportError
 from loraport.evaluation import verdict as verdicts
+from loraport.evaluation.matching import scores
 from loraport.evaluation.start import FOLDS
 from loraport.training.data import Example, subset
 from loraport.upgrade import teach as lessons
 from loraport.upgrade import teachers
 from loraport.upgrade.base import Base, Limits
-from loraport.upgrade.choice import READ
+from loraport.upgrade.choice import READ, by_certainty
+from loraport.upgrade.more_prompts import ENOUGH as SHOWN
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.upgrade import Parts, Settings, learn, upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
@@ -38,7 +42,8 @@ from .scoring import RULES
 
 Cell = dict[str, Any]
 NOTHING = "nothing"
-STAGES = ("upgraded", "planted", "lessons")
+STAGES = ("upgraded", "planted", "lessons", "certainty")
+CERTAIN = 96  # prompts on which a cell of `certainty` asks
 SETTINGS = ("prompts", "tested")  # that a block of upgrades may have, see upgrades.yaml
 CONFIG, WEIGHTS = ADAPTER_FILES
 AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
@@ -47,7 +52,7 @@ AS_IT_IS, OTHER_TEMPLATE = "{}", "### Instruction:\n{}\n\n### Response:\n"
 def cells(bench: Mapping[str, Any], stage: str, given: Any) -> list[Cell]:
     """All cells of a stage, the most wanted first; `given` may name pairs and apps."""
     pairs, apps = given.pairs or list(bench["pairs"]), given.apps or list(bench["apps"])
-    if stage == "planted":
+    if stage in ("planted", "certainty"):
         return [
             {"stage": stage, "pair": pair, "app": app}
             for pair, app in product(pairs, apps)
@@ -251,6 +256,27 @@ class Upgrades:
         told = {key: done.report[key] for key in ("choice", "start", "prompts")}
         teaching = done.report["taught"]
         return {"report": told, "best": teaching["best"], "epochs": len(teaching["epochs"])}
+
+    def _certainty(self, cell: Cell) -> dict[str, Any]:
+        """What `choice.by_certainty` takes, and how often the two teachers are right."""
+        pair, app = cell["pair"], cell["app"]
+        match = self.bench["apps"][app]["match"]
+        sample = [record.prompt for record in self.drawn(app, SHOWN, 0, 0)]
+        parts = {"held": self._records(app, "held"), "trained": self._records(app, "train")[::-1]}
+        told: dict[str, Any] = {}
+        with self.old.wearing(self.adapter(0, pair, app)):
+            room = teachers.Classroom(self.old, self.new, teachers.Settings())
+            said = zip(sample, room.said(sample), strict=True)
+            room.shown = [(prompt, answer.text) for prompt, answer in said if answer.whole]
+            for part, records in parts.items():
+                prompts = [row["prompt"] for row in records[:CERTAIN]]
+                golds = [row["completion"] for row in records[:CERTAIN]]
+                told[part] = by_certainty(room, prompts, match).told() | {
+                    name: float(np.mean(scores(match, [t.answer for t in each], golds)))
+                    for name in ("old", "context")
+                    for each in [teachers.teacher(name).targets(room, prompts)]
+                }
+        return told
 
     def _planted(self, cell: Cell) -> dict[str, Any]:
         """Verdicts on LoRA(full) of the new model and on bad ones, with labels and without."""

@@ -291,6 +291,7 @@ def upgrades(bench, pico_pair, tmp_path):
     content = yaml.safe_load(bench.read_text()) | {
         "apps": {app: {"score": "line", "match": "exact", "tokens": 8} for app in "ab"},
         "only": {"p": ["a"]}, "prompts": 110,
+        "at_once": {"answers": 8, "targets": 8},
         "upgrades": [{"starts": ["m"], "teachers": ["old"], "labels": [0, 4], "seeds": [0]}],
     }  # fmt: skip
     bench.write_text(yaml.safe_dump(content))
@@ -311,6 +312,10 @@ def test_upgrades_and_planted_failures_are_cells_too(upgrades, tmp_path, monkeyp
     bad = {name: row for name, row in planted["adapters"].items() if name != "good"}
     assert len(bad) == 5
     assert bad["zero"]["labels"] == bad["zero"]["agreement"] == "RETRAIN"
+    assert run.main(["certainty", *common]) == 0
+    (asked,) = run.lines(tmp_path / "cells", "certainty")
+    for part in ("held", "trained"):
+        assert asked[part]["teacher"] in ("old", "context") and 0 <= asked[part]["old"] <= 1
     monkeypatch.setattr("sys.argv", ["results", *common, "--out", str(tmp_path / "upgrades")])
     upgrade_results.main()
     content = json.loads((tmp_path / "upgrades.json").read_text())

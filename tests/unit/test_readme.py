@@ -64,7 +64,7 @@ def test_its_table_holds_the_means_of_the_measured_scores(row):
 def test_its_counts_of_cells_are_those_of_the_results():
     cells = measured()
     for (start, examples), told in {
-        ("lorasuite:fresh", "no LFT"): r"in (\d) of the 16 cells, and level in (\d+)",
+        ("lorasuite:fresh", "no LFT"): r"in (\d) of the 16 cells, level in (\d+)",
         ("chosen", "100"): r"ahead of nothing in (\d) cells and level in (\d+)",
     }.items():
         differences = [row[4] for app in ROWS.values() for row in cells[app, start, examples]]
@@ -77,9 +77,15 @@ def test_what_it_says_of_upgrades_was_measured():
     rows = json.loads((ROOT / "benchmarks/results/upgrades.json").read_text())["upgraded"]
     rows = [row for row in rows if not row["labels"]]
     large = [row for row in rows if row["pair"] == "qwen_to_qwen15"]
-    commands = [row for row in rows if row["app"] == "command" and row not in large]
+    assert {row["given"] for row in large} == {400}
+    small = [row for row in rows if row["app"] == "command" and row not in large]
+    commands = [row for row in small if row["given"] == 400]
     assert len({row["pair"] for row in commands}) == 4 and {row["seeds"] for row in commands} == {1}
-    (three,) = [row for row in large if row["seeds"] == 3]
+    (three,) = [row for row in large if row["seeds"] == 3 and row["app"] == "command"]
+    (arc,) = [row for row in large if row["seeds"] == 3 and row["app"] == "arc"]
+    plain = [row["against"]["plain"] for row in rows if "plain" in row["against"]]
+    ahead = [gap for gap in plain if gap["low"] > 0]
+    assert all(gap["high"] > 0 for gap in plain) and arc["items"] == 800
     upgraded = [100 * row["score"] for row in commands]
     labelled = [100 * row["against"]["labelled"]["score"] for row in commands]
     by_teacher = {
@@ -93,13 +99,19 @@ def test_what_it_says_of_upgrades_was_measured():
     told = {
         r"commands reach ([\d.]+) to ([\d.]+) %": [min(upgraded), max(upgraded)],
         r"where 100 labels give ([\d.]+) to ([\d.]+) %": [min(labelled), max(labelled)],
-        r"it reaches ([\d.]+) to ([\d.]+) %": sorted(by_teacher["context"]),
-        r"and ([\d.]+) % \(mean of five seeds\) if the old one does": [
+        r"and ([\d.]+) to ([\d.]+) % if the new model teaches itself": sorted(
+            by_teacher["context"]
+        ),
+        r"it reaches ([\d.]+) % \(mean of eight seeds\) if the old adapter teaches": [
             np.average(by_teacher["old"], weights=seeds["old"])
         ],
+        r"ahead of the bare model by ([\d.]+) points \(([\d.]+) to ([\d.]+)\) on three": [
+            100 * arc["against"]["bare"][name] for name in ("mean", "low", "high")
+        ],
+        r"distillation of the same 100 prompts in (\d) of (\d) cells": [len(ahead), len(plain)],
         r"and ([\d.]+) % from Qwen2.5-Coder 0.5B to 1.5B \(three seeds\)": [100 * three["score"]],
     }
-    assert sum(seeds["old"]) == 5
+    assert sum(seeds["old"]) == 8
     check_told(told)
 
 
@@ -128,9 +140,9 @@ def test_what_it_says_of_long_trainings_was_measured():
     })  # fmt: skip
 
 
-def taught() -> dict[tuple[str, str], dict]:
-    """Pair and app -> what a taught start gave on 100 examples."""
-    pairs = json.loads((ROOT / "benchmarks/results/taught.json").read_text())["pairs"]
+def taught(name: str = "taught") -> dict[tuple[str, str], dict]:
+    """Pair and app -> what a taught start gave on 100 examples, or on 33 (`taught_33`)."""
+    pairs = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["pairs"]
     return {
         (pair, app): row
         for pair, apps in pairs.items()
@@ -150,6 +162,46 @@ def test_what_it_says_of_the_default_start_was_measured():
     )  # fmt: skip
     assert found[:2] == (str(len(above)), str(len(gaps)))
     assert [float(each) for each in found[2:]] == pytest.approx([min(above), max(above)], abs=0.051)
+
+
+def test_what_it_says_of_33_examples_was_measured():
+    cells = taught("taught_33")
+    gaps = {key: row["less"]["score"] for key, row in cells.items()}
+    assert {row["examples"] for row in cells.values()} == {33}
+    assert all(gap["holm"] < 0.05 and gap["mean"] > 0 for gap in gaps.values())
+    means = [100 * gap["mean"] for gap in gaps.values()]
+    check_told({r"in all (\d) that were measured, by ([\d.]+) to ([\d.]+)": [
+        len(gaps), min(means), max(means)
+    ]})  # fmt: skip
+    page = (ROOT / "docs/methods.md").read_text()
+    rows = re.findall(r"([\d.]+) → \*\*([\d.]+)\*\*", page)
+    told = [tuple(map(float, row)) for row in rows]
+    for key, row in cells.items():
+        score, gap = 100 * row["score"], 100 * gaps[key]["mean"]
+        assert any(row == pytest.approx((score - gap, score), abs=0.051) for row in told), key
+    assert len(told) == len(cells)
+
+
+def test_the_teachers_taken_without_labels_are_those_that_were_measured():
+    cells = json.loads((ROOT / "benchmarks/results/certainty.json").read_text())["cells"]
+    page = (ROOT / "docs/upgrade.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| (new|trained on) \| (.+) \|$", page, re.M)
+    assert len(rows) == len(cells)
+    for (part, line), cell in zip(rows, cells, strict=True):
+        assert part == {"held": "new", "trained": "trained on"}[cell["part"]]
+        *numbers, taken = line.split(" | ")
+        names = (
+            "old_drawn",
+            "old_drawn_and_halved",
+            "context_shown_others",
+            "context_shown_thrice",
+        )
+        expected = [cell["right"]["old"], cell["right"]["context"]]
+        expected += [cell["measured"][name] for name in names]
+        assert [float(each) for each in numbers] == pytest.approx(
+            [100 * each for each in expected], abs=0.51
+        )
+        assert taken == f"`{cell['taken']}`"
 
 
 def test_the_table_of_taught_starts_is_the_measured_one():
