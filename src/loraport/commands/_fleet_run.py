@@ -1,49 +1,28 @@
 """What `loraport upgrade` does: adapters are carried, both models loaded once, each one taught."""
 
-import hashlib
-import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..adapters.base_names import hub_id
 from ..adapters.files import read_adapter
-from ..artifacts import ADAPTER_FILES, read_json, sha256
+from ..artifacts import read_json
 from ..errors import LoraportError
 from ..evaluation.verdict import KIND
-from ..evaluation.verdict import Settings as Judging
 from ..models.spec import resolve
 from ..runtime.faults import explained
 from ..upgrade import fleet, generators
 from ..upgrade.base import Base
 from ..upgrade.candidates import NOTHING
-from ..upgrade.generators import Wanted
-from ..upgrade.prompts import Record, read_prompts
-from ..upgrade.teach import Settings as Teaching
-from ..upgrade.teachers import Settings as Teachers
-from ..upgrade.teachers import names as teacher_names
-from ..upgrade.upgrade import Settings, Upgraded, set_apart, split, upgrade
-from ..upgrade.verify import answers_to
+from ..upgrade.upgrade import Settings, Upgraded, set_apart, upgrade
 from . import _one_run, check
-from ._names import distinct_names
+from ._fleet_jobs import Job, jobs_of, key_of, settings_of, wanted_of
 from ._snakemake import InUse
-
-
-@dataclass(frozen=True)
-class Job:
-    """One adapter: what it is called, where it lies and goes, and its prompts and test."""
-
-    name: str
-    adapter: Path
-    out: Path
-    records: list[Record]
-    test: list[Record]
-    files: list[Path]
 
 
 def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
@@ -56,7 +35,7 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
     """
     settings = settings_of(arguments)
     generators.check(arguments.generator)
-    jobs = list(_jobs(arguments))
+    jobs = list(jobs_of(arguments))
     skip = arguments.skip_bad if arguments.skip_bad is not None else len(jobs) > 1
     rows: dict[str, fleet.Row] = {}
     kept = [job for job in jobs if _taken(job, arguments, settings, rows)]
@@ -68,7 +47,7 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
             limits, place = check.limits(arguments), check.place(arguments)
             folders = {side: resolve(getattr(arguments, side)) for side in ("old", "new")}
             commits = {side: commit for side, (_, commit) in folders.items()}
-            wanted = _wanted(good, arguments.generator, settings)
+            wanted = wanted_of(good, arguments.generator, settings)
             old, new = (
                 Base.load(folder, replace(limits), wanted[side], **place)
                 for side, (folder, _) in folders.items()
@@ -99,88 +78,6 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
     return [rows[job.name] for job in jobs]
 
 
-def settings_of(arguments: Namespace) -> Settings:
-    """Settings of the upgrades, as asked for."""
-    try:
-        rates = tuple(float(rate) for rate in arguments.rates.split(","))
-    except ValueError as error:
-        raise LoraportError(
-            "the learning rates can't be read",
-            got=arguments.rates,
-            expected="numbers with commas between, such as 3e-4,1e-3",
-        ) from error
-    if arguments.teacher not in ("auto", *teacher_names()):
-        raise LoraportError(
-            f"unknown teacher {arguments.teacher!r}",
-            expected=f"one of auto, {', '.join(teacher_names())}",
-        )
-    return Settings(
-        teacher=arguments.teacher,
-        prompts=arguments.use,
-        at_least=arguments.at_least,
-        minutes=arguments.minutes,
-        seed=arguments.seed,
-        writing=Teachers(
-            soft=arguments.soft, alpha=arguments.alpha, shots=arguments.shots, seed=arguments.seed
-        ),
-        teaching=Teaching(
-            rates=rates, epochs=arguments.epochs, match=arguments.match, seed=arguments.seed
-        ),
-        verdict=Judging(arguments.margin, match=arguments.match, temperature=arguments.temperature),
-    )
-
-
-def _jobs(arguments: Namespace) -> Iterator[Job]:
-    adapters = arguments.adapters
-    prompts = _for_each(arguments.prompts, len(adapters), "--prompts")
-    tests = _for_each(arguments.test, len(adapters), "--test") if arguments.test else []
-    names, template = distinct_names(adapters), check.template_of(arguments)
-    for number, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
-        out = arguments.out / name if len(adapters) > 1 else arguments.out
-        test = read_prompts(tests[number], template) if tests else []
-        test = test[: arguments.limit or len(test)]
-        files = [prompts[number], *(tests[number : number + 1])]
-        records = read_prompts(prompts[number], template)
-        yield Job(name, adapter, out, records, test, files)
-
-
-def _for_each(files: Sequence[Path], count: int, option: str) -> list[Path]:
-    if len(files) not in (1, count):
-        raise LoraportError(
-            f"{option} names neither one file nor one for each adapter",
-            got=f"{len(files)} files for {count} adapters",
-            expected=f"1 or {count}",
-        )
-    return list(files) * (count // len(files))
-
-
-def _wanted(jobs: Sequence[Job], name: str, settings: Settings) -> dict[str, Wanted]:
-    """What is to write the answers of both models, from about how many these are.
-
-    The old model answers what is taught and what is judged on; of the new one those are counted
-    that it writes bare or with a finished adapter, as the student in memory is asked otherwise.
-    """
-    many = {"old": 0, "new": 0}
-    for job in jobs:
-        test, _ = set_apart(job.records, job.test, settings)
-        parts = split(job.records, test, settings)
-        many["old"] += len(parts.taught) + len(parts.held)
-        for side, count in answers_to(parts.test).items():
-            many[side] += count
-    adapters = tuple(job.adapter for job in jobs)
-    return {side: Wanted(name, count, adapters) for side, count in many.items()}
-
-
-def _key(job: Job, arguments: Namespace, settings: Settings) -> str:
-    """What a finished upgrade was made from, as far as its files say."""
-    given = arguments.old, arguments.new, arguments.start, arguments.limit, arguments.template
-    asked = [*given, str(arguments.texts)]
-    parts = [sha256(path) for path in job.files]
-    parts += [sha256(job.adapter / name) for name in ADAPTER_FILES]
-    text = json.dumps([asked, repr(settings), parts])
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
 def _taken(job: Job, arguments: Namespace, settings: Settings, rows: dict[str, fleet.Row]) -> bool:
     """Whether a job is to be done: its row is taken from an upgrade that was finished before."""
     if not job.out.exists() or not any(job.out.iterdir()):
@@ -188,7 +85,7 @@ def _taken(job: Job, arguments: Namespace, settings: Settings, rows: dict[str, f
     try:
         report = read_json(job.out / fleet.REPORT, "upgrade")
         verdict = read_json(job.out / "verdict.json", KIND)
-        if report["key"] != _key(job, arguments, settings):
+        if report["key"] != key_of(job, arguments, settings):
             raise KeyError("key")
     except (LoraportError, OSError, KeyError) as error:
         raise LoraportError(
@@ -298,7 +195,7 @@ def _upgrade(
 def _about(job: Job, arguments: Namespace, settings: Settings) -> dict[str, Any]:
     """What upgrade.json says of an adapter and of both models, by their ids where they have one."""
     old, new = (hub_id(source) or source for source in (arguments.old, arguments.new))
-    key = _key(job, arguments, settings)
+    key = key_of(job, arguments, settings)
     return {"name": job.name, "old": old, "new": new, "adapter": str(job.adapter), "key": key}
 
 

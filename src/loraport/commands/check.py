@@ -76,7 +76,7 @@ def add_judging(parser: ArgumentParser) -> None:
     add("--dtype", default="auto", metavar="NAME", help="auto (default), float32 or bfloat16")
     add("--generator", default="auto", metavar="NAME",
         help="what writes answers: auto (default: vllm where it is installed, there is a GPU, and "
-        "thousands are to be written), transformers or vllm")  # fmt: skip
+        "20,000 or more are to be written), transformers or vllm")  # fmt: skip
 
 
 def judge(arguments: Namespace) -> "Verdict":

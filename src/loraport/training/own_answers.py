@@ -34,7 +34,6 @@ class Answer:
     whole: bool
 
 
-@torch.no_grad()
 def write_answers(
     model: Any,
     tokenizer: Any,
@@ -54,19 +53,38 @@ def write_answers(
     temperature : 0 takes the likeliest token; above it, torch's generator draws them
     also : transformers' LogitsProcessors that have a say in each token
     """
+    answers = [Answer("", False)] * len(prompts)
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
+    cut = [encoded[place][-max_tokens:] for place in order]
+    tails = write_tokens(model, tokenizer, cut, batch_size, new_tokens, temperature, also)
+    ends = ends_of(model, tokenizer)
+    for place, tail in zip(order, tails, strict=True):
+        answers[place] = answer_of(tokenizer, encoded[place], max_tokens, tail, ends)
+    return answers
+
+
+@torch.no_grad()
+def write_tokens(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    batch_size: int,
+    new_tokens: int,
+    temperature: float = 0.0,
+    also: Sequence[Any] = (),
+) -> list[list[int]]:
+    """Tokens that a model writes behind those of prompts, as for `write_answers`, batch by batch in
+    their order; one that ended before others of its batch is filled up.
+    """
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    answers = [Answer("", False)] * len(prompts)
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    ends = ends_of(model, tokenizer)
-    order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place]), place))
-    for span in chunks(len(order), batch_size):
-        places = order[span]
-        cut = [encoded[place][-max_tokens:] for place in places]
-        batch = tokenizer.pad({"input_ids": cut}, padding_side="left", return_tensors="pt").to(
-            model.device
-        )
+    tails: list[list[int]] = []
+    for span in chunks(len(prompts), batch_size):
+        batch = tokenizer.pad(
+            {"input_ids": prompts[span]}, padding_side="left", return_tensors="pt"
+        ).to(model.device)
         written = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -75,15 +93,19 @@ def write_answers(
             **sampling,
             repetition_penalty=1.0,  # whatever a chat model's own configuration says
             no_repeat_ngram_size=0,
-            eos_token_id=sorted(ends),
+            eos_token_id=sorted(ends_of(model, tokenizer)),
             pad_token_id=tokenizer.pad_token_id,
-        ).tolist()
-        longest = batch["input_ids"].shape[1]
-        for place, ids, row in zip(places, cut, written, strict=True):
-            tail = row[longest:]
-            whole = len(encoded[place]) <= max_tokens and not ends.isdisjoint(tail)
-            answers[place] = Answer(decoded(tokenizer, ids, tail), whole)
-    return answers
+        )
+        tails += written[:, batch["input_ids"].shape[1] :].tolist()
+    return tails
+
+
+def answer_of(
+    tokenizer: Any, prompt: list[int], max_tokens: int, tail: list[int], ends: set[int]
+) -> Answer:
+    """The answer whose tokens are `tail`, behind the last `max_tokens` of a prompt's."""
+    whole = len(prompt) <= max_tokens and not ends.isdisjoint(tail)
+    return Answer(decoded(tokenizer, prompt[-max_tokens:], tail), whole)
 
 
 def ends_of(model: Any, tokenizer: Any) -> set[int]:

@@ -17,9 +17,9 @@ from ..evaluation.likelihood import answer_losses
 from ..models.loading import load_base
 from ..runtime.memory import ran_out
 from ..training.data import Example
-from ..training.own_answers import Answer
+from ..training.own_answers import Answer, write_answers
 from . import generators
-from .generators import ALONE, Asked, Wanted, transformers
+from .generators import ALONE, Asked, Wanted
 from .prompts import Prompt, as_text
 from .spans import Span, spans_of
 
@@ -138,30 +138,27 @@ class Base:
     ) -> list[Answer]:
         """Answers to prompts, greedy or drawn at a temperature from a seed.
 
+        also : transformers' LogitsProcessors that have a say in each token
         new_tokens : of an answer, at most; 0: as `limits` says
         """
-        model, adapter = self._worn
-        asked = Asked(
-            self.model,
-            self.tokenizer,
-            self.texts(prompts),
-            self.limits.max_tokens,
-            new_tokens or self.limits.new_tokens,
-            temperature,
-            seed,
-            also,
-            None if self._off else adapter,
-            self.model is model,
-        )
-        if self.generator is not None:
+        texts, longest = self.texts(prompts), self.limits.max_tokens
+        most = new_tokens or self.limits.new_tokens
+        model, worn = self._worn
+        if self.generator is not None and self.model is model and not also:
+            adapter = None if self._off else worn
+            asked = Asked(model, self.tokenizer, texts, longest, most, temperature, seed, adapter)
             answers: list[Answer] | None = self.generator.write(asked)
             if answers is not None:
                 self.wrote[self.generator.name] += len(answers)
                 return answers
-        self.wrote[ALONE] += len(asked.texts)
+        self.wrote[ALONE] += len(texts)
         if temperature > 0:
             torch.manual_seed(seed)
-        return self.fitted(lambda size: transformers.write(asked, size))
+        return self.fitted(
+            lambda size: write_answers(
+                self.model, self.tokenizer, texts, longest, size, most, temperature, also
+            )
+        )
 
     def losses(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Negative log-likelihood of each answer with its end, given its prompt: nats, (n,)."""

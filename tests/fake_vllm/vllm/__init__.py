@@ -52,10 +52,9 @@ class LLM:
     def _canned(self, ids, how, lora_request):
         ended = len(ids) % 2 == 0
         tail = ids[1 : how.max_tokens] + [how.stop_token_ids[0]] * ended
-        return SimpleNamespace(token_ids=tail, finish_reason="stop" if ended else "length")
+        return SimpleNamespace(token_ids=tail)
 
     def _recorded(self, ids, how, lora_request):
         recorded = json.loads(Path(self.how).read_text(encoding="utf-8"))
         tail = recorded[f"{ids} {lora_request and lora_request.path}"]
-        ended = tail[-1] in how.stop_token_ids
-        return SimpleNamespace(token_ids=tail, finish_reason="stop" if ended else "length")
+        return SimpleNamespace(token_ids=tail[: how.max_tokens])

@@ -11,7 +11,7 @@ import pytest
 
 import loraport
 from loraport import cli
-from loraport.commands import _fleet_run, _one_run, _snakemake
+from loraport.commands import _fleet_jobs, _fleet_run, _one_run, _snakemake
 from loraport.commands._names import LONGEST_NAME, distinct_names
 from loraport.commands._words import in_flags
 from loraport.errors import LoraportError
@@ -182,7 +182,7 @@ def test_a_folder_in_use_ends_an_upgrade_and_an_adapter_that_is_not_carried_does
     monkeypatch.setattr(_fleet_run._one_run, "run", fails)
     line = ["upgrade", "old", "new", "a", "b", "out", "--prompts", "p"]
     arguments = cli.parser().parse_args(line)
-    jobs = [_fleet_run.Job(name, Path(name), Path("out"), [], [], []) for name in "ab"]
+    jobs = [_fleet_jobs.Job(name, Path(name), Path("out"), [], [], []) for name in "ab"]
     if held:
         with pytest.raises(_snakemake.InUse):
             _fleet_run._carry(jobs, arguments, Path("f"))

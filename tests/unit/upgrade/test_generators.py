@@ -14,11 +14,11 @@ import torch
 
 from loraport.adapters.attach import attach
 from loraport.cli import main
-from loraport.commands import _fleet_run
+from loraport.commands import _fleet_jobs
 from loraport.errors import LoraportError
 from loraport.upgrade import generators
 from loraport.upgrade.base import Base, Limits
-from loraport.upgrade.generators import PAYS, Wanted, vllm
+from loraport.upgrade.generators import PAYS, Wanted, _vllm_fit, vllm
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.upgrade import Settings
 
@@ -54,6 +54,13 @@ def served(fake, pico_pair):
     base.close()
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Answers that no model would give are taken: canned ones."""
+    monkeypatch.setattr(vllm.Engine, "_check", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_one_engine_serves_all_prompts_and_adapters(served, fake, pico_pair, tmp_path):
     other = shutil.copytree(pico_pair.adapter, tmp_path / "other")
     served.write(PROMPTS)
@@ -77,6 +84,7 @@ def test_one_engine_serves_all_prompts_and_adapters(served, fake, pico_pair, tmp
         os.kill(made["pid"], 0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_answer_is_whole_where_it_ended_and_its_prompt_was_read_whole(served, fake):
     tokenizer = served.tokenizer
     prompts = [*PROMPTS, "the word " * 20]
@@ -111,7 +119,7 @@ def recorded(pair, folder):
             for text in PROMPTS:
                 ids = alone.tokenizer(text)["input_ids"][-LIMITS.max_tokens :]
                 written = model.generate(
-                    input_ids=torch.tensor([ids]), max_new_tokens=6, do_sample=False
+                    input_ids=torch.tensor([ids]), max_new_tokens=8, do_sample=False
                 )
                 tokens[f"{ids} {adapter}"] = written[0, len(ids) :].tolist()
     assert alone.wrote == {"transformers": 24}
@@ -126,6 +134,69 @@ def test_answers_are_those_of_transformers(served, fake, monkeypatch, pico_pair,
         with served.wearing(adapter):
             assert served.write(PROMPTS) == answers
     assert served.wrote == {"vllm 9.9": 24}
+
+
+def test_it_is_checked_once_with_each_adapter_before_it_is_relied_on(
+    served, fake, monkeypatch, pico_pair, tmp_path
+):
+    _, file = recorded(pico_pair, tmp_path)
+    monkeypatch.setenv("FAKE_VLLM", str(file))
+    served.write(PROMPTS, temperature=0.7)
+    served.write(PROMPTS)
+    with served.wearing(pico_pair.adapter):
+        served.write(PROMPTS[:3] * 2)
+        served.write(PROMPTS)
+        with served.without_adapter():
+            served.write(PROMPTS)
+    with served.wearing(pico_pair.adapter):
+        served.write(PROMPTS)
+    _, *rest = fake()
+    told = [(each["asked"], *each["sampling"].values(), bool(each["adapter"])) for each in rest]
+    assert [(count, heat, most, worn) for count, heat, most, *_, worn in told] == [
+        (8, 0, 8, False),
+        (12, 0.7, 6, False),
+        (12, 0, 6, False),
+        (3, 0, 8, True),
+        (6, 0, 6, True),
+        (12, 0, 6, True),
+        (12, 0, 6, False),
+        (12, 0, 6, True),
+    ]
+    assert served.wrote == {"vllm 9.9": 66}
+
+
+def test_an_engine_that_leaves_an_adapter_out_is_found_out(
+    served, fake, monkeypatch, pico_pair, tmp_path, caplog
+):
+    (bare, adapted), file = recorded(pico_pair, tmp_path)
+    tokens = json.loads(file.read_text())
+    without = {key: tokens[f"{key[: key.index(']') + 1]} None"] for key in tokens}
+    file.write_text(json.dumps(without))
+    monkeypatch.setenv("FAKE_VLLM", str(file))
+    assert served.write(PROMPTS) == bare
+    with served.wearing(pico_pair.adapter):
+        assert served.write(PROMPTS) == adapted
+    assert served.write(PROMPTS) == bare
+    (told,) = (each for each in caplog.messages if "transformers goes on" in each)
+    assert f"with adapter {pico_pair.adapter} does not write what the model in memory" in told
+    assert "Got: 0 of 8 greedy answers" in told and "Expected: half of them" in told
+    assert served.wrote == {"vllm 9.9": 12, "transformers": 24}
+    with pytest.raises(OSError, match="No such process"):
+        os.kill(fake()[0]["pid"], 0)
+
+
+@pytest.mark.parametrize(("turned", "wrote"), [(4, "vllm 9.9"), (5, "transformers")])
+def test_rounding_may_turn_half_of_what_is_checked(
+    turned, wrote, served, fake, monkeypatch, pico_pair, tmp_path
+):
+    _, file = recorded(pico_pair, tmp_path)
+    tokens = json.loads(file.read_text())
+    for key in [key for key in tokens if key.endswith("None")][:turned]:
+        tokens[key][7] += 1
+    file.write_text(json.dumps(tokens))
+    monkeypatch.setenv("FAKE_VLLM", str(file))
+    served.write(PROMPTS)
+    assert served.wrote == {wrote: 12}
 
 
 def test_what_vllm_cannot_serve_transformers_writes(served, fake, pico_pair, tmp_path):
@@ -168,6 +239,7 @@ def test_a_failure_is_told_once_and_transformers_goes_on(
     assert len([each for each in fake() if "made" in each]) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_process_that_dies_is_such_a_failure(served, fake, caplog):
     served.write(PROMPTS)
     served.generator._child.kill()
@@ -207,7 +279,8 @@ def test_one_that_is_not_there_is_refused_before_any_work(pico_pair):
     with pytest.raises(LoraportError, match="did you mean 'vllm'"):
         generators.check("vlm")
     generators.check("auto")
-    assert generators.names() == ("transformers", "vllm")
+    generators.check("transformers")
+    assert generators.names() == ("vllm",)
 
 
 @pytest.mark.parametrize(("free", "share"), [(70, 0.225), (30, 0.15), (6, None)])
@@ -217,9 +290,9 @@ def test_the_memory_that_it_takes_is_bounded(free, share, monkeypatch):
     model = SimpleNamespace(device="cuda:0", parameters=lambda: [weights])
     if share is None:
         with pytest.raises(LoraportError, match="too little"):
-            vllm._utilisation(model)
+            _vllm_fit.utilisation(model)
     else:
-        assert vllm._utilisation(model) == pytest.approx(share, abs=1e-3)
+        assert _vllm_fit.utilisation(model) == pytest.approx(share, abs=1e-3)
 
 
 def checked(pair, folder, golds, *more):
@@ -254,10 +327,10 @@ def test_a_fleet_counts_what_its_models_are_to_write(pico_pair):
     records = [Record(f"the word {n} is") for n in range(40)]
     test = [Record(f"the other {n} is", " a") for n in range(50)]
     labelled, bare = (
-        _fleet_run.Job("a", pico_pair.adapter, Path("out"), records, each, [])
+        _fleet_jobs.Job("a", pico_pair.adapter, Path("out"), records, each, [])
         for each in (test, [])
     )
-    wanted = _fleet_run._wanted([labelled, bare], "auto", Settings())
+    wanted = _fleet_jobs.wanted_of([labelled, bare], "auto", Settings())
     assert wanted["old"] == Wanted("auto", 40 + 2 * 50 + 30 + 4 * 10, (pico_pair.adapter,) * 2)
     assert wanted["new"].answers == 2 * 50 + 2 * 10
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from loraport.commands import _fleet_run
+from loraport.commands import _fleet_jobs, _fleet_run
 from loraport.commands._names import distinct_names
 from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
 from loraport.evaluation.verdict import Verdict
 from loraport.report.terminal import table
 from loraport.training.own_answers import Answer
+from loraport.upgrade import base as base_models
 from loraport.upgrade import chat as chats
 from loraport.upgrade import choice, more_prompts, teach
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.fleet import TOLD, Row, all_deployed, cells, failed, write_fleet
-from loraport.upgrade.generators import transformers
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
@@ -295,7 +295,7 @@ def test_a_verdict_by_agreement_can_t_reject_what_may_be_wiser_than_the_old_adap
 def test_the_command_sets_items_of_a_test_apart(monkeypatch):
     test, seen = [Record(f"item {n}", f" {n}") for n in range(LEAST_TEST)], {}
     monkeypatch.setattr(_fleet_run, "upgrade", lambda *_, **named: seen.update(named))
-    job = _fleet_run.Job("a", Path("a"), Path("out"), RECORDS, test, [])
+    job = _fleet_jobs.Job("a", Path("a"), Path("out"), RECORDS, test, [])
     _fleet_run._upgrade(job, None, None, {}, [], {"new": "new"}, Settings())
     assert (seen["test"], seen["tested"]) == set_apart(RECORDS, test)
 
@@ -618,7 +618,7 @@ def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
         chat_template("["),
     )
     asked, taught = [], []
-    write, encode = transformers.write_answers, teach.encode_answer
+    write, encode = base_models.write_answers, teach.encode_answer
 
     def written(model, tokenizer, texts, *more):
         asked.append((tokenizer, texts))
@@ -628,7 +628,7 @@ def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
         taught.append((tokenizer, text))
         return encode(tokenizer, text, answer)
 
-    monkeypatch.setattr(transformers, "write_answers", written)
+    monkeypatch.setattr(base_models, "write_answers", written)
     monkeypatch.setattr(teach, "encode_answer", encoded)
     chats = [Record((("system", "s"), ("user", each.prompt))) for each in RECORDS]
     upgrade(old, new, pico_pair.adapter, {}, chats, tmp_path / "out", QUICK)

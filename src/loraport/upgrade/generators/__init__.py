@@ -1,9 +1,9 @@
-"""Generators: what writes a base model's answers; one file each, found by its name.
+"""Generators: what writes a base model's answers in transformers' place, one file each, found by
+its name.
 
-`transformers` writes with the model in memory, whatever it wears. Another one has a copy of the
-base model of its own and reads adapters from their folders; it is a module with
+transformers writes with the model in memory, whatever it wears. A generator has a copy of the base
+model of its own and reads adapters from their folders; it is a module with
 
-`HELP` : what it is, one line.
 `installed()` : whether its package is there, which is not imported for it.
 `Engine(folder, model, wanted, longest, remote_code)` : starts at its first use. Its `write(asked)`
     gives answers, or None for what it does not write; `name` says what it is, `close()` ends it.
@@ -22,11 +22,11 @@ from ...errors import LoraportError
 
 ALONE = "transformers"
 AUTO = "auto"
-# answers of one base model from which on `auto` uses a generator with a start of its own. Counted,
-# not measured: a start of a minute, in which transformers writes 1,500 answers of 128 tokens (64 at
-# a time, 25 ms a token), and several times as many short ones; these must be saved first. An
-# adapter with 400 prompts, and 500 without labels for its verdict, has 2,400.
-PAYS = 4000
+# answers of one base model from which on `auto` uses a generator. On an H100 vLLM 0.26.0 had not
+# begun to write 100 s after its start. transformers wrote 400 answers of a 0.5B model with an
+# adapter in 17.3 s and 2,000 in 36.1 s (40 new tokens at most, 64 at a time): more than 5,000 in
+# such a start. How fast vLLM writes is not measured, so several times as many must be asked for.
+PAYS = 20_000
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Asked:
-    """Answers that are to be written.
+    """Answers that are to be written by a model that is its folder's, bare or with an adapter.
 
-    model : in memory, as it is to write them
+    model : in memory, as it would write them
     texts : prompts
     max_tokens : prompts longer than that are cut at their start
     new_tokens : that an answer has at most
     temperature : 0 takes the likeliest token; above it, they are drawn from the seed
-    also : transformers' LogitsProcessors that have a say in each token
     adapter : folder of the adapter that the model wears; None: none
-    from_folders : the model is its folder's, with this adapter or bare
     """
 
     model: Any
@@ -62,16 +60,14 @@ class Asked:
     texts: Sequence[str]
     max_tokens: int
     new_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-    also: Sequence[Any] = ()
-    adapter: Path | None = None
-    from_folders: bool = False
+    temperature: float
+    seed: int
+    adapter: Path | None
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """All generators, by their files."""
+    """All generators beside transformers, by their files."""
     stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
     return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
 
@@ -87,11 +83,12 @@ def check(name: str) -> None:
     if name in (AUTO, ALONE):
         return
     if name not in names():
-        near = get_close_matches(name, (AUTO, *names()), 1)
+        known = (AUTO, ALONE, *names())
+        near = get_close_matches(name, known, 1)
         raise LoraportError(
             f"unknown generator {name!r}",
             got=name,
-            expected=f"{AUTO}, {', '.join(names())}",
+            expected=", ".join(known),
             todo=f"did you mean {near[0]!r}?" if near else "",
         )
     if not _module(name).installed():
@@ -113,17 +110,14 @@ def opened(
     folder : of the model
     longest : prompt with its answer, in tokens
     """
-    check(wanted.name)
-    others = [name for name in names() if name != ALONE]
-    if wanted.name == AUTO:
-        if wanted.answers < PAYS or model.device.type != "cuda":
-            return None
-        others = [name for name in others if _module(name).installed()]
-    else:
-        others = [name for name in others if name == wanted.name]
-    if not others:
+    name = wanted.name
+    if name == AUTO:
+        pays = wanted.answers >= PAYS and model.device.type == "cuda"
+        there = (each for each in names() if pays and _module(each).installed())
+        name = next(there, ALONE)
+    if name == ALONE:
         return None
-    return _module(others[0]).Engine(folder, model, wanted, longest, remote_code)
+    return _module(name).Engine(folder, model, wanted, longest, remote_code)
 
 
 def told(wrote: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

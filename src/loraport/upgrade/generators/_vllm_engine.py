@@ -1,8 +1,8 @@
 """The process that holds vLLM: requests come as lines of JSON, answers go back as such.
 
 The first line says how the engine is made. Each further one asks for answers to prompts, given as
-token ids; what comes back are the ids that were written, and whether the model ended them itself.
-It ends with its input, and all that it holds of a GPU with it.
+token ids; what comes back are the ids that were written, with the one that ended them. It ends with
+its input, and all that it holds of a GPU with it.
 """
 
 import json
@@ -21,16 +21,10 @@ def main() -> None:
         replies.flush()
 
     try:
-        lines = iter(sys.stdin)
-        engine = None
-        for line in lines:
-            asked = json.loads(line)
-            if engine is None:
-                engine, version = made(asked)
-                reply(version=version)
-            else:
-                ids, ended = written(engine, asked)
-                reply(ids=ids, ended=ended)
+        engine, version = made(json.loads(sys.stdin.readline()))
+        reply(version=version)
+        for line in sys.stdin:
+            reply(tails=written(engine, json.loads(line)))
     except Exception as error:  # whatever it is, it is told by the one who asks
         reply(error=f"{type(error).__name__}: {error}")
         raise
@@ -43,8 +37,8 @@ def made(settings: dict[str, Any]) -> tuple[Any, str]:
     return vllm.LLM(**settings), str(vllm.__version__)
 
 
-def written(engine: Any, asked: dict[str, Any]) -> tuple[list[list[int]], list[bool]]:
-    """Tokens written to each prompt, and whether the model ended there."""
+def written(engine: Any, asked: dict[str, Any]) -> list[list[int]]:
+    """Tokens written to each prompt."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
@@ -55,7 +49,7 @@ def written(engine: Any, asked: dict[str, Any]) -> tuple[list[list[int]], list[b
             max_tokens=asked["new_tokens"],
             stop_token_ids=asked["ends"],
             detokenize=False,
-            **({} if seed is None else {"seed": seed}),
+            seed=seed,
         )
         for seed in asked["seeds"]
     ]
@@ -65,9 +59,7 @@ def written(engine: Any, asked: dict[str, Any]) -> tuple[list[list[int]], list[b
         use_tqdm=False,
         lora_request=LoRARequest(*asked["adapter"]) if asked["adapter"] else None,
     )
-    firsts = [output.outputs[0] for output in outputs]
-    ids = [[int(each) for each in first.token_ids] for first in firsts]
-    return ids, [first.finish_reason == "stop" for first in firsts]
+    return [[int(each) for each in output.outputs[0].token_ids] for output in outputs]
 
 
 if __name__ == "__main__":

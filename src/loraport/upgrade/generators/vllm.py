@@ -3,7 +3,8 @@
 The process is started at the first answers that it may write and serves all adapters of the base,
 by the paths of their folders; it goes with its GPU memory when it is closed, or when this process
 ends. Prompts are tokenised here and written answers decoded here, as transformers' are. What it
-cannot serve it leaves to transformers, and so all that follows where it does not start or fails.
+cannot serve it leaves to transformers, and so all that follows where it does not start, fails, or
+does not write what the model in memory writes.
 """
 
 import json
@@ -12,7 +13,6 @@ import os
 import subprocess
 import sys
 import threading
-import weakref
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,29 +20,24 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...adapters.files import read_adapter
-from ...adapters.names import PREFIX
 from ...artifacts import ADAPTER_WEIGHTS
 from ...errors import LoraportError
-from ...export.vllm import RANKS, greatest_rank, problems
-from ...models.weights import TensorFile
 from ...runtime.gpus import VISIBLE, visible
 from ...runtime.memory import let_go
-from ...training.own_answers import Answer, decoded, ends_of
+from ...training.own_answers import Answer, answer_of, ends_of, write_tokens
 from . import Asked, Wanted
+from ._vllm_fit import is_served, rank_for, unfit, utilisation
 
-HELP = "a copy of the base model in vLLM, with its adapters by their folders"
 log = logging.getLogger("loraport")
 
 LEAST_LENGTH = 4096  # tokens of a prompt with its answer: demonstrations make some longer than most
-CACHE_GIB = 12  # of keys and values: 256 sequences of 700 tokens of a 7B model; more helps little
-BESIDE_GIB = 3  # activations of its batch, its CUDA context and its kernels
-# of what is free on the GPU at its start: both models of an upgrade may have an engine, and the
-# teaching, whose batch is halved where memory runs out, has the greater part of what is left
-SHARE = 0.4
-EAGER = True  # neither compiles nor records graphs at its start, which is the shorter for it
+# before it is relied on with an adapter, or without, the first tokens of its greedy answers to so
+# many prompts are compared with transformers'. Half must be the same: rounding turns a token where
+# two are about as likely, in a few of such beginnings; an adapter that is wrong or left out turns
+# most, unless it changes no beginning
+CHECKED, BEGINNING = 8, 8
+BARE, NOT_SERVED = 0, -1  # in the place of an adapter's number
 START_SECONDS = 900.0  # after which a start is given up
-GIB = 1 << 30
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, that leaves none behind
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # which does not draw from seeds
@@ -71,63 +66,52 @@ class Engine:
     def __init__(
         self, folder: Path, model: Any, wanted: Wanted, longest: int, remote_code: bool = False
     ):
-        self.name, self.failed = "vllm", _unfit(model)
+        self.name, self.failed = "vllm", ""
         self._folder, self._remote_code = Path(folder), remote_code
-        self._rank = _rank(wanted)
+        self._rank = rank_for(wanted)
         most = int(getattr(model.config, "max_position_embeddings", 0) or LEAST_LENGTH)
         self._length = min(max(longest, LEAST_LENGTH), most)
-        self._adapters: dict[tuple[Any, ...], int] = {}  # adapter -> its number; 0: not served
+        self._numbers: dict[tuple[str, int, int], int] = {}  # of adapters
+        self._checked: set[int] = set()  # adapters that it is known to write with, and BARE
         self._child: subprocess.Popen[str] | None = None
         self._said: IO[bytes] | None = None
-        self._end: Any = None
-        if self.failed:
-            self._tell()
+        if why := unfit(model):
+            self._give_up(why)
 
     def write(self, asked: Asked) -> list[Answer] | None:
         """Answers; None for what it does not write, or where it fails, which is told once."""
-        if self.failed or asked.also or not asked.from_folders or not asked.texts:
+        if self.failed or not asked.texts:
             return None
-        encoded = [asked.tokenizer(text)["input_ids"] for text in asked.texts]
-        cut = [ids[-asked.max_tokens :] for ids in encoded]
-        longest = max(map(len, cut)) + asked.new_tokens
-        if longest > self._length or not all(cut):
+        prompts = [asked.tokenizer(text)["input_ids"] for text in asked.texts]
+        cut = [ids[-asked.max_tokens :] for ids in prompts]
+        number = self._number(asked.adapter)
+        longest = max(map(len, cut)) + max(asked.new_tokens, BEGINNING)
+        if number == NOT_SERVED or longest > self._length or not all(cut):
             return None
-        number = self._number(asked.adapter) if asked.adapter else 0
-        if asked.adapter and not number:
-            return None
-        seeds: list[int | None] = [None] * len(cut)
-        if asked.temperature > 0:  # one for each prompt, that does not hang on the others
-            seeds = np.random.default_rng(asked.seed).integers(2**31, size=len(cut)).tolist()
-        ends = ends_of(asked.model, asked.tokenizer)
-        request = {
-            "prompts": cut,
-            "adapter": [f"adapter-{number}", number, str(asked.adapter)] if number else None,
-            "temperature": asked.temperature,
-            "new_tokens": asked.new_tokens,
-            "ends": sorted(ends),
-            "seeds": seeds,
-        }
         try:
-            self.start(asked.model)
-            said = self._ask(request)
-            return [
-                Answer(
-                    decoded(asked.tokenizer, prompt, tail), ended and len(ids) <= asked.max_tokens
-                )
-                for prompt, ids, tail, ended in zip(
-                    cut, encoded, said["ids"], said["ended"], strict=True
-                )
-            ]
-        except (LoraportError, OSError, RuntimeError, ValueError, KeyError) as error:
-            self.failed = " ".join(str(error).split())
-            self.close()
-            self._tell()
+            if self._child is None:
+                self._start(asked.model)
+            if number not in self._checked:
+                self._check(asked, cut, number)
+            tails = self._tails(asked, cut, number, asked.new_tokens, asked.temperature)
+        except (LoraportError, OSError, RuntimeError, ValueError) as error:
+            self._give_up(" ".join(str(error).split()))
             return None
+        ends = ends_of(asked.model, asked.tokenizer)
+        return [
+            answer_of(asked.tokenizer, ids, asked.max_tokens, tail, ends)
+            for ids, tail in zip(prompts, tails, strict=True)
+        ]
 
-    def start(self, model: Any) -> None:
-        """Start the process, unless it runs."""
+    def close(self) -> None:
+        """End the process, and let go of its memory."""
         if self._child is not None:
-            return
+            _end(self._child)
+        if self._said is not None:
+            self._said.close()
+        self._child = self._said = None
+
+    def _start(self, model: Any) -> None:
         settings = {
             "model": str(self._folder),
             "skip_tokenizer_init": True,  # token ids go in and come out
@@ -136,7 +120,7 @@ class Engine:
             "enable_lora": True,
             "max_lora_rank": self._rank,
             "max_loras": 1,  # all answers that are asked for at a time are of one adapter
-            "enforce_eager": EAGER,
+            "enforce_eager": True,  # no compiling, no graphs: the shorter start
             "generation_config": "vllm",  # whatever a chat model's own configuration says
             "trust_remote_code": self._remote_code,
             "disable_log_stats": True,
@@ -145,7 +129,7 @@ class Engine:
         environment = {**os.environ, **ENVIRONMENT, VISIBLE: ""}
         if model.device.type == "cuda":
             let_go()
-            settings["gpu_memory_utilization"] = _utilisation(model)
+            settings["gpu_memory_utilization"] = utilisation(model)
             names, number = visible(), model.device.index or 0
             environment[VISIBLE] = names[number] if number < len(names) else str(number)
         self._said = TemporaryFile()  # noqa: SIM115  (as long as the process)
@@ -158,7 +142,6 @@ class Engine:
             encoding="utf-8",
             env=environment,
         )
-        self._end = weakref.finalize(self, _ended, self._child)
         late = threading.Timer(START_SECONDS, self._child.kill)
         late.daemon = True
         late.start()
@@ -168,13 +151,49 @@ class Engine:
             late.cancel()
         log.info("%s writes answers of %s", self.name, self._folder)
 
-    def close(self) -> None:
-        """End the process, and let go of its memory; the next answers start it again."""
-        if self._end is not None:
-            self._end()
-        if self._said is not None:
-            self._said.close()
-        self._child = self._said = self._end = None
+    def _check(self, asked: Asked, prompts: list[list[int]], number: int) -> None:
+        """Compare how greedy answers begin with what the model in memory writes.
+
+        Raises
+        ------
+        LoraportError
+            If fewer than half of them begin alike.
+        """
+        few = [list(ids) for ids in dict.fromkeys(map(tuple, prompts))][:CHECKED]
+        tails = self._tails(asked, few, number, BEGINNING)
+        expected = write_tokens(asked.model, asked.tokenizer, few, 1, BEGINNING)
+        alike = sum(one == other for one, other in zip(tails, expected, strict=True))
+        if 2 * alike < len(few):
+            worn = f"with adapter {asked.adapter}" if asked.adapter else "without an adapter"
+            raise LoraportError(
+                f"{self.name} {worn} does not write what the model in memory writes",
+                got=f"{alike} of {len(few)} greedy answers with the same {BEGINNING} first tokens",
+                expected="half of them at least",
+            )
+        self._checked.add(number)
+
+    def _tails(
+        self,
+        asked: Asked,
+        prompts: list[list[int]],
+        number: int,
+        new_tokens: int,
+        temperature: float = 0.0,
+    ) -> list[list[int]]:
+        """Tokens that are written behind those of prompts."""
+        seeds: list[int | None] = [None] * len(prompts)
+        if temperature > 0:  # one for each prompt, that does not hang on the others
+            seeds = np.random.default_rng(asked.seed).integers(2**31, size=len(prompts)).tolist()
+        request = {
+            "prompts": prompts,
+            "adapter": [f"adapter-{number}", number, str(asked.adapter)] if number else None,
+            "temperature": temperature,
+            "new_tokens": new_tokens,
+            "ends": sorted(ends_of(asked.model, asked.tokenizer)),
+            "seeds": seeds,
+        }
+        tails: list[list[int]] = self._ask(request)["tails"]
+        return tails
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the process replies."""
@@ -192,96 +211,35 @@ class Engine:
 
     def _last_words(self) -> str:
         """The last lines that the process wrote of errors."""
-        if self._said is None:
-            return ""
+        assert self._said is not None
         self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, self._said.tell() - 2000))
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return " / ".join(line.strip() for line in lines[-3:])[-600:]
 
-    def _tell(self) -> None:
+    def _give_up(self, why: str) -> None:
+        """Write no more, and say why."""
+        self.failed = why
+        self.close()
         log.warning(
-            "vLLM does not write answers of %s, transformers goes on: %s", self._folder, self.failed
+            "vLLM does not write answers of %s, transformers goes on: %s", self._folder, why
         )
 
-    def _number(self, folder: Path) -> int:
-        """The number of an adapter, by its folder and when its weights were written; 0: vLLM can't
-        serve it.
-        """
+    def _number(self, folder: Path | None) -> int:
+        """The number of an adapter, by its folder and the file of its weights."""
+        if folder is None:
+            return BARE
         file = folder / ADAPTER_WEIGHTS
         if not file.is_file():
-            return 0
-        told = file.stat()
-        key = (str(folder.resolve()), told.st_mtime_ns, told.st_size, told.st_ino)
-        if key not in self._adapters:
-            served = sum(1 for number in self._adapters.values() if number)
-            self._adapters[key] = served + 1 if is_served(folder, self._rank) else 0
-        return self._adapters[key]
+            return NOT_SERVED
+        key = str(folder.resolve()), file.stat().st_mtime_ns, file.stat().st_ino
+        if key not in self._numbers:
+            served = is_served(folder, self._rank)
+            self._numbers[key] = len(self._numbers) + 1 if served else NOT_SERVED
+        return self._numbers[key]
 
 
-def is_served(folder: Path, most: int) -> bool:
-    """Whether vLLM serves an adapter as it is: plain LoRA of layers' modules, of one scale, by the
-    names that the model has for them.
-    """
-    try:
-        adapter = read_adapter(folder, zero=True)
-    except LoraportError:
-        return False
-    beside = [path for path in adapter.modules if not any(p.isdigit() for p in path.split("."))]
-    plain = {f"{PREFIX}{path}.lora_{part}.weight" for path in adapter.modules for part in "AB"}
-    named = set(TensorFile(folder / ADAPTER_WEIGHTS).tensors) == plain
-    return named and not (problems(adapter, most) or beside)
-
-
-def _rank(wanted: Wanted) -> int:
-    """The least rank that vLLM may be given which all wanted adapters have room in."""
-    ranks = [16]
-    for folder in wanted.adapters:
-        try:
-            ranks.append(greatest_rank(read_adapter(folder, zero=True)))
-        except (LoraportError, OSError, ValueError):  # told where the adapter is worn
-            continue
-    return next((each for each in RANKS if each >= max(ranks)), RANKS[-1])
-
-
-def _unfit(model: Any) -> str:
-    """Why vLLM's copy would not be the model in memory; empty where it would."""
-    kind = type(model).__name__
-    if kind not in (getattr(model.config, "architectures", None) or ()):
-        return f"the model in memory is a {kind}, and its folder holds another class"
-    if not kind.endswith(("ForCausalLM", "LMHeadModel")):
-        return f"of a {kind}, adapters' names are not those of its language model alone"
-    if getattr(model.config, "quantization_config", None):
-        return "its weights are quantised in its folder, and unpacked in memory"
-    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        return "it lies on several devices"
-    return ""
-
-
-def _utilisation(model: Any) -> float:
-    """Share of the GPU's whole memory that vLLM may take, as it wants it.
-
-    Raises
-    ------
-    LoraportError
-        If what it may take of the free memory does not hold the weights and a cache.
-    """
-    import torch
-
-    free, total = torch.cuda.mem_get_info(model.device)
-    weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    least = weights + (BESIDE_GIB + 1) * GIB
-    most = min(SHARE * free, weights + (BESIDE_GIB + CACHE_GIB) * GIB)
-    if most < least:
-        raise LoraportError(
-            "too little of the GPU's memory is free",
-            got=f"{free / GIB:.1f} GiB free, of which {SHARE:.0%} may be taken",
-            expected=f"{least / SHARE / GIB:.1f} GiB for a second copy of the model",
-        )
-    return round(most / total, 4)
-
-
-def _ended(child: "subprocess.Popen[str]") -> None:
+def _end(child: "subprocess.Popen[str]") -> None:
     """Let a process end with its input, or end it."""
     for pipe in (child.stdin, child.stdout):
         try:
