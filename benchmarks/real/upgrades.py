@@ -32,9 +32,11 @@ from loraport.upgrade import teach as lessons
 from loraport.upgrade import teachers
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.choice import READ, by_certainty
+from loraport.upgrade.learn import learn
 from loraport.upgrade.more_prompts import ENOUGH as SHOWN
+from loraport.upgrade.parts import Parts, Settings
 from loraport.upgrade.prompts import Record
-from loraport.upgrade.upgrade import Parts, Settings, learn, upgrade
+from loraport.upgrade.upgrade import upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
 
 from . import sets

@@ -11,11 +11,11 @@ from ..artifacts import ADAPTER_FILES, sha256
 from ..errors import LoraportError
 from ..evaluation.verdict import Settings as Judging
 from ..upgrade.generators import Wanted
+from ..upgrade.parts import Settings, set_apart, split
 from ..upgrade.prompts import Record, read_prompts
 from ..upgrade.teach import Settings as Teaching
 from ..upgrade.teachers import Settings as Teachers
 from ..upgrade.teachers import names as teacher_names
-from ..upgrade.upgrade import Settings, set_apart, split
 from ..upgrade.verify import answers_to
 from . import check
 from ._names import distinct_names

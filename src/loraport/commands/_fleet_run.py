@@ -19,7 +19,8 @@ from ..runtime.faults import explained
 from ..upgrade import fleet, generators
 from ..upgrade.base import Base
 from ..upgrade.candidates import NOTHING
-from ..upgrade.upgrade import Settings, Upgraded, set_apart, upgrade
+from ..upgrade.parts import Settings, set_apart
+from ..upgrade.upgrade import Upgraded, upgrade
 from . import _one_run, check
 from ._fleet_jobs import Job, jobs_of, key_of, settings_of, wanted_of
 from ._snakemake import InUse

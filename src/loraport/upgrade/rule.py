@@ -17,10 +17,12 @@ from .base import Base, Limits
 from .card import write_card
 from .fleet import REPORT
 from .generators import Wanted
+from .learn import learn, wrote
+from .parts import Settings, split
 from .prompts import Record, of_example
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
-from .upgrade import Settings, judged_of, learn, split, wrote
+from .upgrade import judged_of
 from .verify import answers_to, check_yardstick, old_answers, verify
 
 log = logging.getLogger("loraport")

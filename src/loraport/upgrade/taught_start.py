@@ -20,9 +20,10 @@ from ..runtime.memory import let_go
 from ..training.data import Example
 from ..training.train import make_deterministic
 from .base import Base
+from .learn import learn
+from .parts import Parts, Settings
 from .prompts import of_example
 from .rule import carried_candidates, learning_of, limits_of, load_one
-from .upgrade import Parts, Settings, learn
 
 log = logging.getLogger("loraport")
 

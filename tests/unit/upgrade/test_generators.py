@@ -19,8 +19,8 @@ from loraport.errors import LoraportError
 from loraport.upgrade import generators
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.generators import PAYS, Wanted, _vllm_fit, vllm
+from loraport.upgrade.parts import Settings
 from loraport.upgrade.prompts import Record
-from loraport.upgrade.upgrade import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FAKE = Path(__file__).parents[2] / "fake_vllm"

@@ -18,9 +18,9 @@ from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
 from loraport.training.train import train_lora
 from loraport.upgrade import taught_start
+from loraport.upgrade.parts import Settings as Upgrading
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.taught_start import Teaching, parts_of
-from loraport.upgrade.upgrade import Settings as Upgrading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = [Example(f"word {n} is", f" number {n % 4}") for n in range(12)]

@@ -23,20 +23,13 @@ from loraport.upgrade import chat as chats
 from loraport.upgrade import choice, more_prompts, teach
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.fleet import TOLD, Row, all_deployed, cells, failed, write_fleet
+from loraport.upgrade.learn import prepare
+from loraport.upgrade.parts import LEAST_TEST, Parts, Settings, set_apart, split
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
 from loraport.upgrade.teachers import Classroom, Target
 from loraport.upgrade.teachers import Settings as TeacherSettings
-from loraport.upgrade.upgrade import (
-    LEAST_TEST,
-    Parts,
-    Settings,
-    judged_of,
-    prepare,
-    set_apart,
-    split,
-    upgrade,
-)
+from loraport.upgrade.upgrade import judged_of, upgrade
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "verdict.schema.json"
@@ -270,11 +263,11 @@ def test_no_teacher_is_asked_where_every_prompt_has_its_own_answer(room, monkeyp
     if open_ended in ("taught", "held"):
         (taught if open_ended == "taught" else held)[0] = RECORDS[0]
     monkeypatch.setattr(
-        "loraport.upgrade.upgrade.choose_teacher",
+        "loraport.upgrade.learn.choose_teacher",
         lambda *_: asked.append(1) or choice.Choice("old", ""),
     )
     made = more_prompts.Written([Record("a new one is", synthetic=True)])
-    monkeypatch.setattr("loraport.upgrade.upgrade.write_more", lambda *_: made)
+    monkeypatch.setattr("loraport.upgrade.learn.write_more", lambda *_: made)
     settings = replace(QUICK, teacher="auto", at_least=31 if open_ended == "written" else 30)
     lesson = prepare(room, Parts(taught, held, [], [labelled]), settings)
     if open_ended == "none":
