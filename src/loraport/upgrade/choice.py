@@ -26,7 +26,6 @@ import numpy as np
 from ..evaluation.gain import is_ahead, mean_and_error
 from ..evaluation.matching import scores
 from ..evaluation.paired import compare
-from ..training.own_answers import Answer
 from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, context, teacher
 
@@ -36,6 +35,8 @@ ASKED = 128  # prompts on which teachers are compared with themselves, at most
 TEMPERATURE = 1.0  # of the old adapter's answers that are drawn
 STRENGTH = 0.5  # of the old adapter where it must do with less
 DRAWS = 3  # of demonstrations, none in two of them
+FIRST = 32  # prompts that are asked first: where the new model is far behind on them, they are all
+FAR = 2  # standard errors
 AMONG = ("old", "context", "delta")  # compared on labels, in the order that ties go by
 IMITATES, SHOWS = "old", "context"
 GIVEN = "labelled prompts"
@@ -125,11 +126,11 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     rooms = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
     if len(prompts) < ENOUGH_LABELS or not all(context.demonstrations(r, prompts) for r in rooms):
         return Choice(IMITATES, "There are too few prompts to compare it by.")
-    said = _texts(room.said(prompts))
-    drawn = _texts(room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed))
-    with room.old.at_strength(STRENGTH):
-        halved = _texts(room.old.write(prompts))
-    shown, *others = [[target.answer for target in context.targets(r, prompts)] for r in rooms]
+    answers = _thrice(room, rooms, prompts[:FIRST])
+    if not _far_behind(match, answers) and len(prompts) > FIRST:
+        rest = _thrice(room, rooms, prompts[FIRST:])
+        answers = [first + more for first, more in zip(answers, rest, strict=True)]
+    said, drawn, halved, shown, *others = answers
     drawn_same, sure = _kept(match, said, drawn), _kept(match, said, drawn, halved)
     shown_same, surer = _kept(match, shown, others[0]), _kept(match, shown, *others)
     form = compare(_kept(match, said[1:] + said[:1], shown), _kept(match, said, shown))
@@ -139,7 +140,7 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     measured |= {"context_agrees_with_old": form.second, "by_chance": form.first}
     percents = [f"{100 * share:.0f} %" for share in shares]
     why = (
-        f"Of {len(prompts)} prompts the old adapter gives its answer again on {percents[0]} where "
+        f"Of {len(said)} prompts the old adapter gives its answer again on {percents[0]} where "
         f"it is drawn, and on {percents[1]} at half of its strength as well. The new model that is "
         f"shown answers of it gives its own again on {percents[2]} where it is shown others, and "
         f"on {percents[3]} with a third set as well. The two agree on {100 * form.second:.0f} % "
@@ -150,8 +151,28 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     return Choice(SHOWS if ahead and not behind and form.low > 0 else IMITATES, why, measured)
 
 
-def _texts(answers: Sequence[Answer]) -> list[str]:
-    return [answer.text for answer in answers]
+def _thrice(
+    room: Classroom, rooms: Sequence[Classroom], prompts: Sequence[Prompt]
+) -> list[list[str]]:
+    """Answers of the old adapter, drawn ones and those at half of its strength; and of the new
+    model in each of `rooms`.
+    """
+    answers = [
+        room.said(prompts),
+        room.old.write(prompts, temperature=TEMPERATURE, seed=room.settings.seed),
+    ]
+    with room.old.at_strength(STRENGTH):
+        answers.append(room.old.write(prompts))
+    told = [[answer.text for answer in each] for each in answers]
+    return told + [[each.answer for each in context.targets(r, prompts)] for r in rooms]
+
+
+def _far_behind(match: str, answers: Sequence[Sequence[str]]) -> bool:
+    """Whether the new model keeps to so few of its answers that more prompts would not tell."""
+    said, drawn, halved, shown, *others = answers
+    gap = _kept(match, shown, *others) - _kept(match, said, drawn, halved)
+    mean, error = mean_and_error(gap)
+    return mean < -FAR * error
 
 
 def _kept(match: str, first: Sequence[str], *others: Sequence[str]) -> np.ndarray:

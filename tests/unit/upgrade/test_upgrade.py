@@ -322,9 +322,12 @@ def scripted(monkeypatch, drawn, halved, shown, shown_otherwise, count=40):
     first = [LETTERS[n % 4] for n in range(count)]
     old = SimpleNamespace(said=first)
 
+    def of(asked, said):
+        return [said[prompts.index(each)] for each in asked]
+
     def write(asked, temperature=0.0, seed=0):
-        assert asked == prompts
-        return [Answer(text, True) for text in (drawn(first) if temperature else old.said)]
+        said = of(asked, drawn(first) if temperature else old.said)
+        return [Answer(text, True) for text in said]
 
     @contextmanager
     def at_strength(gain):
@@ -338,7 +341,7 @@ def scripted(monkeypatch, drawn, halved, shown, shown_otherwise, count=40):
         if room.shown[0] != 0:
             said = shown_otherwise(said)
         assert len(room.shown) in (3, 4)
-        return [Target(p, text) for p, text in zip(asked, said, strict=True)]
+        return [Target(p, text) for p, text in zip(asked, of(asked, said), strict=True)]
 
     monkeypatch.setattr(choice.context, "targets", targets)
     monkeypatch.setattr(choice.context, "demonstrations", lambda *_: [("p", "A")])
@@ -366,6 +369,14 @@ def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(
     stuck = scripted(monkeypatch, drawn, halved, lambda said: ["A"] * len(said), list)
     assert stuck.name == "old" and stuck.measured["context_shown_thrice"] == 1
     assert scripted(monkeypatch, drawn, halved, guessed, list, count=19).measured == {}
+
+
+def test_few_prompts_are_asked_where_the_new_model_is_far_behind(monkeypatch):
+    shown = lambda said: [f"{n}" for n, _ in enumerate(said)]  # noqa: E731
+    other = lambda said: [f"{each}, or not" for each in said]  # noqa: E731
+    far = scripted(monkeypatch, list, list, shown, other)
+    assert far.name == "old" and f"Of {choice.FIRST} prompts" in far.why
+    assert "Of 40 prompts" in scripted(monkeypatch, list, list, list, list).why
 
 
 def test_an_adapter_that_does_nothing_at_half_of_its_strength_may_know_all(monkeypatch):
