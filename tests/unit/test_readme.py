@@ -108,7 +108,7 @@ def test_what_it_says_of_upgrades_was_measured():
         r"ahead of the bare model by ([\d.]+) points \(([\d.]+) to ([\d.]+)\) on three": [
             100 * arc["against"]["bare"][name] for name in ("mean", "low", "high")
         ],
-        r"distillation of the same 100 prompts in (\d) of (\d) cells": [len(ahead), len(plain)],
+        r"answers to these 100 alone in (\d) of (\d) cells": [len(ahead), len(plain)],
         r"and ([\d.]+) % from Qwen2.5-Coder 0.5B to 1.5B \(three seeds\)": [100 * three["score"]],
     }
     assert sum(seeds["old"]) == 8

@@ -4,6 +4,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,7 +43,7 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
     kept = [job for job in jobs if _taken(job, arguments, settings, rows)]
     good = [job for job in kept if _readable(job, skip, rows)]
     texts = check.generic_texts(arguments.texts)
-    with TemporaryDirectory(prefix="loraport-") as folder:
+    with TemporaryDirectory(prefix="loraport-") as folder, ExitStack() as opened:
         carried = _carry(good, arguments, Path(folder))
         if good:
             limits, place = check.limits(arguments), check.place(arguments)
@@ -53,6 +54,8 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
                 Base.load(folder, replace(limits), wanted[side], **place)
                 for side, (folder, _) in folders.items()
             )
+            opened.callback(old.close)
+            opened.callback(new.close)
         for number, job in enumerate(good, 1):
             print(f"[{number} of {len(good)}] {job.name}", file=sys.stderr, flush=True)
             begun = time.monotonic()
@@ -72,9 +75,6 @@ def upgrade_all(arguments: Namespace) -> list[fleet.Row]:
                 minutes = (time.monotonic() - begun) / 60
                 rows[job.name] = fleet.failed(job.name, str(job.adapter), minutes, told)
             _write(arguments, jobs, rows)
-        if good:
-            old.close()
-            new.close()
     _write(arguments, jobs, rows)
     return [rows[job.name] for job in jobs]
 

@@ -7,6 +7,7 @@ UNDECIDED.
 
 import sys
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,11 +137,11 @@ def _by_file(arguments: Namespace, settings: "Settings") -> tuple["Verdict", dic
         Wanted(name, many["old"], (arguments.old_adapter,)),
         **place(arguments),
     )
-    answered = old_answers(
-        old, arguments.old_adapter, test, texts, temperature=settings.temperature
-    )
-    check_yardstick(answered, test, settings)
-    old.close()
+    with closing(old):
+        answered = old_answers(
+            old, arguments.old_adapter, test, texts, temperature=settings.temperature
+        )
+        check_yardstick(answered, test, settings)
     wrote = {"old": old.wrote}
     del old
     new = Base.load(
@@ -149,8 +150,8 @@ def _by_file(arguments: Namespace, settings: "Settings") -> tuple["Verdict", dic
         Wanted(name, many["new"], (arguments.new_adapter,)),
         **place(arguments),
     )
-    verdict, _ = verify(new, arguments.new_adapter, answered, test, texts, settings)
-    new.close()
+    with closing(new):
+        verdict, _ = verify(new, arguments.new_adapter, answered, test, texts, settings)
     return verdict, generators.told({**wrote, "new": new.wrote})
 
 

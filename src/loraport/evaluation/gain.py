@@ -156,6 +156,9 @@ def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
         yield set_gain
     finally:
         set_gain(1.0)
+        for name, module in layers:  # to the bit, which a sum at a gain of 1 is not
+            if name in vectors and name in base_magnitudes:
+                module.lora_magnitude_vector["default"].weight.data = vectors[name]
 
 
 def row_norms(model: Any) -> dict[str, torch.Tensor]:

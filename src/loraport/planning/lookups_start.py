@@ -9,7 +9,9 @@ from .lookups_models import Inputs, Wildcards
 from .lookups_upgrade import UpgradeLookups
 
 # of what is taught and judged, which a taught start of a light fine-tuning does not read
-NOT_TAUGHT = ("prompts", "labels", "verify", "margin", "level", "temperature", "at_least")
+NOT_TAUGHT = (
+    "prompts", "labels", "verify", "margin", "level", "temperature", "at_least", "generator"
+)  # fmt: skip
 
 
 class StartLookups(UpgradeLookups):

@@ -125,7 +125,7 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     """
     rooms = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
     if len(prompts) < ENOUGH_LABELS or not all(context.demonstrations(r, prompts) for r in rooms):
-        return Choice(IMITATES, "There are too few prompts to compare it by.")
+        return Choice(IMITATES, "There are too few prompts, or answers to show, to compare it by.")
     answers = _thrice(room, rooms, prompts[:FIRST])
     if not _far_behind(match, answers) and len(prompts) > FIRST:
         rest = _thrice(room, rooms, prompts[FIRST:])

@@ -21,7 +21,7 @@ from .prompts import Prompt, Record, labelled
 from .teachers import Classroom, Target
 
 log = logging.getLogger("loraport")
-LABELS = "labels"  # in place of a teacher's name, where `auto` has none to choose
+LABELS = "labels"  # in place of a teacher's name, where every prompt has its own answer
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Lesson:
 def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     """Choose the teacher and let it write the targets; the old model wears its adapter.
 
-    Labelled records have their gold answers as targets. Where all are, `auto` asks no teacher.
+    Labelled records have their gold answers as targets. Where all are, no teacher is asked.
     """
     taught, apart = list(parts.taught), [*parts.held, *parts.test, *parts.tested]
     source = Source(room.old, writers(room.old, room.new), parts.taught)
@@ -120,7 +120,7 @@ def prepare(room: Classroom, parts: Parts, settings: Settings) -> Lesson:
     open_ended, held_open = _open_ended(taught), _open_ended(parts.held)
     choice = Choice(LABELS, "Every prompt has its own answer.")
     module: Any = None
-    if settings.teacher != "auto" or open_ended or held_open:
+    if open_ended or held_open:
         sample = [record.prompt for record in taught[:ENOUGH]]
         pairs = zip(sample, room.said(sample), strict=True)
         room.shown = [(prompt, answer.text) for prompt, answer in pairs if answer.whole]

@@ -61,13 +61,14 @@ def set_apart(
 ) -> tuple[list[Record], list[Record]]:
     """What a verdict rests on of a test, and what the teacher is chosen on, drawn by the seed.
 
-    None of it chooses where a teacher is asked for by name, where the gold answers of the records
-    are all that is taught, where an item has no gold answer, or where fewer than `LEAST_TEST` are
-    there.
+    None of it chooses where a teacher is asked for by name, where gold answers of the records are
+    all that is taught and held back, where an item has no gold answer, or where fewer than
+    `LEAST_TEST` are there.
     """
     if settings.teacher != "auto" or not all_labelled(test) or len(test) < LEAST_TEST:
         return list(test), []
-    if all_labelled(records) and len(split(records, test, settings).taught) >= settings.at_least:
+    parts = split(records, test, settings)
+    if all_labelled([*parts.taught, *parts.held]) and len(parts.taught) >= settings.at_least:
         return list(test), []
     drawn = set(np.random.default_rng(settings.seed).permutation(len(test))[:READ].tolist())
     judged = [item for place, item in enumerate(test) if place not in drawn]

@@ -1,7 +1,8 @@
 """What the rules of an upgrade do: settings as configured, files in and files out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,17 +100,23 @@ def carried_candidates(
     return {method: out}
 
 
-def load_bases(
+@contextmanager
+def loaded(
     folders: Sequence[Path],
     section: Mapping[str, Any],
     about: Mapping[str, Mapping[str, Any]],
     wanted: Mapping[str, Wanted],
-) -> list[Base]:
-    """The old and the new base model in memory; `wanted` of each is what is to write answers."""
-    return [
-        load_one(folder, section, about[side], wanted.get(side, Wanted()))
+) -> Iterator[list[Base]]:
+    """The old and the new base model in memory; `wanted` of each is what writes its answers."""
+    bases = [
+        load_one(folder, section, about[side], wanted[side])
         for side, folder in zip(("old", "new"), folders, strict=True)
     ]
+    try:
+        yield bases
+    finally:
+        for base in bases:
+            base.close()
 
 
 def load_one(
@@ -159,8 +166,7 @@ def write_upgraded(
     parts, name = split(records, (), settings), section["generator"]
     many = len(parts.taught) + len(parts.held)
     wanted = {"old": Wanted(name, many, (adapter,)), "new": Wanted(name, many, (adapter,))}
-    old, new = load_bases(folders, section, bases, wanted)
-    with atomic(out) as temporary:
+    with loaded(folders, section, bases, wanted) as (old, new), atomic(out) as temporary:
         name = bases["new"]["name"]
         done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=name)
         about = {"old": bases["old"]["name"], "new": name, "adapter": str(adapter)}
@@ -168,8 +174,6 @@ def write_upgraded(
         report = {**about, **done.report}
         write_json(temporary / REPORT, "upgrade", inputs, report)
         write_card(temporary, report)
-    for base in (old, new):
-        base.close()
     if line := generators.line(report):
         log.info("%s", line)
     return report
@@ -196,12 +200,10 @@ def verdict_by_agreement(
         side: Wanted(name, many[side], (worn,))
         for side, worn in zip(("old", "new"), adapters, strict=True)
     }
-    old, new = load_bases(folders, section, about, wanted)
-    before = old_answers(old, adapters[0], test, temperature=settings.verdict.temperature)
-    check_yardstick(before, test, settings.verdict)
-    verdict, _ = verify(new, adapters[1], before, test, (), settings.verdict)
-    for base in (old, new):
-        base.close()
+    with loaded(folders, section, about, wanted) as (old, new):
+        before = old_answers(old, adapters[0], test, temperature=settings.verdict.temperature)
+        check_yardstick(before, test, settings.verdict)
+        verdict, _ = verify(new, adapters[1], before, test, (), settings.verdict)
     return judged_of(verdict, _teacher(adapters[1])), wrote(old, new)
 
 

@@ -103,3 +103,15 @@ def test_no_gain_is_the_bare_model_and_a_whole_one_the_adapted(adapted):
     chosen = measure(model, tokenizer, EXAMPLES, 64, 4)
     assert chosen.curve[0.0] == pytest.approx(bare.mean(), abs=1e-4)
     assert chosen.curve[1.0] == pytest.approx(whole.mean(), abs=1e-6)
+
+
+def test_a_gain_is_undone_to_the_bit(adapted):
+    model = attach(load_base(adapted[0], device="cpu")[0], adapted[1])
+    weights = dict(model.named_parameters())
+    for name, values in weights.items():
+        if "magnitude" in name:
+            values.data = values.data * 3.3  # far from the rows' norms
+    before = {name: values.clone() for name, values in weights.items()}
+    with gained(model, row_norms(model)) as set_gain:
+        set_gain(0.5)
+    assert all(torch.equal(values, before[name]) for name, values in weights.items())

@@ -429,7 +429,7 @@ def test_a_plan_counts_what_a_taught_start_learns(count):
 def test_a_taught_start_is_redone_for_what_its_teaching_reads_and_a_chosen_one_is_not(made):
     every = {"epochs": 4, "teacher": "old", "match": "number", "seed": 3}
     apart = {"margin": 4, "labels": 5, "verify": 9, "prompts": 30, "level": 0.8, "gpus": 2}
-    apart["at_least"] = 7
+    apart |= {"at_least": 7, "generator": "transformers"}
     chosen, taught = made(finetune=CHOSEN), made(finetune=TAUGHT)
     other = made(finetune=CHOSEN, upgrade=every)
     assert chosen.taught_start(APP) == other.taught_start(APP) == {}

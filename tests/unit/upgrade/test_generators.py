@@ -14,9 +14,9 @@ import torch
 
 from loraport.adapters.attach import attach
 from loraport.cli import main
-from loraport.commands import _fleet_jobs
+from loraport.commands import _fleet_jobs, _fleet_run
 from loraport.errors import LoraportError
-from loraport.upgrade import generators
+from loraport.upgrade import generators, rule
 from loraport.upgrade.base import Base, Limits
 from loraport.upgrade.generators import PAYS, Wanted, _vllm_fit, vllm
 from loraport.upgrade.parts import Settings
@@ -321,6 +321,31 @@ def test_a_check_says_who_wrote_its_answers(fake, pico_pair, tmp_path, monkeypat
     told = "answers of the old model: 24 by vllm 9.9; of the new: 24 by vllm 9.9"
     assert told in capsys.readouterr().err
     assert len([each for each in fake() if "made" in each]) == 2
+
+
+def test_what_was_opened_is_closed_where_a_command_fails(pico_pair, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Base, "close", lambda base: closed.append(base))
+    assert checked(pico_pair, tmp_path, ["no such answer"] * len(PROMPTS))[0] == 1
+    assert len(closed) == 1  # the old model shows that the test measures nothing
+
+    def fails(*_):
+        raise LoraportError("nothing to teach")
+
+    monkeypatch.setattr(_fleet_run, "_upgrade", fails)
+    models = [pico_pair.old, pico_pair.new, pico_pair.adapter, tmp_path / "out"]
+    how = ["--prompts", tmp_path / "test.jsonl", "--start", "nothing", "--device", "cpu"]
+    assert main(["upgrade", *map(str, [*models, *how])]) == 1
+    assert len(closed) == 3
+    section = {**vars(LIMITS), "dtype": "auto", "device": "cpu", "device_map": ""}
+    about = {side: {"remote_code": False} for side in ("old", "new")}
+    wanted = {side: Wanted() for side in about}
+    with (
+        pytest.raises(LoraportError, match="nothing to teach"),
+        rule.loaded([pico_pair.old, pico_pair.new], section, about, wanted) as bases,
+    ):
+        fails()
+    assert closed[3:] == bases
 
 
 def test_a_fleet_counts_what_its_models_are_to_write(pico_pair):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import kindcase
+import numpy as np
 import pico
 import pytest
 from peft import AdaLoraConfig, LoraConfig, PeftModel
@@ -17,7 +18,7 @@ from loraport.training.data import Conversation, Example
 from loraport.training.settings import Settings
 from loraport.training.starts import fresh_like
 from loraport.training.train import train_lora
-from loraport.upgrade import taught_start
+from loraport.upgrade import more_prompts, taught_start
 from loraport.upgrade.parts import Settings as Upgrading
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.taught_start import Teaching, parts_of
@@ -82,6 +83,12 @@ def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
         return done
 
     monkeypatch.setattr(taught_start, "learn", seen)
+    monkeypatch.setattr(more_prompts, "excess", lambda _, new: np.ones(len(new)))
+    monkeypatch.setattr(
+        more_prompts.Writer,
+        "continued",
+        lambda self, form, count, rng, seed: [f"word {seed} {n} is" for n in range(count)],
+    )
     like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
     _, told = chosen_by(make({"m": like}, at_least=12), pico_pair.new, tmp_path / "out", like)
     (parts,) = given
@@ -91,7 +98,7 @@ def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
     assert {each.gold for each in parts.taught} <= {each.completion for each in DATA}
     lesson = told["taught"]["lesson"]
     assert lesson["prompts"] == written[0] and lesson["prompts"]["labelled"] == 12
-    assert lesson["prompts"]["synthetic"]["kept"] == lesson["prompts"]["taught"] - 8
+    assert lesson["prompts"]["synthetic"]["kept"] == 4 and lesson["prompts"]["taught"] == 12
     assert lesson["choice"]["teacher"] == "old" and lesson["taught"]["best"]["epoch"] >= 0
     assert told["answers"] == {NOTHING: 12, TAUGHT: 4}
 

@@ -253,6 +253,11 @@ def test_none_of_a_test_is_set_apart_where_no_teacher_writes_a_target():
         ([*known[1:], MANY[0]], Settings(at_least=0)),
     ):
         assert len(set_apart(records, test, settings)[1]) == choice.READ
+    few = Settings(at_least=0, prompts=40)
+    parts = split(known, test, few)
+    used = [*parts.taught, *parts.held]
+    others = [each if each in used else replace(each, gold=None) for each in known]
+    assert set_apart(others, test, few) == (test, [])
 
 
 @pytest.mark.parametrize("open_ended", ["none", "taught", "held", "written"])
@@ -271,7 +276,9 @@ def test_no_teacher_is_asked_where_every_prompt_has_its_own_answer(room, monkeyp
     settings = replace(QUICK, teacher="auto", at_least=31 if open_ended == "written" else 30)
     lesson = prepare(room, Parts(taught, held, [], [labelled]), settings)
     if open_ended == "none":
-        assert (asked, answered) == ([], []) and lesson.choice.name == "labels"
+        named = prepare(room, Parts(taught, held, [], []), replace(settings, teacher="context"))
+        assert (asked, answered) == ([], [])
+        assert lesson.choice.name == named.choice.name == "labels"
         assert {target.answer for target in lesson.targets} == {" right"}
     else:
         assert asked and answered and lesson.choice.name == "old"

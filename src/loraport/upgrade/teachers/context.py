@@ -18,12 +18,8 @@ BETWEEN = "\n\n"  # demonstrations that are texts
 ROOM = 1.5  # tokens of an answer, as a multiple of the longest demonstrated one
 
 
-def targets(room: Classroom, prompts: Sequence[Prompt], temperature: float = 0.0) -> list[Target]:
-    """Answers of the bare new model behind demonstrations, one draw of them for all.
-
-    Parameters
-    ----------
-    temperature : 0: greedy answers; above it, they are drawn from `settings.seed`
+def targets(room: Classroom, prompts: Sequence[Prompt]) -> list[Target]:
+    """Greedy answers of the bare new model behind demonstrations, one draw of them for all.
 
     Raises
     ------
@@ -44,9 +40,7 @@ def targets(room: Classroom, prompts: Sequence[Prompt], temperature: float = 0.0
     room.new.limits = replace(limits, max_tokens=most, new_tokens=least)
     try:
         answers = room.new.write(
-            [behind(others(shown, prompt, room.settings.shots), prompt) for prompt in prompts],
-            temperature=temperature,
-            seed=room.settings.seed,
+            [behind(others(shown, prompt, room.settings.shots), prompt) for prompt in prompts]
         )
     finally:
         room.new.limits = replace(limits, batch_size=room.new.limits.batch_size)

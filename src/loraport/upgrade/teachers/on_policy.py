@@ -7,7 +7,6 @@ base that is loaded serves for all adapters, so the loop is our own.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..prompts import Prompt
 from . import Classroom, Target, old
@@ -18,8 +17,7 @@ FROM_STUDENT = 2  # of so many prompts one is answered by the student
 
 def targets(room: Classroom, prompts: Sequence[Prompt]) -> list[Target]:
     """The old adapter's answers with its probabilities."""
-    soft = Classroom(room.old, room.new, replace(room.settings, soft=True), room.shown)
-    return old.targets(soft, prompts)
+    return old.soft_targets(room, prompts)
 
 
 def again(room: Classroom, prompts: Sequence[Prompt], seed: int) -> list[Target]:
