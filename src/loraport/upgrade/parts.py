@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import LoraportError
 from ..evaluation import verdict as verdicts
 from . import teach as lessons
 from . import teachers
@@ -96,3 +97,20 @@ def split(
         chosen, reserved = left[:count], left[count : count + settings.verify]
     aside = min(settings.most_held, max(1, round(settings.held * len(chosen))))
     return Parts(chosen[aside:], chosen[:aside], reserved, list(tested))
+
+
+def check_taught(parts: Parts) -> None:
+    """Refuse parts without a prompt to teach or without one that is held back, before any work.
+
+    Raises
+    ------
+    LoraportError
+        If one of both is empty.
+    """
+    if not (parts.taught and parts.held):
+        raise LoraportError(
+            "there are too few prompts to teach",
+            got=f"{len(parts.taught)} to teach and {len(parts.held)} to hold back",
+            expected="at least one of both, beside those of the test",
+            todo="give more prompts that are not in the test",
+        )

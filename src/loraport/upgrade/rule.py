@@ -19,7 +19,7 @@ from .card import write_card
 from .fleet import REPORT
 from .generators import Wanted
 from .learn import learn, wrote
-from .parts import Settings, split
+from .parts import Settings, check_taught, split
 from .prompts import Record, of_example
 from .teach import Settings as Teaching
 from .teachers import Settings as Writing
@@ -164,6 +164,7 @@ def write_upgraded(
     """
     settings = settings_of(section)
     parts, name = split(records, (), settings), section["generator"]
+    check_taught(parts)
     many = len(parts.taught) + len(parts.held)
     wanted = {"old": Wanted(name, many, (adapter,)), "new": Wanted(name, many, (adapter,))}
     with loaded(folders, section, bases, wanted) as (old, new), atomic(out) as temporary:

@@ -15,7 +15,7 @@ from .candidates import Start, started
 from .card import write_card
 from .fleet import REPORT
 from .learn import LABELS, learn, wrote
-from .parts import Settings, split
+from .parts import Settings, check_taught, split
 from .prompts import Record
 from .verify import OldAnswers, check_yardstick, judge, old_answers, verify
 
@@ -77,6 +77,7 @@ def upgrade(
         there is nothing to teach.
     """
     parts = split(records, test, settings, tested)
+    check_taught(parts)
     for base in (old, new):
         base.wrote.clear()
     with measured() as run:

@@ -65,6 +65,25 @@ def test_parts_share_no_prompt():
     assert [len(part) for part in vars(split(RECORDS, (), Settings())).values()] == [24, 6, 10, 0]
 
 
+@pytest.mark.parametrize(
+    ("records", "test"), [([], RECORDS), (RECORDS[:1], []), (RECORDS[:1], MANY[50:]), (MANY, MANY)]
+)
+def test_too_few_prompts_are_refused_before_a_model_is_asked(pico_pair, tmp_path, records, test):
+    old, new = SimpleNamespace(wrote={}), SimpleNamespace(wrote={})
+    with pytest.raises(LoraportError, match="too few prompts to teach"):
+        upgrade(old, new, pico_pair.adapter, {}, records, tmp_path / "out", test=test)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_prompts_are_enough_to_teach_one(pico_pair, tmp_path):
+    settings, two = replace(QUICK, at_least=4), [Record(f"word {n} is", " yes") for n in "ab"]
+    done = upgrade(
+        *bases(pico_pair), pico_pair.adapter, {}, two, tmp_path / "out", settings, test=MANY[50:60]
+    )
+    prompts = done.report["prompts"]
+    assert (prompts["given"], prompts["held"]) == (2, 1) and prompts["taught"] >= 1
+
+
 def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_path):
     old, new = bases(pico_pair)
     before = new.first_logits(["the word"])
