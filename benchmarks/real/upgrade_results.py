@@ -19,7 +19,7 @@ from .upgrades import STAGES
 
 BENCH = Path(__file__).with_name("upgrades.yaml")
 SHORT = 100  # examples of the labelled baseline
-KEY = ("pair", "app", "start", "teacher", "given", "labels", "plain")
+KEY = ("pair", "app", "start", "teacher", "given", "labels", "plain", "items")
 AGAINST = ("bare", "old", "labelled", "full", "plain")
 Row = dict[str, Any]
 
@@ -36,7 +36,8 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
     upgraded: dict[tuple, dict[str, Row]] = {}
     for row in good:
         if row["stage"] == STAGES[0]:
-            named = row | {"plain": row.get("prompts") == 0}
+            items = len(row["scores"]["upgraded"]["right"])
+            named = row | {"plain": row.get("prompts") == 0, "items": items}
             upgraded.setdefault(tuple(named[key] for key in KEY), {})[str(row["seed"])] = row
     told = []
     order = list(bench["pairs"]), list(bench["apps"])
@@ -49,7 +50,7 @@ def table(bench: Mapping[str, Any], rows: Sequence[Row]) -> Row:
             others |= {name: full[model, key[1]][name] for name in ("bare", "full")}
         if (model, key[1]) in light:
             others["labelled"] = light[model, key[1]]["seeds"]
-        plain = (*key[:2], "nothing", "old", *key[4:6], True)
+        plain = (*key[:2], "nothing", "old", *key[4:6], True, key[-1])
         if key != plain and plain in upgraded:
             others["plain"] = {s: each["scores"]["upgraded"] for s, each in upgraded[plain].items()}
         told.append(dict(zip(KEY, key, strict=True)) | _cell(seeds, others))
@@ -65,7 +66,7 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
     mine = {seed: row["scores"]["upgraded"] for seed, row in seeds.items()}
     gaps = {}
     for name, other in others.items():
-        if set(other) == set(mine):
+        if set(mine) <= set(other):
             theirs, own = (vectors(each, sorted(mine), "right") for each in (other, mine))
         else:  # other seeds, or none: the mean of the other's by item
             theirs, own = _items(other), vectors(mine, sorted(mine), "right")
@@ -73,7 +74,6 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
     first = next(iter(seeds.values()))
     return {
         "seeds": len(seeds),
-        "items": len(next(iter(mine.values()))["right"]),
         "taught_by": sorted({row["report"]["choice"]["teacher"] for row in seeds.values()}),
         "from": sorted({row["report"]["start"]["start"] for row in seeds.values()}),
         "old_bare": first["scores"]["old_bare"]["score"],
@@ -81,6 +81,7 @@ def _cell(seeds: Mapping[str, Row], others: Mapping[str, Any]) -> Row:
         "score": float(np.mean([each["score"] for each in mine.values()])),
         "against": gaps,
         "verdicts": [row["verdict"] for row in seeds.values()],
+        "choices": [row["report"]["choice"]["measured"] for row in seeds.values()],
         "seconds": [row["seconds"]["run"] for row in seeds.values()],
         "gpu_gib": max(row["gpu_gib"] for row in seeds.values()),
     }

@@ -273,11 +273,10 @@ class Upgrades:
             for part, records in parts.items():
                 prompts = [row["prompt"] for row in records[:CERTAIN]]
                 golds = [row["completion"] for row in records[:CERTAIN]]
-                told[part] = by_certainty(room, prompts, match).told() | {
-                    name: float(np.mean(scores(match, [t.answer for t in each], golds)))
-                    for name in ("old", "context")
-                    for each in [teachers.teacher(name).targets(room, prompts)]
-                }
+                told[part] = by_certainty(room, prompts, match).told()
+                for name in ("old", "context"):
+                    answers = [t.answer for t in teachers.teacher(name).targets(room, prompts)]
+                    told[part][name] = float(np.mean(scores(match, answers, golds)))
         return told
 
     def _planted(self, cell: Cell) -> dict[str, Any]:

@@ -204,6 +204,42 @@ def test_the_teachers_taken_without_labels_are_those_that_were_measured():
         assert taken == f"`{cell['taken']}`"
 
 
+def test_the_table_of_other_scales_is_the_measured_one():
+    cells = json.loads((ROOT / "benchmarks/results/gauge_nano.json").read_text())["cells"]
+    page = (ROOT / "docs/methods.md").read_text()
+    told = re.findall(r"([\d.]+); ([\d.]+) \|", page.partition("## All methods")[0])
+    measured = [(min(c["held_nats"].values()), 100 * c["score"]) for c in cells]
+    assert len(told) == len(measured)
+    for nats, score in told:
+        near = pytest.approx((float(nats), float(score)), abs=0.051)
+        assert any(each == near for each in measured)
+
+
+def test_the_cost_of_an_upgrade_and_the_pages_rows_on_arc_were_measured():
+    page = (ROOT / "docs/upgrade.md").read_text()
+    cost = json.loads((ROOT / "benchmarks/results/upgrade_cost.json").read_text())
+    for side, words in (
+        ("upgrade", r"in batches of 8: (\d+) s and ([\d.]+) GiB"),
+        ("full", r"score: (\d+) s and\s+([\d.]+) GiB"),
+    ):
+        seconds, gib = re.search(words, page).groups()
+        told = cost[side]["seconds"], cost[side]["allocated_gib"]
+        assert (float(seconds), float(gib)) == pytest.approx(told, abs=0.51)
+    assert f"took {cost['ratio']:.1f} times as long" in page
+    rows = json.loads((ROOT / "benchmarks/results/upgrades.json").read_text())["upgraded"]
+    large = [row for row in rows if row["items"] == 800]
+    assert len(large) == 2
+    for row in large:
+        gaps = row["against"]
+        numbers = [gaps["old"]["score"], gaps["bare"]["score"], row["score"]]
+        numbers.append(gaps["labelled"]["score"])
+        line = " | ".join(f"{100 * each:.1f}" for each in numbers)
+        assert f"| `{row['taught_by'][0]}` | nothing | {line} | |" in page
+    (gap,) = [row["against"]["labelled"] for row in large if row["labels"]]
+    low, high = (f"{100 * gap[name]:+.1f}".replace("-", "−") for name in ("low", "high"))
+    assert f"{100 * gap['mean']:+.1f} ({low} to {high}) on LoRA(100) of the same seed" in page
+
+
 def test_the_table_of_taught_starts_is_the_measured_one():
     page = (ROOT / "docs/methods.md").read_text()
     rows = re.findall(r"^\| [^|]+ → [^|]+ \| ([\d.]+, .+) \|$", page, re.M)

@@ -109,7 +109,8 @@ def wanted_of(jobs: Sequence[Job], name: str, settings: Settings) -> dict[str, W
 def key_of(job: Job, arguments: Namespace, settings: Settings) -> str:
     """What a finished upgrade was made from, as far as its files say."""
     given = arguments.old, arguments.new, arguments.start, arguments.limit, arguments.template
-    asked = [*given, str(arguments.texts)]
+    limits = arguments.new_tokens, arguments.max_tokens, arguments.dtype
+    asked = [*given, *limits, str(arguments.texts)]
     parts = [sha256(path) for path in job.files]
     parts += [sha256(job.adapter / name) for name in ADAPTER_FILES]
     text = json.dumps([asked, repr(settings), parts])

@@ -123,8 +123,10 @@ def by_certainty(room: Classroom, prompts: Sequence[Prompt], match: str = "exact
     room : as for `choose_teacher`
     prompts : that are taught
     """
-    rooms = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
-    if len(prompts) < ENOUGH_LABELS or not all(context.demonstrations(r, prompts) for r in rooms):
+    thirds = [replace(room, shown=room.shown[start::DRAWS]) for start in range(DRAWS)]
+    # those that fit before the longest prompt of all, so that each batch of prompts is shown them
+    rooms = [replace(third, shown=context.demonstrations(third, prompts)) for third in thirds]
+    if len(prompts) < ENOUGH_LABELS or not all(third.shown for third in rooms):
         return Choice(IMITATES, "There are too few prompts, or answers to show, to compare it by.")
     answers = _thrice(room, rooms, prompts[:FIRST])
     if not _far_behind(match, answers) and len(prompts) > FIRST:

@@ -370,7 +370,7 @@ def scripted(monkeypatch, drawn, halved, shown, shown_otherwise, count=40):
         return [Target(p, text) for p, text in zip(asked, of(asked, said), strict=True)]
 
     monkeypatch.setattr(choice.context, "targets", targets)
-    monkeypatch.setattr(choice.context, "demonstrations", lambda *_: [("p", "A")])
+    monkeypatch.setattr(choice.context, "demonstrations", lambda room, _: room.shown)
     old.write, old.at_strength = write, at_strength
     room = Classroom(old, None, TeacherSettings(), list(range(10)))
     return choice.choose_teacher("auto", room, [Record(prompt) for prompt in prompts])
