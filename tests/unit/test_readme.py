@@ -164,6 +164,28 @@ def test_what_it_says_of_the_default_start_was_measured():
     assert [float(each) for each in found[2:]] == pytest.approx([min(above), max(above)], abs=0.051)
 
 
+def test_what_it_says_of_the_largest_rate_was_measured():
+    pairs = json.loads((ROOT / "benchmarks/results/taught.json").read_text())["pairs"]
+    above = [key for key, row in taught().items() if row["less"]["score"]["holm"] < 0.05]
+    rates = [
+        row["rate"] for pair, app in above for row in pairs[pair][app]["starts"]
+        if row["start"] == "nothing"
+    ]  # fmt: skip
+    check_told({
+        r"best for nothing in (\d) of these (\d) cells": [rates.count(3e-3), len(rates)]
+    })  # fmt: skip
+    page = " ".join((ROOT / "docs/methods.md").read_text().split())
+    cells = json.loads((ROOT / "benchmarks/results/large_rates.json").read_text())["cells"]
+    of = {(c["start"], c["app"], c["examples"]): c for c in cells}
+    plain, scaled = (of[start, "command", 100] for start in ("nothing", "nothing:rs=5.66"))
+    nats = plain["held_nats"]
+    assert f"has {100 * plain['score'] + 1e-9:.1f} % ({nats['0.01']:.2f} nats" in page
+    assert (
+        f"{nats['0.003']:.2f} at 3e-3), and with rsLoRA's scale {100 * scaled['score']:.1f} %"
+        in page
+    )
+
+
 def test_what_it_says_of_33_examples_was_measured():
     cells = taught("taught_33")
     gaps = {key: row["less"]["score"] for key, row in cells.items()}
