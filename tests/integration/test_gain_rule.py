@@ -88,8 +88,9 @@ def test_a_fine_tuning_may_begin_from_a_taught_adapter(work, tmp_path, answers):
     count = told["examples"]  # an answer of the old model's own may be empty: it is left out
     assert count == 12 if answers == "given" else 4 <= count <= 12
     lesson = told["taught"]["lesson"]
-    assert lesson["choice"] == {"teacher": "old", "why": "It was asked for.", "measured": {}}
-    assert lesson["prompts"]["labelled"] == count and "synthetic" in lesson["prompts"]
+    asked = lesson["prompts"]
+    assert asked["labelled"] == count and asked["synthetic"]["kept"] == 0
+    assert lesson["choice"]["teacher"] == "labels"  # every prompt has its own answer
     assert "lorasuite" in lesson["start"]["tried"] and lesson["taught"]["epochs"]
     assert told["answers"]["taught"] == -(-count // 3) and told["answers"]["nothing"] == count
     assert told["taught"]["over"] in told["taught"]["nats"] and told["start"] in told["nats"]

@@ -28,11 +28,18 @@ def words_of(node: ast.expr) -> str:
 
 def told() -> list[str]:
     """What the errors of the package say is wrong."""
+    files = sorted((ROOT / "src" / "loraport").rglob("*.py"))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    errors = {"LoraportError"} | {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.ClassDef)
+        and "LoraportError" in [getattr(base, "id", "") for base in node.bases]
+    }
     calls = [
         node
-        for path in sorted((ROOT / "src" / "loraport").rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "LoraportError"
+        for node in nodes
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in errors
     ]
     return [words_of(call.args[0]) for call in calls if call.args]
 
