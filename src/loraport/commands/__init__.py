@@ -10,12 +10,9 @@ A command is a module with
 All of them are imported to print the help: what takes time to import is imported in `run`.
 """
 
-from functools import cache
-from importlib.resources import files
+from ..runtime.by_name import names_of
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All commands, by their files."""
-    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
-    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+    return names_of(__package__)

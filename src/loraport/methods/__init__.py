@@ -22,7 +22,6 @@ The tuples and OFFERED are literals: the workflow reads them without importing t
 
 import ast
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
 from importlib.resources import files
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LoraportError
 from ..models.spec import shared_roles
+from ..runtime.by_name import did_you_mean, names_of
 from ..transfer.maps import ModuleMap
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ INGREDIENTS = (
 )  # fmt: skip
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All methods, by their files."""
-    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
-    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+    return names_of(__package__)
 
 
 @cache
@@ -97,12 +95,11 @@ def output_settings(name: str) -> tuple[str, ...]:
 def _declared(name: str, variable: str) -> Any:
     """A literal of a method's file; None where it has none of that name."""
     if name not in names():
-        near = get_close_matches(name, names(), 1)
         raise LoraportError(
             f"there is no transfer method {name!r}",
             got=name,
             expected=f"one of {', '.join(offered())}",
-            todo=f"did you mean {near[0]!r}?" if near else "add a file for it to methods/",
+            todo=did_you_mean(name, names()) or "add a file for it to methods/",
         )
     tree = ast.parse(files(__package__).joinpath(f"{name}.py").read_text())
     for node in tree.body:

@@ -211,6 +211,14 @@ class Base:
                 torch.cuda.empty_cache()
 
 
+def wrote(old: Base, new: Base) -> dict[str, Any]:
+    """`generator`: what wrote answers of both models, and how many, as reports record it.
+
+    Empty where transformers wrote them all: reports then are as they are without another one.
+    """
+    return generators.told({"old": old.wrote, "new": new.wrote})
+
+
 def _requires_grad(model: Any) -> dict[str, bool]:
     return {name: values.requires_grad for name, values in model.named_parameters()}
 

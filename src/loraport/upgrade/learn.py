@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.measure import versions
-from . import generators, teachers
 from . import teach as lessons
+from . import teachers
 from .base import Base
 from .candidates import Start, choose_start, fitting
 from .chat import template_doubt
@@ -76,17 +76,8 @@ def learn(
         "prompts": lesson.counts | {"test": len(parts.test), "tested": len(parts.tested)},
         "warnings": [doubt] if doubt else [],
         "versions": versions(),
-        **wrote(old, new),
     }
     return Learned(start, report)
-
-
-def wrote(old: Base, new: Base) -> dict[str, Any]:
-    """`generator`: what wrote answers of both models, and how many, as reports record it.
-
-    Empty where transformers wrote them all: reports then are as they are without another one.
-    """
-    return generators.told({"old": old.wrote, "new": new.wrote})
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from ..evaluation.verdict import Verdict
 from ..training.data import read
 from ..transfer.files import transfer_whole
 from . import generators
-from .base import Base, Limits
+from .base import Base, Limits, wrote
 from .card import write_card
 from .fleet import REPORT
 from .generators import Wanted
-from .learn import learn, wrote
+from .learn import learn
 from .parts import Settings, check_taught, split
 from .prompts import Record, of_example
 from .teach import Settings as Teaching
@@ -172,7 +172,7 @@ def write_upgraded(
         done = learn(old, new, adapter, carried, parts, temporary, settings, base_name=name)
         about = {"old": bases["old"]["name"], "new": name, "adapter": str(adapter)}
         about["commits"] = dict(commits)
-        report = {**about, **done.report}
+        report = {**about, **done.report, **wrote(old, new)}
         write_json(temporary / REPORT, "upgrade", inputs, report)
         write_card(temporary, report)
     if line := generators.line(report):

@@ -10,11 +10,11 @@ from ..artifacts import atomic, write_json
 from ..evaluation import verdict as verdicts
 from ..evaluation.verdict import Verdict
 from ..runtime.measure import measured
-from .base import Base
+from .base import Base, wrote
 from .candidates import Start, started
 from .card import write_card
 from .fleet import REPORT
-from .learn import LABELS, learn, wrote
+from .learn import LABELS, learn
 from .parts import Settings, check_taught, split
 from .prompts import Record
 from .verify import OldAnswers, check_yardstick, judge, old_answers, verify
@@ -96,8 +96,7 @@ def upgrade(
             )
             verdict = judged_of(verdict, taught.report["choice"]["teacher"])
             scores = _scores(before, first, verdict, parts.test, settings)
-            report = {**dict(about or {}), "scores": scores, **taught.report}
-            report |= wrote(old, new)
+            report = {**dict(about or {}), "scores": scores, **taught.report, **wrote(old, new)}
             write_json(temporary / REPORT, "upgrade", inputs or {}, report)
             write_card(temporary, report, verdict)
             verdicts.write_verdict(temporary / VERDICT, verdict, inputs=inputs, about=about)

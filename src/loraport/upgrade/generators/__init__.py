@@ -11,14 +11,12 @@ model of its own and reads adapters from their folders; it is a module with
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ...errors import LoraportError
+from ...runtime.by_name import did_you_mean, names_of
 
 ALONE = "transformers"
 AUTO = "auto"
@@ -65,11 +63,9 @@ class Asked:
     adapter: Path | None
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All generators beside transformers, by their files."""
-    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
-    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+    return names_of(__package__)
 
 
 def check(name: str) -> None:
@@ -84,12 +80,11 @@ def check(name: str) -> None:
         return
     if name not in names():
         known = (AUTO, ALONE, *names())
-        near = get_close_matches(name, known, 1)
         raise LoraportError(
             f"unknown generator {name!r}",
             got=name,
             expected=", ".join(known),
-            todo=f"did you mean {near[0]!r}?" if near else "",
+            todo=did_you_mean(name, known),
         )
     if not _module(name).installed():
         raise LoraportError(

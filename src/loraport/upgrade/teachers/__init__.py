@@ -11,13 +11,11 @@ A teacher is a module with
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import cache
 from importlib import import_module
-from importlib.resources import files
 from typing import Any
 
 from ...errors import LoraportError
+from ...runtime.by_name import did_you_mean, names_of
 from ...training.own_answers import Answer
 from ..base import Base
 from ..prompts import Prompt
@@ -88,21 +86,18 @@ class Classroom:
         return [self._said[prompt] for prompt in prompts]
 
 
-@cache
 def names() -> tuple[str, ...]:
     """All teachers, by their files."""
-    stems = (path.name.removesuffix(".py") for path in files(__package__).iterdir())
-    return tuple(sorted(name for name in stems if name.isidentifier() and name[0] != "_"))
+    return names_of(__package__)
 
 
 def teacher(name: str) -> Any:
     """The module of a teacher."""
     if name not in names():
-        near = get_close_matches(name, names(), 1)
         raise LoraportError(
             f"unknown teacher {name!r}",
             got=name,
             expected=f"auto, {', '.join(names())}",
-            todo=f"did you mean {near[0]!r}?" if near else "",
+            todo=did_you_mean(name, names()),
         )
     return import_module(f"{__package__}.{name}")
