@@ -1,7 +1,6 @@
 """One adapter upgraded: what is taught, held back and verified, by whom, and what is written."""
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from loraport.errors import LoraportError
 from loraport.evaluation.verdict import Settings as Judging
 from loraport.evaluation.verdict import Verdict
 from loraport.report.terminal import table
-from loraport.training.own_answers import Answer
 from loraport.upgrade import base as base_models
 from loraport.upgrade import chat as chats
 from loraport.upgrade import choice, more_prompts, teach
@@ -27,8 +25,6 @@ from loraport.upgrade.learn import prepare
 from loraport.upgrade.parts import LEAST_TEST, Parts, Settings, set_apart, split
 from loraport.upgrade.prompts import Record
 from loraport.upgrade.teach import Settings as Teaching
-from loraport.upgrade.teachers import Classroom, Target
-from loraport.upgrade.teachers import Settings as TeacherSettings
 from loraport.upgrade.upgrade import judged_of, upgrade
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,13 +37,6 @@ QUICK = Settings(
     teaching=Teaching(rates=(1e-2,), epochs=15, patience=15),
     verdict=Judging(margin=10, temperature=0.01),  # random models know no answer for sure
 )
-
-
-def bases(pair):
-    return [
-        Base.load(path, Limits(batch_size=16, new_tokens=5), device="cpu")
-        for path in (pair.old, pair.new)
-    ]
 
 
 def test_parts_share_no_prompt():
@@ -75,17 +64,15 @@ def test_too_few_prompts_are_refused_before_a_model_is_asked(pico_pair, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_two_prompts_are_enough_to_teach_one(pico_pair, tmp_path):
+def test_two_prompts_are_enough_to_teach_one(pico_pair, bases, tmp_path):
     settings, two = replace(QUICK, at_least=4), [Record(f"word {n} is", " yes") for n in "ab"]
-    done = upgrade(
-        *bases(pico_pair), pico_pair.adapter, {}, two, tmp_path / "out", settings, test=MANY[50:60]
-    )
+    done = upgrade(*bases, pico_pair.adapter, {}, two, tmp_path / "out", settings, test=MANY[50:60])
     prompts = done.report["prompts"]
     assert (prompts["given"], prompts["held"]) == (2, 1) and prompts["taught"] >= 1
 
 
-def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_path):
-    old, new = bases(pico_pair)
+def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, bases, tmp_path):
+    old, new = bases
     before = new.first_logits(["the word"])
     out = tmp_path / "out"
     done = upgrade(
@@ -110,23 +97,23 @@ def test_an_upgrade_is_written_with_its_record_card_and_verdict(pico_pair, tmp_p
     assert config["base_model_name_or_path"] == "new"
 
 
-def test_a_yardstick_that_measures_nothing_stops_before_teaching(pico_pair, tmp_path):
-    old, new = bases(pico_pair)
+def test_a_yardstick_that_measures_nothing_stops_before_teaching(pico_pair, bases, tmp_path):
+    old, new = bases
     wrong = [Record(each.prompt, "no model says this") for each in RECORDS[:12]]
     with pytest.raises(LoraportError, match="do not measure"):
         upgrade(old, new, pico_pair.adapter, {}, RECORDS, tmp_path / "out", QUICK, test=wrong)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_old_model_that_ends_no_answer_teaches_nothing(pico_pair, tmp_path):
-    old, new = bases(pico_pair)
+def test_an_old_model_that_ends_no_answer_teaches_nothing(pico_pair, bases, tmp_path):
+    old, new = bases
     old.limits.new_tokens = 1
     with pytest.raises(LoraportError, match="nothing to teach"):
         upgrade(old, new, pico_pair.adapter, {}, RECORDS, tmp_path / "out", QUICK)
 
 
-def test_gold_answers_are_taught_and_decide(pico_pair, tmp_path):
-    old, new = bases(pico_pair)
+def test_gold_answers_are_taught_and_decide(pico_pair, bases, tmp_path):
+    old, new = bases
     with old.wearing(pico_pair.adapter):
         golds = [answer.text for answer in old.write([each.prompt for each in RECORDS])]
     labelled = [Record(r.prompt, gold) for r, gold in zip(RECORDS, golds, strict=True)]
@@ -177,71 +164,6 @@ def test_the_test_is_answered_once_a_side(pico_pair, tmp_path, monkeypatch, side
     assert ("alone" in done.verdict.evidence) == labels
     if labels and from_nothing:
         assert done.scores["carried"] == done.verdict.evidence["alone"]["new_bare"]
-
-
-@pytest.fixture
-def room(pico_pair):
-    old, new = bases(pico_pair)
-    with old.wearing(pico_pair.adapter):
-        prompts = [each.prompt for each in RECORDS[:6]]
-        shown = [(p, a.text) for p, a in zip(prompts, old.write(prompts), strict=True)]
-        yield Classroom(old, new, TeacherSettings(shots=2), shown)
-
-
-def fixed(answers):
-    """A teacher that always says the same."""
-    return type(
-        "t", (), {"targets": lambda _, room, prompts: [Target(p, answers) for p in prompts]}
-    )()
-
-
-def test_labels_choose_the_teacher_that_is_clearly_right(room, monkeypatch):
-    said = {"old": " wrong", "context": " right", "delta": " wrong"}
-    monkeypatch.setattr(choice, "teacher", lambda name: fixed(said[name]))
-    known = [Record(each.prompt, " right") for each in RECORDS]
-    chosen = choice.choose_teacher("auto", room, known)
-    assert chosen.name == "context" and "context 100 %" in chosen.why
-    said.update(old=" right")
-    assert choice.choose_teacher("auto", room, known).name == "old"
-    few = choice.choose_teacher("auto", room, known[:19])
-    assert few.name == "old" and few.measured == {}  # and no prompt that is new to it
-
-
-@pytest.mark.parametrize(("more", "taken"), [(2, "old"), (3, "context")])
-def test_another_teacher_must_be_ahead_by_a_standard_error(room, monkeypatch, more, taken):
-    """Of 40 answers the old one has 20 right and the other 18 of these, and 2 + `more` besides."""
-    right = {"old": range(20), "context": [*range(18), *range(20, 22 + more)], "delta": ()}
-
-    def targets(name):
-        said = lambda _, room, prompts: [  # noqa: E731
-            Target(p, " right" if n in right[name] else " wrong") for n, p in enumerate(prompts)
-        ]
-        return type("t", (), {"targets": said})()
-
-    monkeypatch.setattr(choice, "teacher", targets)
-    known = [Record(each.prompt, " right") for each in RECORDS]
-    assert choice.choose_teacher("auto", room, known).name == taken
-
-
-def test_items_of_a_test_choose_the_teacher_before_prompts_that_the_old_adapter_may_know(
-    room, monkeypatch
-):
-    def targets(name):
-        """The old adapter knows what it was trained on, and the new model everything."""
-        known = (lambda p: p in {each.prompt for each in RECORDS}) if name == "old" else bool
-        said = lambda _, room, prompts: [  # noqa: E731
-            Target(p, " right" if known(p) and name != "delta" else " wrong") for p in prompts
-        ]
-        return type("t", (), {"targets": said})()
-
-    monkeypatch.setattr(choice, "teacher", targets)
-    known = [Record(each.prompt, " right") for each in RECORDS]
-    tested = [Record(f"new {n}", " right") for n in range(choice.READ + 1)]
-    assert choice.choose_teacher("auto", room, known).name == "old"
-    chosen = choice.choose_teacher("auto", room, known, tested=tested)
-    assert chosen.name == "context" and f"On {choice.READ} items of the test" in chosen.why
-    few = choice.choose_teacher("auto", room, known, tested=tested[: choice.ENOUGH_LABELS - 1])
-    assert few.name == "old" and f"On {len(known)} labelled prompts" in few.why
 
 
 def test_some_of_a_large_labelled_test_is_set_apart_for_the_choice_of_a_teacher():
@@ -320,11 +242,11 @@ def test_the_command_sets_items_of_a_test_apart(monkeypatch):
 
 
 def test_what_the_teacher_is_chosen_on_is_neither_taught_nor_judged(
-    pico_pair, tmp_path, monkeypatch
+    pico_pair, bases, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(choice, "ENOUGH_LABELS", 2)
     monkeypatch.setattr(choice, "AMONG", ("old",))
-    old, new = bases(pico_pair)
+    old, new = bases
     with old.wearing(pico_pair.adapter):
         answers = [each.text for each in old.write([record.prompt for record in MANY])]
     golds = [Record(r.prompt, text) for r, text in zip(MANY, answers, strict=True)]
@@ -337,90 +259,6 @@ def test_what_the_teacher_is_chosen_on_is_neither_taught_nor_judged(
     assert (told["test"], told["tested"]) == (30, 10)
     assert told["taught"] + told["held"] <= len(given) - 10
     assert len(done.answers["upgraded"]) == 30
-
-
-LETTERS = ["A", "B", "C", "D"]
-
-
-def scripted(monkeypatch, drawn, halved, shown, shown_otherwise, count=40):
-    """What is chosen where the old adapter says the letters in turn, and all else as given."""
-    prompts = [f"p {n}" for n in range(count)]
-    first = [LETTERS[n % 4] for n in range(count)]
-    old = SimpleNamespace(said=first)
-
-    def of(asked, said):
-        return [said[prompts.index(each)] for each in asked]
-
-    def write(asked, temperature=0.0, seed=0):
-        said = of(asked, drawn(first) if temperature else old.said)
-        return [Answer(text, True) for text in said]
-
-    @contextmanager
-    def at_strength(gain):
-        assert gain == choice.STRENGTH
-        old.said = halved(first)
-        yield
-        old.said = first
-
-    def targets(room, asked):
-        said = shown(first)
-        if room.shown[0] != 0:
-            said = shown_otherwise(said)
-        assert len(room.shown) in (3, 4)
-        return [Target(p, text) for p, text in zip(asked, of(asked, said), strict=True)]
-
-    monkeypatch.setattr(choice.context, "targets", targets)
-    monkeypatch.setattr(choice.context, "demonstrations", lambda room, _: room.shown)
-    old.write, old.at_strength = write, at_strength
-    room = Classroom(old, None, TeacherSettings(), list(range(10)))
-    return choice.choose_teacher("auto", room, [Record(prompt) for prompt in prompts])
-
-
-def guessed(said):
-    """Half of the answers are others when asked again."""
-    return [LETTERS[LETTERS.index(each) - n // 4 % 2] for n, each in enumerate(said)]
-
-
-@pytest.mark.parametrize(("drawn", "halved"), [(guessed, list), (list, guessed)])
-def test_without_labels_the_surer_teacher_is_taken_where_it_follows_the_old_one(
-    monkeypatch, drawn, halved
-):
-    surer = scripted(monkeypatch, drawn, halved, guessed, list)
-    assert surer.name == "context" and "its own again on 100 %" in surer.why
-    assert surer.measured["context_agrees_with_old"] == 0.5
-    assert surer.measured["by_chance"] < 0.3
-    assert scripted(monkeypatch, list, list, guessed, list).name == "old"  # as sure as the other
-    assert scripted(monkeypatch, drawn, halved, guessed, guessed).name == "old"
-    # sure of one answer to everything: what it knows of the task is nothing
-    stuck = scripted(monkeypatch, drawn, halved, lambda said: ["A"] * len(said), list)
-    assert stuck.name == "old" and stuck.measured["context_shown_thrice"] == 1
-    assert scripted(monkeypatch, drawn, halved, guessed, list, count=19).measured == {}
-
-
-def test_few_prompts_are_asked_where_the_new_model_is_far_behind(monkeypatch):
-    shown = lambda said: [f"{n}" for n, _ in enumerate(said)]  # noqa: E731
-    other = lambda said: [f"{each}, or not" for each in said]  # noqa: E731
-    far = scripted(monkeypatch, list, list, shown, other)
-    assert far.name == "old" and f"Of {choice.FIRST} prompts" in far.why
-    assert "Of 40 prompts" in scripted(monkeypatch, list, list, list, list).why
-
-
-def test_an_adapter_that_does_nothing_at_half_of_its_strength_may_know_all(monkeypatch):
-    nothing = lambda said: ["E"] * len(said)  # noqa: E731
-    chosen = scripted(monkeypatch, list, nothing, guessed, guessed)
-    assert chosen.name == "old" and chosen.measured["old_drawn_and_halved"] == 0
-    assert chosen.measured["context_shown_thrice"] > 0.2
-    assert scripted(monkeypatch, guessed, nothing, guessed, guessed).name == "context"
-
-
-def test_an_adapter_at_half_of_its_strength_is_half_of_its_update(room):
-    whole = room.old.losses(["the word 1 is"], [" yes"])
-    with room.old.at_strength(0.5):
-        half = room.old.losses(["the word 1 is"], [" yes"])
-    with room.old.without_adapter():
-        bare = room.old.losses(["the word 1 is"], [" yes"])
-    assert len({float(each[0]) for each in (whole, half, bare)}) == 3
-    assert np.array_equal(room.old.losses(["the word 1 is"], [" yes"]), whole)
 
 
 def test_what_a_new_prompt_is_held_against_is_found_once(room, monkeypatch):
@@ -438,113 +276,6 @@ def test_what_a_new_prompt_is_held_against_is_found_once(room, monkeypatch):
     assert written and max(written) < more_prompts.ROUNDS  # with the seed of the upgrade
     for record in MANY[:40]:
         assert sum(record.prompt in prompts for prompts in asked) == 2
-
-
-def test_a_teacher_that_is_asked_for_is_taken(room):
-    assert choice.choose_teacher("delta", room, RECORDS).name == "delta"
-    with pytest.raises(LoraportError, match="unknown teacher"):
-        choice.choose_teacher("nobody", room, RECORDS)
-
-
-def saying(text, asked=None):
-    """An old model that writes what `text()` gives; `asked` keeps the lists and their limits."""
-    old = type("old", (), {})()
-
-    def write(prompts, **how):
-        (asked if asked is not None else []).append((prompts, how))
-        return [type("a", (), {"text": text()}) for _ in prompts]
-
-    old.write, old.limits = write, Limits()
-    old.tokenizer = lambda given: {"input_ids": given.split()}
-    return old
-
-
-def source(given, **bases):
-    """Given prompts with writers by name, the first of which is the old model as well."""
-    among = {name: more_prompts.Writer(each) for name, each in bases.items()}
-    return more_prompts.Source(next(iter(bases.values())), among, given)
-
-
-def test_prompts_of_several_paragraphs_are_continued_to_their_end(monkeypatch):
-    end = "\n\nAnswer with a letter.\nAnswer:"
-    given = [Record(f"Which {n} {10 * n}?\n\nA: {n} B: {n + 1}{end}") for n in range(9)]
-    new = f"Which 77?\n\nA: 7 B: 8{end}"
-    asked = []
-    said = iter([f"{new} A\n\n\nWhich 3?", "Which\n\n\nA: 7"] + [""] * 999)
-    monkeypatch.setattr(more_prompts, "excess", lambda _, new: more_prompts.np.ones(len(new)))
-    old = saying(lambda: next(said), asked)
-    written = more_prompts.write_more(source(given, old=old), 1)
-    assert [record.prompt for record in written.records] == [new]
-    assert not written.recombined
-    lists, how = asked[0]
-    assert all(len(text.split("\n\n\n")) == more_prompts.SHOTS + 1 for text in lists)
-    # an answer's limit is not a prompt's
-    assert how["new_tokens"] >= max(len(record.prompt.split()) for record in given)
-
-
-def test_the_model_that_writes_most_new_prompts_in_form_writes_them(monkeypatch):
-    given = [Record(f"Question: word {n}\nAnswer:") for n in range(6)]
-    monkeypatch.setattr(more_prompts, "excess", lambda _, new: more_prompts.np.ones(len(new)))
-    counts = {"repeats": iter(range(999)), "writes": iter(range(999))}
-    bases = {
-        "answers": saying(lambda: " word\n\nQuestion"),
-        "repeats": saying(lambda: f"Question: word {next(counts['repeats']) % 7}\nAnswer:"),
-        "writes": saying(lambda: f"Question: new {next(counts['writes'])}\nAnswer: x"),
-    }
-    written = more_prompts.write_more(source(given, **bases), 50)
-    assert (written.writer, len(written.records), written.recombined) == ("writes", 50, 0)
-    assert written.tried == {"answers": 0, "repeats": 1 / more_prompts.TRIED, "writes": 1}
-    again = more_prompts.write_more(source(given, answers=bases["answers"]), 5)
-    assert again.writer == "" and again.recombined == len(again.records)
-
-
-def test_writers_wear_what_they_are_called(room):
-    among = more_prompts.writers(room.old, room.new)
-    prompt = [RECORDS[0].prompt]
-    before = room.old.write(prompt)
-    with room.old.without_adapter():
-        bare = room.old.write(prompt)
-    assert bare != before
-    for name, expected in (("old with its adapter", before), ("old", bare)):
-        with among[name].wearing():
-            assert among[name].base.write(prompt) == expected
-    assert among["new"].base is room.new and room.old.write(prompt) == before
-
-
-def test_written_prompts_are_new_shaped_and_marked(room, monkeypatch):
-    given = [Record(f"Question: word {n}\nAnswer:") for n in range(6)]
-    said = iter(
-        [
-            "Question: fresh\nAnswer: and more\n\nQuestion: other",
-            "Question: word 3\nAnswer:",
-            "no shape at all",
-            "Question:  FRESH\nAnswer:",
-            "Question: unlike\nAnswer:",
-        ]
-        + [""] * 999
-    )
-    old = saying(lambda: next(said))
-    monkeypatch.setattr(
-        more_prompts,
-        "excess",
-        lambda _, prompts: more_prompts.np.array([0.0 if "unlike" in p else 1.0 for p in prompts]),
-    )
-    written = more_prompts.write_more(source(given, old=old), 3)
-    assert written.records == [Record("Question: fresh\nAnswer:", synthetic=True)]
-    assert (written.repeated, written.filtered) == (2, 1) and written.misshapen > 1
-
-
-def test_prompts_that_can_t_be_written_are_recombined_from_the_given_ones(monkeypatch):
-    given = [Record(f"Question: what is {n} and then {n + 1}\nAnswer:") for n in range(6)]
-    old = saying(lambda: "nothing like it")
-    monkeypatch.setattr(
-        more_prompts, "excess", lambda _, prompts: more_prompts.np.ones(len(prompts))
-    )
-    written = more_prompts.write_more(source(given, old=old), 12)
-    assert written.recombined == len(written.records) == 12
-    assert not {record.prompt for record in written.records} & {record.prompt for record in given}
-    assert all(record.synthetic for record in written.records)
-    assert all(record.prompt.endswith("\nAnswer:") for record in written.records)
 
 
 def test_nothing_that_is_held_back_or_tested_is_made_a_prompt(room, monkeypatch):
@@ -565,22 +296,6 @@ def test_nothing_that_is_held_back_or_tested_is_made_a_prompt(room, monkeypatch)
     prompts = [target.prompt for target in lesson.targets]
     assert {held.prompt, tested.prompt}.isdisjoint(prompts)
     assert lesson.counts["synthetic"]["repeated"] > 0
-
-
-def test_excess_is_what_the_adapter_makes_likelier(room):
-    prompts = [each.prompt for each in RECORDS[:4]]
-    answers = [answer.text for answer in room.old.write(prompts)]
-    gain = more_prompts.excess(room.old, prompts)
-    with room.old.without_adapter():
-        assert (more_prompts.excess(room.old, prompts) <= gain.max()).all()
-        bare = room.old.losses(prompts, answers)
-    adapted = room.old.losses(prompts, answers)
-    assert gain[0] == pytest.approx((bare[0] - adapted[0]) / len(answers[0]))
-
-
-def test_a_chats_new_prompt_keeps_its_system_message():
-    like = (("system", "s"), ("user", "u"))
-    assert more_prompts._as_given("new", like) == (("system", "s"), ("user", "new"))
 
 
 def test_fleets_have_a_row_each(tmp_path):
@@ -640,9 +355,9 @@ def chat_template(mark):
 
 
 def test_a_chat_is_written_by_the_old_template_and_learnt_by_the_new_one(
-    pico_pair, tmp_path, monkeypatch
+    pico_pair, bases, tmp_path, monkeypatch
 ):
-    old, new = bases(pico_pair)
+    old, new = bases
     old.tokenizer.chat_template, new.tokenizer.chat_template = (
         chat_template("<"),
         chat_template("["),
