@@ -2,11 +2,13 @@
 
 FAKE_VLLM_LOG : file of what it was asked, a line of JSON each. FAKE_VLLM : `canned` (the prompt's
 first tokens, ended where the prompt has an even number of tokens), `no_start` or `no_answer` (an
-error), or a file of recorded ones: prompt's tokens and adapter -> tokens.
+error), `hangs` (canned, after half a minute), or a file of recorded ones: prompt's tokens and
+adapter -> tokens.
 """
 
 import json
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +45,9 @@ class LLM:
               seeds=[getattr(each, "seed", None) for each in sampling])  # fmt: skip
         if self.how == "no_answer":
             raise ValueError("base_model.model.odd is unsupported LoRA weight")
-        write = self._canned if self.how == "canned" else self._recorded
+        if self.how == "hangs":
+            time.sleep(30)
+        write = self._canned if self.how in ("canned", "hangs") else self._recorded
         return [
             SimpleNamespace(outputs=[write(each["prompt_token_ids"], how, lora_request)])
             for each, how in zip(prompts, sampling, strict=True)

@@ -248,6 +248,36 @@ def test_a_process_that_dies_is_such_a_failure(served, fake, caplog):
     assert served.wrote == {"transformers": 12, "vllm 9.9": 12}
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_request_without_a_reply_is_such_a_failure(served, fake, monkeypatch, caplog):
+    monkeypatch.setenv("FAKE_VLLM", "hangs")
+    monkeypatch.setattr(vllm, "REQUEST_SECONDS", 0.2)
+    with caplog.at_level(logging.WARNING, logger="loraport"):
+        served.write(PROMPTS)
+        served.write(PROMPTS)
+    (told,) = caplog.messages
+    assert "no reply in 1 s" in told and "transformers goes on" in told
+    assert served.wrote == {"transformers": 24}
+    made, asked = fake()  # it started, and was asked once
+    assert asked["asked"] == 12
+    with pytest.raises(OSError, match="No such process"):
+        os.kill(made["pid"], 0)
+
+
+def test_a_start_without_a_reply_is_such_a_failure(served, monkeypatch):
+    monkeypatch.setattr(vllm, "START_SECONDS", 0.01)
+    served.write(PROMPTS)
+    assert served.generator.failed.startswith("no reply in 0 s")
+    assert served.wrote == {"transformers": 12}
+
+
+def test_the_time_of_a_request_grows_with_what_is_asked():
+    least = vllm.seconds_for([[1]], 1)
+    assert 600 < least < 1200
+    assert vllm.seconds_for([[1]] * 20_000, 64) - least > 3600
+    assert vllm.seconds_for([[1] * 2000] * 20_000, 1) - least > 3600
+
+
 def test_auto_takes_vllm_where_it_pays(fake, pico_pair, monkeypatch):
     model = Base.load(pico_pair.old, device="cpu").model
     named = type(type(model).__name__, (SimpleNamespace,), {})

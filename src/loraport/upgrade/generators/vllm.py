@@ -3,8 +3,8 @@
 The process is started at the first answers that it may write and serves all adapters of the base,
 by the paths of their folders; it goes with its GPU memory when it is closed, or when this process
 ends. Prompts are tokenised here and written answers decoded here, as transformers' are. What it
-cannot serve it leaves to transformers, and so all that follows where it does not start, fails, or
-does not write what the model in memory writes.
+cannot serve it leaves to transformers, and so all that follows where it does not start, fails,
+does not reply in time, or does not write what the model in memory writes.
 """
 
 import json
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -38,6 +39,9 @@ LEAST_LENGTH = 4096  # tokens of a prompt with its answer: demonstrations make s
 CHECKED, BEGINNING = 8, 8
 BARE, NOT_SERVED = 0, -1  # in the place of an adapter's number
 START_SECONDS = 900.0  # after which a start is given up
+# a request is given up after so long, and as long more as it would take at these rates, in tokens a
+# second; how fast vLLM is was not measured, so both are far below what one GPU is expected to do
+REQUEST_SECONDS, WRITTEN_A_SECOND, READ_A_SECOND = 900.0, 100, 1000
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, that leaves none behind
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # which does not draw from seeds
@@ -142,13 +146,7 @@ class Engine:
             encoding="utf-8",
             env=environment,
         )
-        late = threading.Timer(START_SECONDS, self._child.kill)
-        late.daemon = True
-        late.start()
-        try:
-            self.name = f"vllm {self._ask(settings)['version']}"
-        finally:
-            late.cancel()
+        self.name = f"vllm {self._ask(settings, START_SECONDS)['version']}"
         log.info("%s writes answers of %s", self.name, self._folder)
 
     def _check(self, asked: Asked, prompts: list[list[int]], number: int) -> None:
@@ -192,19 +190,31 @@ class Engine:
             "ends": sorted(ends_of(asked.model, asked.tokenizer)),
             "seeds": seeds,
         }
-        tails: list[list[int]] = self._ask(request)["tails"]
+        tails: list[list[int]] = self._ask(request, seconds_for(prompts, new_tokens))["tails"]
         return tails
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the process replies."""
-        assert self._child is not None and self._child.stdin and self._child.stdout
+    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """What the process replies; it is killed where it does not within so many seconds."""
+        child, late = self._child, threading.Event()
+        assert child is not None and child.stdin and child.stdout
+
+        def kill() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.daemon = True
+        timer.start()
         try:
-            self._child.stdin.write(json.dumps(request) + "\n")
-            self._child.stdin.flush()
-            line = self._child.stdout.readline()
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
         except BrokenPipeError:
             line = ""
-        reply: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
+        finally:
+            timer.cancel()
+        ended = f"no reply in {seconds:.0f} s" if late.is_set() else "its process ended"
+        reply: dict[str, Any] = json.loads(line) if line else {"error": ended}
         if "error" in reply:
             raise LoraportError(str(reply["error"])[:600], got=self._last_words())
         return reply
@@ -237,6 +247,19 @@ class Engine:
             served = is_served(folder, self._rank)
             self._numbers[key] = len(self._numbers) + 1 if served else NOT_SERVED
         return self._numbers[key]
+
+
+def seconds_for(prompts: Sequence[Sequence[int]], new_tokens: int) -> float:
+    """How long a request may take: prompts are read, and as many answers of `new_tokens` written.
+
+    Examples
+    --------
+    >>> seconds_for([[1, 2, 3]] * 2000, 40)
+    1706.0
+    """
+    read = sum(map(len, prompts))
+    written = len(prompts) * new_tokens
+    return REQUEST_SECONDS + written / WRITTEN_A_SECOND + read / READ_A_SECOND
 
 
 def _end(child: "subprocess.Popen[str]") -> None:
