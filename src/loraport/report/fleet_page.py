@@ -219,7 +219,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
 
 
 def _bold(row: Mapping[str, Any], stage: str) -> str:
-    label = _text(row["row"])
+    label = _text(render.name_of(row))
     return f"<b>{label}</b>" if row["stage"] == stage else label
 
 
@@ -274,7 +274,9 @@ def _costs(rows: Sequence[Mapping[str, Any]], unfolded: bool) -> str:
     lines = []
     for row in rows:
         cells = (_measure_cell(key, row.get(key)) for key in known)
-        lines.append(f'<tr><td class="words">{_text(row["row"])}</td>{"".join(cells)}</tr>')
+        lines.append(
+            f'<tr><td class="words">{_text(render.name_of(row))}</td>{"".join(cells)}</tr>'
+        )
     table = _table(["", *known.values()], lines, "plain")
     return _details("Likelihood, time and memory", table, unfolded)
 

@@ -25,7 +25,7 @@ LEGEND = (
     "/ (new LoRA on all data − new model), with its interval; undefined where that gain is under "
     "twice its own. Flips: items that the old model with its adapter got right and the row gets "
     "wrong (−), and the reverse (+). p: McNemar's exact test against the new LoRA on the same "
-    "examples and seed. "
+    "examples and seed. The best start is named: nothing, the carried update, or a taught adapter. "
     "Transfer, training (with the choice of its start), scoring: wall time; memory: the peak of "
     "any of them. What was not done here has no time."
 )
@@ -115,6 +115,17 @@ def shown_tasks(rows: Sequence[Row]) -> list[str]:
     return names if len(names) > 1 else []
 
 
+def name_of(row: Row) -> str:
+    """What a row is called: its label, with what it began from where that was chosen.
+
+    Examples
+    --------
+    >>> name_of({"row": "fine-tuned on 100 examples from the best start", "start": "taught"})
+    'fine-tuned on 100 examples from the best start: taught'
+    """
+    return f"{row['row']}: {row['start']}" if row.get("start") else str(row["row"])
+
+
 def cells(row: Row, tasks: Sequence[str]) -> list[str]:
     """One row as it is shown."""
     seconds = [row.get(key) for key in ("transfer_s", "train_s", "eval_s")]
@@ -124,7 +135,7 @@ def cells(row: Row, tasks: Sequence[str]) -> list[str]:
         average += f" ({_number(row['low'], scale)}–{_number(row['high'], scale)})"
     flips = [row.get("negative_flips"), row.get("positive_flips")]
     return [
-        str(row["row"]),
+        name_of(row),
         *(_number(row.get(name), scale) for name in tasks),
         "failed" if str(row.get("note") or "").startswith("failed") else average,
         _number(row.get("nll"), digits=3),

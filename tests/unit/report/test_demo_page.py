@@ -83,9 +83,10 @@ def test_the_summary_is_printed_so(made):
 def row(stage):
     (average, low, high), kept, flips, seconds = ROWS[stage]
     label = STAGES[stage].label.format(method=METHOD, set="100 examples")
+    made = {"app": APP, "row": label, "stage": stage, "metric": "exact_match", "start": ""}
     if stage == "finetuned":  # the demo's start is chosen
-        label = "fine-tuned on 100 examples from the best start"
-    made = {"app": APP, "row": label, "stage": stage, "metric": "exact_match"}
+        made["row"] = "fine-tuned on 100 examples from the best start"
+        made["start"] = "carried"
     made |= {"average": average / 100, "low": low / 100, "high": high / 100}
     made |= dict(zip(("retention", "retention_low", "retention_high"), kept or (), strict=False))
     if flips:

@@ -47,6 +47,12 @@ def test_the_stage_that_may_be_deployed_is_the_last_that_was_scored():
     assert fleet.result_stage(rows("a")[:3]) == ""
 
 
+def test_a_row_says_which_start_was_the_best():
+    best = {**rows("a")[-1], "start": "taught"}
+    page = fleet_page.page("p", [fleet.App("a", [*rows("a")[:-1], best], "finetuned")])
+    assert page.count("row finetuned: taught<") == 2  # by its score, and by its costs
+
+
 def test_a_verdict_compares_the_same_items():
     old, bare = [1] * 900 + [0] * 100, [0] * 950 + [1] * 50
     scores = {"old": scored(bare), "old_lora": scored(old), "finetuned": scored(old)}

@@ -293,6 +293,12 @@ def test_the_row_of_the_best_start_says_which_it_is(found, tmp_path):
     tables.write_table(build(found), "sums", names)
     rows = render.read_csv(names["csv"])
     assert {row["stage"]: row["start"] for row in rows if row["start"]} == {"finetuned": "taught"}
+    told = "fine-tuned on 100 examples from the best start: taught"
+    for kind, before, after in (("md", "| ", " |"), ("html", "<td>", "</td>")):
+        assert before + told + after in Path(names[kind]).read_text()
+    terminal = render.text(rows)
+    assert terminal.count("best start: taught") == 1
+    assert max(map(len, terminal.splitlines())) <= 100
 
 
 def test_csv_keeps_what_is_shown(found, tmp_path):
