@@ -176,7 +176,8 @@ def transfer(
     adapter : a PEFT directory, or an adapter of the hub
     out : a new folder
     method : a transfer method
-    texts : a file of calibration texts, one a line; else Wikitext-2
+    texts : a file of calibration texts, one a line, that both models read; else Wikitext-2.
+        `upgrade` calls it `calibration`
     known_as : further names under which the adapter may record the old model
     settings : over those of config.yaml, as `{"transfer": {"scale": "norm"}}`
     cache : folder of maps; else $LORAPORT_CACHE, or loraport/ in the user's cache folder

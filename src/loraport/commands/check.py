@@ -53,8 +53,13 @@ def template_of(arguments: Namespace) -> str:
     return str(arguments.template).replace("\\n", "\n")
 
 
-def add_judging(parser: ArgumentParser) -> None:
-    """What `check` and `upgrade` have in common."""
+def add_judging(parser: ArgumentParser, not_these: str = "") -> None:
+    """What `check` and `upgrade` have in common.
+
+    Parameters
+    ----------
+    not_these : what the texts that the verdict reads are not to be taken for
+    """
     add = parser.add_argument_group("verdict").add_argument
     add("--match", default="exact", metavar="HOW",
         help="how answers are compared: exact (default), number, choice, json, contains or "
@@ -66,7 +71,8 @@ def add_judging(parser: ArgumentParser) -> None:
         "(default: 0.7)")  # fmt: skip
     add("--limit", type=int, default=0, metavar="N", help="the first N items of the test only")
     add("--texts", type=Path, metavar="FILE",
-        help="generic texts, one a line, on which the adapters' cost is measured")  # fmt: skip
+        help="generic texts, one a line: the verdict tells how many nats a token the adapters cost "
+        f"on them, which decides nothing (default: none){not_these}")  # fmt: skip
     add = parser.add_argument_group("running the models").add_argument
     add("--batch-size", type=int, default=64, metavar="N", help="prompts at a time (default: 64)")
     add("--max-tokens", type=int, default=512, metavar="N",

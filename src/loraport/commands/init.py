@@ -38,7 +38,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--test", metavar="FILE", help="records to score on, .jsonl")
     scores = "exact (default), number, choice, json, contains, rouge, or a harness YAML"
     add("--score", default="exact", metavar="SCORE", help=scores)
-    add("--texts", metavar="FILE", help="calibration texts, one a line (default: Wikitext-2)")
+    texts = "calibration texts, one a line, that both models read (default: Wikitext-2)"
+    add("--texts", metavar="FILE", help=texts)
     add("--method", default="lorasuite", help="transfer method (default: lorasuite)")
     names = "a name under which the adapters may record OLD; may be repeated"
     add("--known-as", metavar="NAME", action="append", default=[], help=names)

@@ -27,7 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--method", default="lorasuite", help="transfer method (default: lorasuite)")
     add("--set", dest="settings", metavar="SECTION.KEY=VALUE", action="append", default=[],
         help="a setting of config.yaml, such as transfer.scale=norm; may be repeated")  # fmt: skip
-    add("--texts", default="", help="file of calibration texts, one a line (default: Wikitext-2)")
+    add("--texts", metavar="FILE", default="",
+        help="calibration texts, one a line, that both models read so that adapters can be carried "
+        "(default: Wikitext-2); `loraport upgrade` calls it --calibration")  # fmt: skip
     add("--known-as", action="append", default=[],
         help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
     add("--merged", choices=["base", "float32", "bfloat16"], default="",

@@ -64,10 +64,11 @@ def add_arguments(parser: ArgumentParser) -> None:
              help="for each adapter; 0: no limit (default)")  # fmt: skip
     teaching("--seed", type=int, default=0, metavar="N",
              help="of the choice of prompts and of the teaching (default: 0)")  # fmt: skip
-    check.add_judging(parser)
+    check.add_judging(parser, "; not the texts of --calibration")
     carrying = parser.add_argument_group("carrying").add_argument
     carrying("--calibration", default="", metavar="FILE",
-             help="texts that both models read, one a line (default: Wikitext-2)")  # fmt: skip
+             help="calibration texts, one a line, that both models read so that adapters can be "
+         "carried (default: Wikitext-2); `loraport transfer` calls it --texts")  # fmt: skip
     carrying("--known-as", action="append", default=[], metavar="NAME",
              help="a name under which the adapters may record OLD; may be repeated")  # fmt: skip
     carrying("--work", type=Path, default=Path(), metavar="FOLDER",

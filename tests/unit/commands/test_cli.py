@@ -47,6 +47,26 @@ def test_help_and_configuration_name_every_teacher():
         assert name in re.findall(r"\w+", helped) and f" {name}: " in said
 
 
+def test_help_says_which_texts_are_meant():
+    """`--texts` of a transfer are what an upgrade calls `--calibration`, and another file there."""
+    each = parser()._subparsers._group_actions[0].choices
+    told = {
+        (command, flag): action.help
+        for command in ("transfer", "upgrade", "check")
+        for action in each[command]._actions
+        for flag in action.option_strings
+    }
+    calibration = "calibration texts, one a line, that both models read"
+    assert told["transfer", "--texts"].startswith(calibration)
+    assert "`loraport upgrade` calls it --calibration" in told["transfer", "--texts"]
+    assert told["upgrade", "--calibration"].startswith(calibration)
+    assert "`loraport transfer` calls it --texts" in told["upgrade", "--calibration"]
+    judged = told["check", "--texts"]
+    assert "the adapters cost on them" in judged and "calibration" not in judged
+    assert told["upgrade", "--texts"].startswith(judged)
+    assert told["upgrade", "--texts"].endswith("--calibration")
+
+
 def test_bare_it_shows_the_help_and_it_knows_its_version(capsys):
     assert main([]) == 0
     told = capsys.readouterr().out
