@@ -20,6 +20,7 @@ class BuildPy(build_py):
     """The standard build of the package's files, and the workflow's beside them."""
 
     def run(self) -> None:
+        """Build, and unless the install is editable copy the workflow's files beside."""
         super().run()
         for path in [] if self.editable_mode else workflow_files():
             target = Path(self.build_lib) / "loraport" / "_workflow" / path

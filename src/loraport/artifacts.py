@@ -294,6 +294,7 @@ class H5Writer:
         self._digest.update(text.encode())
 
     def close(self, kind: str, inputs: Mapping[str, str]) -> None:
+        """Write the header and the digest over all that the file holds, as its last attributes."""
         header = _header(kind, inputs)
         self._note(json.dumps(header, sort_keys=True))
         self._file.attrs["header"] = json.dumps(header)

@@ -234,6 +234,7 @@ def wrapped(
     rank, tensors, targets = max(a.shape[1] for _, a in every), {}, []
 
     def take(path: str, parameter: str, b: np.ndarray, a: np.ndarray) -> None:
+        """One parameter's update, b (E, m, r) and a (E, r, n), with zeros up to `rank`."""
         more = rank - a.shape[1]
         b, a = np.pad(b, ((0, 0), (0, 0), (0, more))), np.pad(a, ((0, 0), (0, more), (0, 0)))
         tensors[f"{path}.lora_A.weight"] = a.reshape(-1, a.shape[2])

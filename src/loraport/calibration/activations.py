@@ -37,9 +37,11 @@ def pool_last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 class Keeper(Protocol):
     """Keeps a walk and its features while it lasts (`resume.KeptFeatures`)."""
 
-    def load(self, walk: Walk, features: np.ndarray) -> None: ...
+    def load(self, walk: Walk, features: np.ndarray) -> None:
+        """Move the walk to where it was kept, with the features (layers, n, d) behind it."""
 
-    def save_if_due(self, walk: Walk, features: np.ndarray) -> None: ...
+    def save_if_due(self, walk: Walk, features: np.ndarray) -> None:
+        """Keep both, if enough time has passed."""
 
 
 POOLS: dict[str, Pool] = {"mean": pool_mean, "last": pool_last}

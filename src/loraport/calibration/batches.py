@@ -23,6 +23,7 @@ def paired_tokens(
     """
 
     def ends(spans: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """Last character -> position of the token that ends on it."""
         return {last: place for place, (first, last) in enumerate(spans) if place and last > first}
 
     left, right = ends(old), ends(new)
@@ -104,6 +105,7 @@ def _check_parts(there: Collection[str], count: int) -> None:
 
 
 def _encode(tokenizer: Any, text: str, max_tokens: int) -> Any:
+    """The tokens of one text, at most `max_tokens`, with the span of characters of each."""
     try:
         return tokenizer(text, truncation=True, max_length=max_tokens, return_offsets_mapping=True)
     except NotImplementedError as error:

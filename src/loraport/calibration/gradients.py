@@ -77,6 +77,7 @@ def layer_gradients(
 def _empty(
     models: tuple[Model, Model], layers: tuple[int, int], role: str, device: str
 ) -> list[Regression]:
+    """Sums of no token yet for one role, those to fit on and those held out."""
     sides = zip(models, layers, strict=True)
     old, new = (model.dims.at(layer).shape(role)[0] for model, layer in sides)
 
@@ -129,6 +130,7 @@ def _caught(
     caught: list[dict[str, torch.Tensor]] = [{} for _ in layers]
 
     def catch(place: dict[str, torch.Tensor], layer: int, role: str) -> Callable:
+        """Hook of one role's module: `place[role]` becomes its gradients, (tokens, width)."""
         cut = family.rows(role, model.dims.at(layer))
 
         def keep(gradient: torch.Tensor) -> None:

@@ -55,18 +55,22 @@ class Moments:
 
     @property
     def square_old(self) -> float:
+        """Σ ‖x‖²."""
         return float(self.sizes[0])
 
     @property
     def square_new(self) -> float:
+        """Σ ‖y‖²."""
         return float(self.sizes[1])
 
     @property
     def rms_old(self) -> float:
+        """Σ rms of what the old model's module wrote."""
         return float(self.sizes[2])
 
     @property
     def rms_new(self) -> float:
+        """Σ rms of what the new model's module wrote."""
         return float(self.sizes[3])
 
     @classmethod

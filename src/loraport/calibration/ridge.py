@@ -224,6 +224,7 @@ def solve(
     squares = w.square()[:, None]
 
     def turned(fraction: float) -> torch.Tensor:
+        """M (t, s) by eigenvectors of the sources, at a ridge of `fraction` times the unit."""
         below = squares * path.values + fraction * path.unit * float(squares.mean())
         tiny = torch.finfo(below.dtype).tiny
         return torch.where(below > 0, w[:, None] * path.cross / below.clamp(min=tiny), 0.0)

@@ -19,9 +19,11 @@ from .walk import Caught, Walk, side_by_side
 class Keeper(Protocol):
     """Keeps what two walks have come to while they last (`resume.KeptMoments`)."""
 
-    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]: ...
+    def load(self, walks: tuple[Walk, Walk]) -> list[LayerMoments]:
+        """Move the walks to where they were kept; the sums of the layer pairs behind them."""
 
-    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None: ...
+    def save_if_due(self, walks: tuple[Walk, Walk], done: int) -> None:
+        """Keep the walks and the sums of `done` layer pairs, if enough time has passed."""
 
 
 def layer_moments(

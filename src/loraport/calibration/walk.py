@@ -227,6 +227,7 @@ class Walk:
         calls: list[tuple[tuple, dict[str, Any]]] = []
 
         def catch(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            """Note what the block is called with, and end the model's pass there."""
             calls.append((args, dict(kwargs)))
             raise _Enough
 
@@ -253,6 +254,7 @@ class Walk:
         before = [block.__dict__.get("forward") for block in self._layers[: self.layer]]
 
         def passed(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            """The stream as it came, in the form that a block of this model returns."""
             return (hidden_states,) if self._gives_tuple else hidden_states
 
         try:

@@ -144,6 +144,7 @@ def gained(model: Any, base_magnitudes: Mapping[str, torch.Tensor]) -> Any:
     }
 
     def set_gain(gain: float) -> None:
+        """Scale every update to `gain` times what it was; DoRA's magnitudes move with it."""
         for name, module in layers:
             for adapter, scale in scaling[name].items():
                 module.scaling[adapter] = gain * scale
@@ -230,6 +231,7 @@ def measure_streamed(
     with gained(walk.base, norms) as set_gain:
 
         def ready(number: int) -> None:
+            """Before a batch runs: set its gain; before the first, note the weights' norms."""
             if number == 0:  # the next weights are there
                 norms.update(row_norms(walk.base))
             if number % len(answers) == 0:
@@ -241,6 +243,7 @@ def measure_streamed(
             progress(1)
 
         def asked(number: int) -> dict[str, torch.Tensor]:
+            """What keeps the head to the positions of a batch's answers."""
             return needed_logits(walk.base, answers[number % len(answers)].labels)
 
         for number, given in enumerate(walk.given(ready, asked)):

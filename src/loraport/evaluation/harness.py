@@ -36,9 +36,11 @@ class _Model(HFLM):
     """The harness's model, whose progress bars stay out of log files."""
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Answers to the requests, in their order."""
         return super().generate_until(requests, disable_tqdm or not sys.stderr.isatty())
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Log-likelihoods (nats) of the requests, and whether each is the greedy answer."""
         return super().loglikelihood(requests, disable_tqdm or not sys.stderr.isatty())
 
 

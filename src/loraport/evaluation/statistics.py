@@ -30,6 +30,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
+        """Half of high − low, in the unit of the items."""
         return (self.high - self.low) / 2
 
 

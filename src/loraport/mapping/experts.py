@@ -213,6 +213,8 @@ def _probabilities(inputs: torch.Tensor, router: Router, device: str) -> torch.T
 
 
 def _empty(models: tuple[Model, Model], device: str) -> _Sums:
+    """Sums of no token yet for one layer pair, float64."""
+
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=device)
 

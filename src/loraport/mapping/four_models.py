@@ -147,6 +147,8 @@ def _kept(site: str, placed: Caught, new: Caught, change: Caught) -> Caught:
 
 
 def _empty(x: torch.Tensor, y: torch.Tensor) -> Moments:
+    """Moments of no token yet, of the widths of `x` and `y`."""
+
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=torch.float64, device=x.device)
 

@@ -87,6 +87,7 @@ def norm_factor(model: Model, layer: int, role: str) -> torch.Tensor | None:
 
 
 def _reader(pair: Pair) -> Callable[[int, int, str], tuple[torch.Tensor, torch.Tensor]]:
+    """Function of (old layer, new layer, role): W_o and W_n, float64 on the pair's device."""
     files = pair.old.checkpoint(), pair.new.checkpoint()
 
     def read(old_layer: int, layer: int, role: str) -> tuple[torch.Tensor, torch.Tensor]:

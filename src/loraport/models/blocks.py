@@ -36,9 +36,11 @@ class Blocks(Protocol):
     base: Any
     device: torch.device
 
-    def take(self, layer: int) -> None: ...
+    def take(self, layer: int) -> None:
+        """See to it that a block's weights are in memory, before it runs."""
 
-    def leave(self, layer: int) -> None: ...
+    def leave(self, layer: int) -> None:
+        """The block has run, and its weights may go."""
 
 
 class Whole:

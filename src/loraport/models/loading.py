@@ -58,6 +58,7 @@ def load_base(
     device = pick_device(device)
 
     def filled(kind: Any, config: Any) -> Any:
+        """A model of class `kind` with the weights of `directory`."""
         return kind.from_pretrained(
             directory,
             dtype=choose_dtype(dtype, device),

@@ -229,13 +229,16 @@ class Checkpoint:
         return any(stored in self._where for stored in self._stored_names(name))
 
     def names(self) -> Iterator[str]:
+        """Names of all tensors, as the files have them."""
         return iter(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
         file, stored = self._find(name)
         return file.tensors[stored][1]
 
     def dtype(self, name: str) -> np.dtype:
+        """The type of a tensor's numbers as they are stored."""
         file, stored = self._find(name)
         return file.tensors[stored][0]
 
@@ -301,6 +304,7 @@ class Planned(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Size of its numbers in bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 

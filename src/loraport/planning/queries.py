@@ -174,5 +174,6 @@ class Config:
 
 
 def near_to(name: str, known: list[str]) -> str:
+    """A name in quotes, with the known one that it may have been meant as."""
     near = get_close_matches(name, known, 1)
     return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)

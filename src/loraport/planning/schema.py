@@ -15,14 +15,17 @@ from .queries import near_to
 
 
 def read_schema(folder: str | Path, name: str) -> dict[str, Any]:
+    """The schema `{name}.schema.json` of a folder."""
     return json.loads((Path(folder) / f"{name}.schema.json").read_text())
 
 
 def problem(what: str, got: object = None, expected: object = None, todo: str = "") -> str:
+    """The text of an error that is told with others, and not raised."""
     return str(LoraportError(what, got=got, expected=expected, todo=todo))
 
 
 def schema_errors(schema: dict[str, Any], content: Any, where: str) -> Iterator[str]:
+    """Each violation as a text; `where` names what `content` is, in front of the key's path."""
     violations = Draft202012Validator(schema).iter_errors(content)
     for error in sorted(violations, key=lambda each: [str(part) for part in each.absolute_path]):
         path = ".".join([where, *(str(part) for part in error.absolute_path)])

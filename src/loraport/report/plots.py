@@ -159,10 +159,12 @@ def losses(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Fig
 
 
 def legend(axes: Axes) -> None:
+    """A legend to the right of the axes."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=8)
 
 
 def percent(row: Mapping[str, Any]) -> float:
+    """What a row's score is multiplied by to be shown of 100: 1 for metrics that are so already."""
     return 1.0 if row.get("metric") in ("bleu", "chrf") else 100.0
 
 

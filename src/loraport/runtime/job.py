@@ -137,10 +137,12 @@ class _Lines:
     """A file that is no terminal: each state of a bar is a line of its own, and no bar is wiped."""
 
     def write(self, text: str) -> None:
+        """What tqdm draws, as one line; the codes that move the cursor are left out."""
         if line := text.replace(LINE_UP, "").strip("\r\n "):
             sys.stderr.write(f"{line}\n")
 
     def flush(self) -> None:
+        """Pass it on at once."""
         sys.stderr.flush()
 
 

@@ -58,12 +58,15 @@ class Conversation(Example):
         return made
 
     def written(self, tokenizer: Any) -> Example:
+        """The two parts as the chat template writes them."""
         return Example(*written_out(self.turns, tokenizer))
 
     def answered(self, answer: str) -> Example:
+        """The same turns with another last one."""
         return Conversation([*self.turns[:-1], self.turns[-1]._replace(content=answer)])
 
     def record(self) -> dict[str, Any]:
+        """The example as a line of JSON holds it, with its `messages`."""
         return {"messages": [turn._asdict() for turn in self.turns]}
 
 

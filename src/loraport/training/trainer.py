@@ -98,21 +98,26 @@ class _Watch(TrainerCallback):
         self.model, self.allocates = model, allocates
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Begin the progress bar, at the step of the checkpoint if there was one."""
         self.bar = progress(state.max_steps, "steps")
         self.bar.update(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
+        """One step further on the bar."""
         self.bar.update()
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
         self.bar.close()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
+        """After each step: AdaLoRA prunes its ranks."""
         if self.allocates:
             allocator: Any = self.model.base_model
             allocator.update_and_allocate(state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Raise `Diverged` where the loss of a logged step (nats a token) is NaN or infinite."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
             raise Diverged(

@@ -195,6 +195,7 @@ def _norms(sources: list[Source]) -> tuple[float, float, float]:
 
 
 def rescaled(weights: LoraWeights, sources: list[Source]) -> LoraWeights:
+    """The update scaled so that ‖ΔW_n‖ / ‖W_n‖ is ‖ΔW_o‖ / ‖W_o‖; as it is if W_o is zero."""
     before, base_old, base_new = _norms(sources)
     now = weights.norm()
     if not (now > 0 and base_old > 0):

@@ -31,9 +31,11 @@ NOTE = "note_"  # prefix of the attributes that hold a module's notes
 class Factor(Protocol):
     """A linear map (m, n) that can be multiplied from either side."""
 
-    def times(self, right: np.ndarray) -> np.ndarray: ...
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """The map times `right` (n, k): (m, k)."""
 
-    def after(self, left: np.ndarray) -> np.ndarray: ...
+    def after(self, left: np.ndarray) -> np.ndarray:
+        """`left` (k, m) times the map: (k, n)."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class Dense:
     transposed: bool = False
 
     def times(self, right: np.ndarray) -> np.ndarray:
+        """`matrix @ right`, (m, k)."""
         return self._matrix() @ right
 
     def after(self, left: np.ndarray) -> np.ndarray:
+        """`left @ matrix`, (k, n)."""
         return left @ self._matrix()
 
     def _matrix(self) -> np.ndarray:
@@ -71,12 +75,14 @@ class Blocks:
     grid: tuple[int, int]
 
     def times(self, right: np.ndarray) -> np.ndarray:
+        """The map times `right` (n, k), by the blocks that are there: (m, k)."""
         parts = right.reshape(self.grid[1], -1, right.shape[-1])
         result = np.zeros((self.grid[0], self.blocks.shape[1], right.shape[-1]), right.dtype)
         np.add.at(result, self.rows, self.blocks @ parts[self.cols])
         return result.reshape(-1, right.shape[-1])
 
     def after(self, left: np.ndarray) -> np.ndarray:
+        """`left` (k, m) times the map: (k, n)."""
         flipped = Blocks(self.cols, self.rows, self.blocks.transpose(0, 2, 1), self.grid[::-1])
         return flipped.times(left.T).T
 
