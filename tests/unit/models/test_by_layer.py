@@ -9,6 +9,7 @@ import pico
 import pytest
 import torch
 import transformers
+from familycase import content
 from transformers import AttentionInterface, AutoModelForCausalLM
 from workdir import PROJECT
 
@@ -68,8 +69,6 @@ def test_a_config_that_does_not_say_what_each_layer_is_is_refused(names):
     ids=str,
 )
 def test_rules_that_name_what_is_not_there_are_refused(change):
-    from test_architectures import content
-
     whole = content("qwen3_5_text")
     assert parse("x", whole).by_layer
     with pytest.raises(LoraportError, match="is not a family"):

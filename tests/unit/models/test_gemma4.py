@@ -7,6 +7,7 @@ import pico
 import pytest
 import torch
 import transformers
+from familycase import content
 from safetensors.numpy import load_file, save_file
 from test_by_layer import read
 
@@ -122,8 +123,6 @@ def test_draft_models_are_refused_by_name(kind):
 
 
 def test_a_family_whose_block_goes_on_by_what_it_does_not_name_is_refused():
-    from test_architectures import content
-
     whole = content("gemma4")
     assert parse("x", whole).behind
     with pytest.raises(LoraportError, match=r"not a family.*mixer"):
