@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import family_configs as configs
 import literal
 import numpy as np
 import pico
@@ -38,178 +39,6 @@ def _below(attention: str) -> dict:
     return {role: f"{homes.get(role, attention)}.{name}" for role, name in FUSED.items()}
 
 
-SEEING = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-          "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
-
-
-def gemma3_multimodal(**fields) -> transformers.Gemma3Config:
-    """The language model's fields inside a config of text and images."""
-    return transformers.Gemma3Config(
-        text_config=fields, vision_config=SEEING, mm_tokens_per_image=4
-    )
-
-
-def _qwen_vl(config_class: type, fields: dict, **seeing):
-    """The same, of Qwen's families that see: rotary angles of time, height and width."""
-    hidden, heads = fields.get("hidden_size", 32), fields.get("num_attention_heads", 4)
-    half = fields.get("head_dim", hidden // heads) // 2
-    rotary = {"rope_type": "default", "mrope_section": [half - 2, 1, 1]}
-    tower = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
-    tied = fields.pop("tie_word_embeddings", False)
-    return config_class(
-        text_config={**fields, "rope_parameters": rotary},
-        vision_config={**tower, "out_hidden_size": hidden, **seeing},
-        tie_word_embeddings=tied,
-    )
-
-
-def qwen2_5_vl(**fields) -> transformers.Qwen2_5_VLConfig:
-    """Of text and images; its heads divide the hidden size."""
-    return _qwen_vl(transformers.Qwen2_5_VLConfig, fields, fullatt_block_indexes=[0])
-
-
-def qwen3_vl(**fields) -> transformers.Qwen3VLConfig:
-    """Of text and images."""
-    return _qwen_vl(transformers.Qwen3VLConfig, fields, deepstack_visual_indexes=[0])
-
-
-def mistral3(**fields) -> transformers.Mistral3Config:
-    """The same, with the language model of Ministral 3."""
-    tied = fields.pop("tie_word_embeddings", True)
-    return transformers.Mistral3Config(
-        text_config={**fields, "model_type": "ministral3"},
-        vision_config={**SEEING, "head_dim": 8},
-        tie_word_embeddings=tied,
-    )
-
-
-# as published models of Granite have them: none is one
-MULTIPLIERS = {"residual_multiplier": 0.22, "embedding_multiplier": 12.0,
-               "attention_multiplier": 0.2, "logits_scaling": 8.0}  # fmt: skip
-
-
-def granite(**fields) -> transformers.GraniteConfig:
-    """With Granite's multipliers."""
-    return transformers.GraniteConfig(**{**MULTIPLIERS, **fields})
-
-
-def experts(kind: type, width: str = "intermediate_size", **own):
-    """A config of a mixture of experts, whose width stands in the field `width`."""
-
-    def make(**fields):
-        fields = {**own, **fields}
-        if "intermediate_size" in fields:
-            fields[width] = fields["intermediate_size"]
-        return kind(**fields)
-
-    return make
-
-
-def llama4_multimodal(**fields) -> transformers.Llama4Config:
-    """Of text and images; every second layer has one feed-forward network."""
-    seeing = {**SEEING, "projector_input_dim": 16, "projector_output_dim": 16}
-    seeing |= {"intermediate_size": 64, "vision_output_dim": 16}
-    tied = fields.pop("tie_word_embeddings", False)
-    return transformers.Llama4Config(
-        text_config={**LLAMA4, **fields}, vision_config=seeing, tie_word_embeddings=tied
-    )
-
-
-def qwen3_5_text(
-    kind: type = transformers.Qwen3_5TextConfig, **fields
-) -> transformers.PretrainedConfig:
-    """Layers of linear attention and of attention in turns."""
-    types = ["linear_attention", "full_attention"] * fields.get("num_hidden_layers", 2)
-    fields["layer_types"] = types[: fields.get("num_hidden_layers", 2)]
-    return kind(**{**DELTA, **fields})
-
-
-def qwen3_5(
-    whole: type = transformers.Qwen3_5Config, text=qwen3_5_text, **fields
-) -> transformers.PretrainedConfig:
-    """The same inside a config of text and images."""
-    tied = fields.pop("tie_word_embeddings", False)
-    tower = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
-    return whole(
-        text_config=text(**fields).to_dict(),
-        vision_config={**tower, "out_hidden_size": fields.get("hidden_size", 32)},
-        tie_word_embeddings=tied,
-    )
-
-
-def qwen3_5_moe_text(**fields) -> transformers.Qwen3_5MoeTextConfig:
-    """With a mixture of experts, and a shared one, in each layer."""
-    own = {**FEW, "moe_intermediate_size": fields.pop("intermediate_size", 24)}
-    own |= {"shared_expert_intermediate_size": 40}
-    return qwen3_5_text(transformers.Qwen3_5MoeTextConfig, **{**own, **fields})
-
-
-def qwen3_5_moe(**fields) -> transformers.Qwen3_5MoeConfig:
-    """The same inside a config of text and images."""
-    return qwen3_5(transformers.Qwen3_5MoeConfig, qwen3_5_moe_text, **fields)
-
-
-def gemma4(**fields) -> transformers.Gemma4TextConfig:
-    """Layers of two head sizes in turns; in the second kind keys are values, of fewer heads."""
-    own = {"num_global_key_value_heads": 1, "attention_k_eq_v": True, **GEMMA4}
-    own |= {"hidden_size_per_layer_input": 0}
-    kind = fields.pop("kind", transformers.Gemma4TextConfig)
-    if fields.pop("mixture", False):
-        width = fields["intermediate_size"]
-        own |= {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
-        own |= {"moe_intermediate_size": width}
-        fields["intermediate_size"] = 40
-    return kind(**_by_turns({**own, **fields}))
-
-
-def gemma4_unified(**fields) -> transformers.Gemma4UnifiedConfig:
-    """The same layers inside a config of text and images without towers."""
-    text = gemma4(kind=transformers.Gemma4UnifiedTextConfig, **fields).to_dict()
-    return transformers.Gemma4UnifiedConfig(text_config=text)
-
-
-def gemma4_multimodal(**fields) -> transformers.Gemma4Config:
-    """Of text and images: an input of its own for each layer; of four layers the last two read the
-    keys and values of the first two, and their feed-forward networks are twice as wide.
-    """
-    own = {"hidden_size_per_layer_input": 6, "num_kv_shared_layers": 2, **GEMMA4}
-    own |= {"use_double_wide_mlp": True, "vocab_size_per_layer_input": fields.get("vocab_size", 48)}
-    tied = fields.pop("tie_word_embeddings", True)
-    text = transformers.Gemma4TextConfig(**_by_turns({**own, **fields}))
-    return transformers.Gemma4Config(
-        text_config=text.to_dict(), vision_config=GEMMA4_SEEING, tie_word_embeddings=tied
-    )
-
-
-def gemma4_moe(**fields) -> transformers.Gemma4TextConfig:
-    """As `gemma4`, with a mixture of experts beside each feed-forward network."""
-    return gemma4(mixture=True, **fields)
-
-
-def gemma4_moe_multimodal(**fields) -> transformers.Gemma4Config:
-    """The same inside a config of text and images."""
-    tied = fields.pop("tie_word_embeddings", True)
-    text = gemma4_moe(**fields).to_dict()
-    return transformers.Gemma4Config(
-        text_config=text, vision_config=GEMMA4_SEEING, tie_word_embeddings=tied
-    )
-
-
-def _by_turns(fields: dict) -> dict:
-    """Sliding and full attention in turns, heads of the latter four dimensions larger."""
-    types = ["sliding_attention", "full_attention"] * fields["num_hidden_layers"]
-    types = types[: fields["num_hidden_layers"]]
-    return {"layer_types": types, "global_head_dim": fields["head_dim"] + 4, **fields}
-
-
-GEMMA4 = {"sliding_window": 6}
-GEMMA4_SEEING = {**SEEING, "head_dim": 8, "num_key_value_heads": 2, "position_embedding_size": 4}
-DELTA = {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_num_value_heads": 4,
-         "linear_value_head_dim": 8,
-         "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5,
-                             "mrope_section": [1, 1, 1]}}  # fmt: skip
-LLAMA4 = {"num_local_experts": 4, "intermediate_size_mlp": 60, "interleave_moe_layer_step": 2}
-FEW = {"num_experts": 4, "num_experts_per_tok": 2}
 LOCAL = {"num_local_experts": 4}
 OWN_WIDTH = "moe_intermediate_size"
 ROUND = {"head_dim": 12}  # not hidden / heads
@@ -242,13 +71,15 @@ FAMILIES = {
     "gemma2": Family(transformers.Gemma2Config, ROUND, SEPARATE),
     "gemma3": Family(transformers.Gemma3TextConfig, ROUND, SEPARATE),
     "gemma3_multimodal": Family(
-        gemma3_multimodal,
+        configs.gemma3_multimodal,
         ROUND,
         SEPARATE,
         *INSIDE,
     ),
-    "gemma4": Family(gemma4, {**ROUND, "layers": 2}, SEPARATE),
-    "gemma4_multimodal": Family(gemma4_multimodal, {**ROUND, "layers": 4}, SEPARATE, *INSIDE),
+    "gemma4": Family(configs.gemma4, {**ROUND, "layers": 2}, SEPARATE),
+    "gemma4_multimodal": Family(
+        configs.gemma4_multimodal, {**ROUND, "layers": 4}, SEPARATE, *INSIDE
+    ),
     "olmo": Family(transformers.OlmoConfig, {}, SEPARATE),
     "olmo2": Family(transformers.Olmo2Config, {}, SEPARATE),
     "phi": Family(
@@ -284,7 +115,7 @@ FAMILIES = {
     "ministral3": Family(transformers.Ministral3Config, ROUND, SEPARATE),
     "olmo3": Family(transformers.Olmo3Config, {}, SEPARATE),
     "smollm3": Family(transformers.SmolLM3Config, {}, SEPARATE),
-    "granite": Family(granite, {}, SEPARATE),
+    "granite": Family(configs.granite, {}, SEPARATE),
     "glm4": Family(transformers.Glm4Config, ROUND, GATE_UP),
     "exaone4": Family(transformers.Exaone4Config, {}, SEPARATE),
     "hunyuan_v1_dense": Family(transformers.HunYuanDenseV1Config, ROUND, SEPARATE),
@@ -294,46 +125,61 @@ FAMILIES = {
     "nemotron": Family(transformers.NemotronConfig, {}, UNGATED),
     "apertus": Family(transformers.ApertusConfig, {}, UNGATED),
     "cohere2": Family(transformers.Cohere2Config, {}, SEPARATE),
-    "qwen2_5_vl": Family(qwen2_5_vl, {}, SEPARATE, *INSIDE),
-    "qwen3_vl": Family(qwen3_vl, ROUND, SEPARATE, *INSIDE),
-    "mistral3": Family(mistral3, ROUND, SEPARATE, *INSIDE),
+    "qwen2_5_vl": Family(configs.qwen2_5_vl, {}, SEPARATE, *INSIDE),
+    "qwen3_vl": Family(configs.qwen3_vl, ROUND, SEPARATE, *INSIDE),
+    "mistral3": Family(configs.mistral3, ROUND, SEPARATE, *INSIDE),
     "qwen3_moe": Family(
-        experts(transformers.Qwen3MoeConfig, OWN_WIDTH, **FEW, mlp_only_layers=[1]), ROUND, QKVO
-    ),
-    "qwen2_moe": Family(
-        experts(transformers.Qwen2MoeConfig, OWN_WIDTH, **FEW, shared_expert_intermediate_size=40),
-        {},
-        QKVO,
-    ),
-    "mixtral": Family(experts(transformers.MixtralConfig, **LOCAL), {}, QKVO),
-    "gpt_oss": Family(
-        experts(transformers.GptOssConfig, **LOCAL, num_experts_per_tok=2), ROUND, QKVO
-    ),
-    "glm4_moe": Family(
-        experts(transformers.Glm4MoeConfig, OWN_WIDTH, n_routed_experts=4, num_experts_per_tok=2),
+        configs.experts(transformers.Qwen3MoeConfig, OWN_WIDTH, **configs.FEW, mlp_only_layers=[1]),
         ROUND,
         QKVO,
     ),
-    "llama4": Family(experts(transformers.Llama4TextConfig, **LLAMA4), ROUND, QKVO),
+    "qwen2_moe": Family(
+        configs.experts(
+            transformers.Qwen2MoeConfig,
+            OWN_WIDTH,
+            **configs.FEW,
+            shared_expert_intermediate_size=40,
+        ),
+        {},
+        QKVO,
+    ),
+    "mixtral": Family(configs.experts(transformers.MixtralConfig, **LOCAL), {}, QKVO),
+    "gpt_oss": Family(
+        configs.experts(transformers.GptOssConfig, **LOCAL, num_experts_per_tok=2), ROUND, QKVO
+    ),
+    "glm4_moe": Family(
+        configs.experts(
+            transformers.Glm4MoeConfig, OWN_WIDTH, n_routed_experts=4, num_experts_per_tok=2
+        ),
+        ROUND,
+        QKVO,
+    ),
+    "llama4": Family(configs.experts(transformers.Llama4TextConfig, **configs.LLAMA4), ROUND, QKVO),
     "llama4_multimodal": Family(
-        llama4_multimodal,
+        configs.llama4_multimodal,
         ROUND,
         QKVO,
         "language_model.model.layers",
         "language_model.model.embed_tokens",
     ),
-    "granitemoe": Family(experts(transformers.GraniteMoeConfig, **LOCAL, **MULTIPLIERS), {}, QKVO),
-    "ernie4_5_moe": Family(
-        experts(transformers.Ernie4_5_MoeConfig, OWN_WIDTH, moe_num_experts=4, moe_k=2), {}, QKVO
+    "granitemoe": Family(
+        configs.experts(transformers.GraniteMoeConfig, **LOCAL, **configs.MULTIPLIERS), {}, QKVO
     ),
-    "olmoe": Family(experts(transformers.OlmoeConfig, **FEW), {}, QKVO),
-    "qwen3_5_text": Family(qwen3_5_text, ROUND, QWEN3_5),
-    "qwen3_5": Family(qwen3_5, ROUND, QWEN3_5, *INSIDE),
-    "qwen3_5_moe_text": Family(qwen3_5_moe_text, ROUND, QWEN3_5_MOE),
-    "qwen3_5_moe": Family(qwen3_5_moe, ROUND, QWEN3_5_MOE, *INSIDE),
-    "gemma4_moe": Family(gemma4_moe, {**ROUND, "layers": 2}, QKVO),
-    "gemma4_moe_multimodal": Family(gemma4_moe_multimodal, {**ROUND, "layers": 2}, QKVO, *INSIDE),
-    "phimoe": Family(experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
+    "ernie4_5_moe": Family(
+        configs.experts(transformers.Ernie4_5_MoeConfig, OWN_WIDTH, moe_num_experts=4, moe_k=2),
+        {},
+        QKVO,
+    ),
+    "olmoe": Family(configs.experts(transformers.OlmoeConfig, **configs.FEW), {}, QKVO),
+    "qwen3_5_text": Family(configs.qwen3_5_text, ROUND, QWEN3_5),
+    "qwen3_5": Family(configs.qwen3_5, ROUND, QWEN3_5, *INSIDE),
+    "qwen3_5_moe_text": Family(configs.qwen3_5_moe_text, ROUND, QWEN3_5_MOE),
+    "qwen3_5_moe": Family(configs.qwen3_5_moe, ROUND, QWEN3_5_MOE, *INSIDE),
+    "gemma4_moe": Family(configs.gemma4_moe, {**ROUND, "layers": 2}, QKVO),
+    "gemma4_moe_multimodal": Family(
+        configs.gemma4_moe_multimodal, {**ROUND, "layers": 2}, QKVO, *INSIDE
+    ),
+    "phimoe": Family(configs.experts(transformers.PhimoeConfig, **LOCAL), {}, QKVO),
 }
 # mixtures of experts, whose attention alone is carried
 MIXTURES = tuple(name for name, family in FAMILIES.items() if "down" not in family.paths)

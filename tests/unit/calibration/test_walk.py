@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 
 import families
+import family_configs
 import numpy as np
 import pico
 import pytest
@@ -72,7 +73,7 @@ def test_what_passes_each_block_has_the_bytes_of_a_whole_pass(tmp_path, name):
 
 def test_a_model_of_another_class_with_the_same_layers_is_walked_alike(tmp_path):
     directory = families.make_model(
-        tmp_path, "gemma4", seed=5, config_class=families.gemma4_unified
+        tmp_path, "gemma4", seed=5, config_class=family_configs.gemma4_unified
     )
     model = open_model(directory)
     assert model.architecture.name == "gemma4_multimodal"

@@ -4,6 +4,7 @@ import json
 import re
 
 import families
+import family_configs
 import numpy as np
 import pico
 import pytest
@@ -51,7 +52,7 @@ def test_what_differs_is_recorded_and_read_again(tmp_path):
 
 @pytest.mark.parametrize("names", [["linear_attention"], "full_attention", [1, 2, 3]])
 def test_a_config_that_does_not_say_what_each_layer_is_is_refused(names):
-    fields = fields_of(families.qwen3_5_text(num_hidden_layers=2)) | {"layer_types": names}
+    fields = fields_of(family_configs.qwen3_5_text(num_hidden_layers=2)) | {"layer_types": names}
     with pytest.raises(LoraportError, match="does not say what each layer is"):
         family_of(fields, "").read_dimensions(fields, "config.json")
 
@@ -78,8 +79,8 @@ def test_rules_that_name_what_is_not_there_are_refused(change):
 def test_the_gate_is_the_rows_that_multiply_what_attention_gives():
     """The module's own forward pass with attention that gives its queries, without o_proj."""
     torch.manual_seed(0)
-    config = families.qwen3_5_text(hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
-                                   head_dim=12, num_hidden_layers=2, vocab_size=48)  # fmt: skip
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 48, "head_dim": 12}
+    config = family_configs.qwen3_5_text(num_attention_heads=4, num_key_value_heads=2, **sizes)
     family, dims = read(config)
     model = AutoModelForCausalLM.from_config(config).double()
     attention = model.model.layers[1].self_attn
