@@ -12,9 +12,14 @@ from peft import AdaLoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from loraport.adapters.attach import attach
-from loraport.adapters.files import read_adapter
+from loraport.adapters.audit import audit
+from loraport.adapters.files import read_adapter, write_adapter
+from loraport.models.side import Side
 from loraport.models.spec import open_model
+from loraport.transfer.carry import carry
 from loraport.transfer.embedding_file import Tokens, write_embedding
+from loraport.transfer.maps import ModuleMap, Term, open_maps, write_maps
+from loraport.transfer.modules_to_save import keep_saved
 
 TOKENS = torch.tensor([[1, 5, 9, 13, 17, 21, 25, 29]])
 
@@ -97,3 +102,39 @@ def prune(directory: Path) -> Path:
 
     edit_tensors(directory, thin)
     return edit(directory, rank_pattern={f"{path}.lora_E": mask for path, mask in masks.items()})
+
+
+def identity_maps(path: Path, base: Path, rows: bool = True) -> Path:
+    """L = I and R = I for every role, with the base's own row norms."""
+    model = open_model(base)
+    checkpoint = model.checkpoint()
+
+    def entries():
+        for layer in range(model.dims.layers):
+            for role in model.architecture.roles:
+                weight = model.weight(checkpoint, layer, role).astype(np.float64)
+                norms = np.linalg.norm(weight, axis=1) if rows else None
+                size = np.linalg.norm(weight)
+                yield ModuleMap(
+                    layer, role, layer, (Term(),), size, size, rows_old=norms, rows_new=norms
+                )
+
+    write_maps(path, "identity", {}, entries())
+    return path
+
+
+def carried(folder: Path, base: Path, adapter_dir: Path, *, rows=True, dtype="float32") -> Path:
+    """The adapter through identity maps, written for the same base."""
+    model = open_model(base)
+    side = Side(model.architecture, model.dims)
+    adapter = read_adapter(adapter_dir)
+    located = audit(adapter, side.family, side.dims, {str(base), base.name})
+    with open_maps(identity_maps(folder / "maps.h5", base, rows)) as maps:
+        weights, _ = carry(located, maps, side, side)
+    out = folder / "carried"
+    out.mkdir()
+    write_adapter(
+        out, adapter.config, str(base), "", side.family, side.dims.layers, weights, dtype,
+        keep_saved(adapter, side, side, same_tokens(folder / "embedding.h5", base), None),
+    )  # fmt: skip
+    return out

@@ -6,6 +6,7 @@ from traincase import make_adapter, with_empty_layer
 
 @pytest.fixture(scope="module")
 def model(pico_pair):
+    """The new model of the pico pair."""
     return pico_pair.new
 
 
