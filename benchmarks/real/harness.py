@@ -232,34 +232,27 @@ class Worker:
     def _tuned(
         self, cell: Cell, drawn: Callable[[int], Sequence[Row]], held: Sequence[Row]
     ) -> dict[str, Any]:
-        """Training at the rate that has the least nats on `held` with the first seed; all seeds."""
+        """Training with each seed, at the rate that has the least nats on `held` with it."""
         app, start = cell["app"], gauge.parse(cell["start"])
-        seeds = self.bench["light"]["seeds"]
-        result: dict[str, Any] = {"rates": {}, "seeds": {}, "gains": {}}
-        best: tuple[float, Any] = (float("inf"), None)
-        rows = drawn(seeds[0])
-        chosen = self._chosen_gain(cell, start, rows, seeds[0])
-        for rate in self.bench["light"]["rates"]:
-            told = self._light(cell, chosen, rows, held, rate, seeds[0])
-            result["rates"][str(rate)] = told
-            if told["held"] is not None and told["held"] < best[0]:
-                best = told["held"], self.learner.worn()
-                result["rate"] = rate
-        if best[1] is None:
-            raise FloatingPointError("no rate gave a finite loss")
-        self.learner.wear(best[1])
-        result["gains"][str(seeds[0])] = chosen.gains()
-        result["seeds"][str(seeds[0])] = {"held": best[0], **self.scored(app)}
-        for seed in seeds[1:]:
-            rows = drawn(seed)
+        result: dict[str, Any] = {"rates": {}, "rate": {}, "seeds": {}, "gains": {}}
+        for seed in self.bench["light"]["seeds"]:
+            rows, name = drawn(seed), str(seed)
             chosen = self._chosen_gain(cell, start, rows, seed)
-            result["gains"][str(seed)] = chosen.gains()
-            told = self._light(cell, chosen, rows, held, result["rate"], seed)
-            result["seeds"][str(seed)] = {"held": told["held"], **self.scored(app)}
-        if cell["start"] == "nothing" or start.transform == "as_is":  # choices need them
-            for seed in seeds:
-                left_out = self._left_out(cell, start, drawn(seed), result["rate"], seed)
-                result["seeds"][str(seed)]["left_out"] = left_out
+            tried: dict[str, Any] = {}
+            best: tuple[float, Any] = (float("inf"), None)
+            for rate in self.bench["light"]["rates"]:
+                told = tried[str(rate)] = self._light(cell, chosen, rows, held, rate, seed)
+                if told["held"] is not None and told["held"] < best[0]:
+                    best = told["held"], self.learner.worn()
+                    result["rate"][name] = rate
+            if best[1] is None:
+                raise FloatingPointError("no rate gave a finite loss")
+            self.learner.wear(best[1])
+            result["rates"][name], result["gains"][name] = tried, chosen.gains()
+            result["seeds"][name] = {"held": best[0], **self.scored(app)}
+            if cell["start"] == "nothing" or start.transform == "as_is":  # choices need them
+                left_out = self._left_out(cell, start, rows, result["rate"][name], seed)
+                result["seeds"][name]["left_out"] = left_out
         return result
 
     def _left_out(

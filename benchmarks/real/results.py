@@ -85,9 +85,10 @@ def compared(mine: Mapping[str, Row], theirs: Mapping[str, Row]) -> Row:
 
 
 def told(seeds: Mapping[str, Row]) -> Row:
-    """Means over seeds."""
-    row = {
+    """Means over seeds, and the score of each."""
+    row: Row = {
         "seeds": len(seeds),
+        "scores": {seed: each["score"] for seed, each in seeds.items()},
         "score": float(np.mean([each["score"] for each in seeds.values()])),
         "nats": float(np.mean([np.mean(each["nats"]) for each in seeds.values()])),
     }
@@ -273,10 +274,12 @@ def _named(row: Row) -> str:
 
 
 def _rate(bench: Mapping[str, Any], row: Row) -> str:
-    """The rate, marked where it is the largest that was tried: a larger one may be better."""
-    if "rate" not in row:
-        return ""
-    return f"{row['rate']}{'↑' if row['rate'] == max(bench['light']['rates']) else ''}"
+    """The rates of the seeds, marked where it is the largest that was tried: a larger one may be
+    better.
+    """
+    largest = max(bench["light"]["rates"])
+    rates = sorted(set(row.get("rate", {}).values()))
+    return ", ".join(f"{rate}{'↑' if rate == largest else ''}" for rate in rates)
 
 
 def write_tables(

@@ -36,6 +36,7 @@ from loraport.upgrade.learn import learn
 from loraport.upgrade.more_prompts import ENOUGH as SHOWN
 from loraport.upgrade.parts import Parts, Settings
 from loraport.upgrade.prompts import Record
+from loraport.upgrade.taught_start import MEANT_FOR
 from loraport.upgrade.upgrade import upgrade
 from loraport.upgrade.verify import judge, old_answers, verify
 
@@ -184,6 +185,8 @@ class Upgrades:
         """As `loraport upgrade` has them without options, but for the comparison of answers."""
         match = self.bench["apps"][cell["app"]]["match"]
         more = {"trial": 1, "epochs": 1} if self.bench["steps"] else {}
+        if cell["stage"] == "lessons":
+            more["meant_for"] = MEANT_FOR
         return Settings(
             teacher=cell["teacher"],
             prompts=cell["given"],

@@ -229,8 +229,11 @@ def test_the_harness_runs_from_adapters_to_tables(bench, tmp_path, monkeypatch):
     assert len(rows) == 2 + 5 + 2 + 2 + 3 and not any("error" in row for row in rows.values())
     asked = {"stage": "starts", "pair": "p", "app": "a", "start": "m:fresh", "examples": 6}
     light = rows[json.dumps(asked, sort_keys=True)]
-    assert set(light["rates"]) == {"0.0003", "0.001", "0.003"}
-    assert str(light["rate"]) in light["rates"]
+    assert set(light["rates"]) == set(light["rate"]) == set(light["seeds"])
+    for seed, tried in light["rates"].items():  # each seed has its own best rate
+        assert set(tried) == {"0.0003", "0.001", "0.003"}
+        held = {float(rate): told["held"] for rate, told in tried.items()}
+        assert held[light["rate"][seed]] == min(held.values()) == light["seeds"][seed]["held"]
     assert {len(seed["right"]) for seed in light["seeds"].values()} == {10}
     out = tmp_path / "real"
     monkeypatch.setattr("sys.argv", ["results", *common, "--out", str(out)])

@@ -164,26 +164,87 @@ def test_what_it_says_of_the_default_start_was_measured():
     assert [float(each) for each in found[2:]] == pytest.approx([min(above), max(above)], abs=0.051)
 
 
-def test_what_it_says_of_the_largest_rate_was_measured():
-    pairs = json.loads((ROOT / "benchmarks/results/taught.json").read_text())["pairs"]
-    above = [key for key, row in taught().items() if row["less"]["score"]["holm"] < 0.05]
-    rates = [
-        row["rate"] for pair, app in above for row in pairs[pair][app]["starts"]
-        if row["start"] == "nothing"
+def wide() -> dict[tuple[str, str, str, int], dict]:
+    """Pair, app, start and examples -> what was measured at six rates."""
+    content = json.loads((ROOT / "benchmarks/results/taught_1280.json").read_text())
+    return {
+        (pair, app, row["start"], row["examples"]): row
+        for pair, apps in content["pairs"].items()
+        for app, cell in apps.items()
+        for row in cell["starts"]
+    }
+
+
+def test_what_it_says_of_larger_rates_was_measured():
+    cells = wide()
+    rates = {key: list(row["rate"].values()) for key, row in cells.items() if key[2] == "nothing"}
+    small = {key: each for key, each in rates.items() if key[0] != "qwen_to_smollm2"}
+    assert len(small) == 3 * 9 and max(rate for each in small.values() for rate in each) == 3e-3
+    few = [
+        rate for (pair, app, _, count), each in rates.items() for rate in each
+        if pair == "qwen_to_smollm2" and app != "arc" and count < 400
     ]  # fmt: skip
-    check_told({
-        r"best for nothing in (\d) of these (\d) cells": [rates.count(3e-3), len(rates)]
-    })  # fmt: skip
+    assert (few.count(1e-2), len(few)) == (7, 8)
     page = " ".join((ROOT / "docs/methods.md").read_text().split())
-    cells = json.loads((ROOT / "benchmarks/results/large_rates.json").read_text())["cells"]
-    of = {(c["start"], c["app"], c["examples"]): c for c in cells}
-    plain, scaled = (of[start, "command", 100] for start in ("nothing", "nothing:rs=5.66"))
-    nats = plain["held_nats"]
-    assert f"has {100 * plain['score'] + 1e-9:.1f} % ({nats['0.01']:.2f} nats" in page
-    assert (
-        f"{nats['0.003']:.2f} at 3e-3), and with rsLoRA's scale {100 * scaled['score']:.1f} %"
-        in page
+    assert "1e-2 was best in seven of eight trainings" in page
+    nothing = [
+        100 * cells["qwen_to_smollm2", app, "nothing", 100]["score"] + 1e-9
+        for app in ("command", "extract")
+    ]
+    of = (
+        100 * cells["qwen_to_smollm2", "command", "taught:as_is,prompts=1280", 100]["score"],
+        100 * taught()["qwen_to_smollm2", "extract"]["score"],
     )
+    check_told({
+        r"to ([\d.]+) % of the commands and ([\d.]+) % of text to JSON \(taught: ([\d.]+) and "
+        r"([\d.]+) %\)": [*nothing, *of]
+    })  # fmt: skip
+    told = json.loads((ROOT / "benchmarks/results/large_rates.json").read_text())["cells"]
+    on_cpu = {(c["start"], c["app"]): 100 * c["score"] for c in told if c["examples"] == 100}
+    words = (
+        f"it has {on_cpu['nothing', 'command'] + 1e-9:.1f} and "
+        f"{on_cpu['nothing', 'extract']:.1f} % at 1e-2, and with rsLoRA's scale "
+        f"{on_cpu['nothing:rs=5.66', 'command']:.1f} %"
+    )
+    assert words in page
+
+
+def test_what_it_says_of_1280_prompts_was_measured():
+    cells = wide()
+    taught_more = {k: row for k, row in cells.items() if k[2] == "taught:as_is,prompts=1280"}
+    page = (ROOT / "docs/methods.md").read_text()
+    begin = page.partition("**1280 prompts**")[2].partition("**Larger rates**")[0]
+    rows = re.findall(r"^\| .+ \| (\d) \| ([\d.]+) \| ([\d.]+) \| (.+) \|$", begin, re.M)
+    on_100 = [row for key, row in taught_more.items() if key[3] == 100]
+    assert len(rows) == len(on_100) == 5
+    for row in on_100:
+        gap = row["less"]["score"]
+        score, mean, low, high = (
+            100 * x for x in (row["score"], *map(gap.get, ("mean", "low", "high")))
+        )
+        text = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+        (found,) = [each for each in rows if text in each[3]]
+        assert ("**" in found[3]) == (gap["holm"] < 0.05)
+        assert int(found[0]) == row["seeds"]
+        assert [float(each) for each in found[1:3]] == pytest.approx(
+            [score - mean, score], abs=0.051
+        )
+    first = {
+        (key[0], key[2]): row["scores"]["0"] for key, row in cells.items()
+        if key[1] == "command" and key[3] == 100 and key[2].startswith("taught:as_is")
+    }  # fmt: skip
+    pairs = [pair for pair, start in first if start.endswith("1280")]
+    more = [
+        100 * (first[pair, "taught:as_is,prompts=1280"] - first[pair, "taught:as_is"])
+        for pair in pairs
+    ]
+    check_told({r"commands are ([\d.]+) to ([\d.]+) points higher": [min(more), max(more)]})
+    assert len(pairs) == 3
+    few = {key[:2]: 100 * row["score"] for key, row in taught_more.items() if key[3] == 33}
+    words = " ".join(page.split())
+    for pair, said in (("qwen_to_smollm2", "commands {:.1f} % on SmolLM2"),
+                       ("smollm2_to_qwen", "and {:.1f} % on Qwen from SmolLM2")):  # fmt: skip
+        assert said.format(few[pair, "command"] + 1e-9) in words
 
 
 def test_what_it_says_of_33_examples_was_measured():

@@ -25,7 +25,7 @@ from .recombine import recombine
 ENOUGH = 100  # prompts for a teaching
 SHOTS = 6  # given prompts before each new one
 ROUNDS = 6
-AT_ONCE = 256  # lists that are continued in a round, at most
+AT_ONCE = 1024  # lists that are continued in a round, at most
 TRIED = 32  # lists that each writer continues before one is chosen
 TEMPERATURE = 0.7  # at 1 fewer are in form, and they make less sense; at 0.7 they hardly repeat
 LEAST_KEPT = 0.1  # share of the lists that must give a prompt for another round
@@ -218,7 +218,7 @@ def write_more(
             missing = count - len(written.records)
             if missing <= 0 or share < LEAST_KEPT:
                 break
-            asked = min(max(2 * missing, 8), AT_ONCE)
+            asked = min(max(round(1.2 * missing / share), 8), AT_ONCE)
             new = source.among[best].continued(form, asked, rng, seed * ROUNDS + number)
             share = keep(new) / asked
     for _ in range(ROUNDS):

@@ -9,7 +9,7 @@ agreement and then by likelihood. The base stays in memory throughout.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Settings:
     trial : epochs of each rate, where there are several
     epochs : of the best rate, at most; it falls linearly to zero over them
     patience : epochs without a better agreement, after which it ends
+    meant_for : targets that `trial` and `epochs` are meant for; more of them are taught for fewer
+        epochs, in as many steps. 0: any number of targets
     batch_size : targets in an optimiser step; micro_batch of them at once (0: all)
     match : how answers are compared
     minutes : for all rates together; 0: no limit. At least one epoch is taught
@@ -48,12 +50,21 @@ class Settings:
     trial: int = 3
     epochs: int = 16
     patience: int = 3
+    meant_for: int = 0
     batch_size: int = 16
     micro_batch: int = 0
     max_grad_norm: float = 1.0
     match: str = "exact"
     seed: int = 0
     minutes: float = 0.0
+
+    def over(self, targets: int) -> "Settings":
+        """With fewer epochs where there are more targets than these are meant for."""
+        share = self.meant_for / max(targets, 1)
+        if not 0 < share < 1:
+            return self
+        fewer = {name: round(share * getattr(self, name)) for name in ("trial", "epochs")}
+        return replace(self, trial=max(1, fewer["trial"]), epochs=max(1, fewer["epochs"]))
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ def teach(
     checked = [target for target in held if target.whole]
     if not rows or not checked:
         raise nothing_to_teach(len(rows), len(checked))
+    settings = settings.over(len(rows))
     until = time.monotonic() + 60 * settings.minutes if settings.minutes else math.inf
     state = _State(new, start, like, rows, checked, settings, again, until)
     taught = Taught(_untaught(state))

@@ -62,6 +62,26 @@ def test_the_model_that_writes_most_new_prompts_in_form_writes_them(monkeypatch)
     assert again.writer == "" and again.recombined == len(again.records)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_as_many_lists_are_continued_as_the_share_in_form_asks_for(monkeypatch, every):
+    """Where one list in three gives a prompt, three times as many are continued for as many."""
+    given = [Record(f"Question: word {n}\nAnswer:") for n in range(6)]
+    monkeypatch.setattr(more_prompts, "excess", lambda _, new: more_prompts.np.ones(len(new)))
+    numbers, asked = iter(range(9999)), []
+
+    def text():
+        number = next(numbers)
+        return f"Question: new {number}\nAnswer:" if number % every == 0 else " no"
+
+    written = more_prompts.write_more(source(given, old=saying(text, asked)), 300)
+    assert (len(written.records), written.recombined) == (300, 0)
+    second = len(asked[1][0])
+    kept = -(-more_prompts.TRIED // every)
+    share = kept / more_prompts.TRIED
+    assert abs(second - 1.2 * (300 - kept) / share) < 1
+    assert len(asked) <= 3
+
+
 def test_writers_wear_what_they_are_called(room):
     among = more_prompts.writers(room.old, room.new)
     prompt = [RECORDS[0].prompt]

@@ -103,6 +103,23 @@ def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
     assert told["answers"] == {NOTHING: 12, TAUGHT: 4}
 
 
+@pytest.mark.parametrize("meant_for, epochs", [(320, {8}), (3, {2, 3})])
+def test_more_prompts_are_taught_in_as_many_steps(
+    pico_pair, make, tmp_path, monkeypatch, meant_for, epochs
+):
+    """12 prompts, or the 8 that are answered whole, where the settings are meant for 3."""
+    monkeypatch.setattr(taught_start, "MEANT_FOR", meant_for)
+    monkeypatch.setattr(more_prompts, "excess", lambda _, new: np.ones(len(new)))
+    monkeypatch.setattr(
+        more_prompts.Writer,
+        "continued",
+        lambda self, form, count, rng, seed: [f"word {seed} {n} is" for n in range(count)],
+    )
+    like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
+    _, told = chosen_by(make({"m": like}, at_least=12), pico_pair.new, tmp_path / "out", like)
+    assert len(told["taught"]["lesson"]["taught"]["epochs"]) in epochs
+
+
 def test_the_same_small_set_gives_the_same_bytes(pico_pair, make, tmp_path):
     like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
     made = []

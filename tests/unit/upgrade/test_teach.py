@@ -56,6 +56,16 @@ def test_a_rate_ends_when_agreement_no_longer_improves(new, tmp_path):
     assert len(taught.epochs) <= max(improved[0].epoch + 2, 3)
 
 
+def test_epochs_are_fewer_over_more_targets_than_they_are_meant_for():
+    asked = Settings(trial=3, epochs=16, meant_for=320)
+    fewer = asked.over(1280)
+    assert (fewer.trial, fewer.epochs) == (1, 4)
+    assert asked.over(320) == asked == replace(asked, meant_for=320).over(9)
+    assert Settings().over(10**6) == Settings()
+    most = asked.over(10**6)
+    assert (most.trial, most.epochs) == (1, 1)
+
+
 def test_the_clock_ends_it_after_an_epoch(new, tmp_path):
     settings = Settings(rates=(1e-3, 1e-2), epochs=5, minutes=1e-9)
     taught = teach(new, FROM_NOTHING, LIKE, targets(), targets(4), tmp_path / "out", settings)
