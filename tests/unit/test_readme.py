@@ -298,6 +298,38 @@ def test_the_table_of_other_scales_is_the_measured_one():
         assert any(each == near for each in measured)
 
 
+def test_the_table_of_other_scales_on_a_real_pair_is_the_measured_one():
+    path = ROOT / "benchmarks/results/gauge_smollm2_gemma3.json"
+    apps = json.loads(path.read_text())["pairs"]["smollm2_to_gemma3"]
+    page = (ROOT / "docs/methods.md").read_text().partition("On a real pair, SmolLM2")[2]
+    lines = re.findall(r"^\| (.+?) \| (.+) \| (.+) \| (.+) \|$", page, re.M)
+    told = {name: cells for name, *cells in lines}
+    auto = "aligned:fresh,g=auto,qkv=auto"
+    starts = {
+        "nothing, LoRA+": "nothing:plus=4",
+        "nothing, rsLoRA's scale": "nothing:rs=5.66",
+        "`theseus`, gain by likelihood": "theseus:fresh,g=auto,qkv=auto",
+        "`aligned`, A alone, B zero": "aligned:a_only",
+        "`aligned`, gain by likelihood, A a quarter as large": f"{auto},c=0.25",
+        "the same, A four times as large": f"{auto},c=4",
+        "the same, LoRA+": f"{auto},plus=4",
+        "the same, rsLoRA's scale": f"{auto},rs=5.66",
+    }
+    for place, app in enumerate(("arc", "command", "extract")):
+        rows = {row["start"]: row for row in apps[app]["starts"] if row["examples"] == 100}
+        assert float(told["nothing"][place]) == pytest.approx(
+            100 * rows["nothing"]["score"], abs=0.051
+        )
+        for name, start in starts.items():
+            cell = told[name][place]
+            assert (start in rows) == (cell != "not run"), (name, app)
+            if start in rows:
+                gap = rows[start]["less"]["score"]
+                assert ("**" in cell) == (gap["holm"] < 0.05), (name, app)
+                shown = float(cell.strip("*").replace("−", "-"))
+                assert shown == pytest.approx(100 * gap["mean"], abs=0.051), (name, app)
+
+
 def test_the_cost_of_an_upgrade_and_the_pages_rows_on_arc_were_measured():
     page = " ".join((ROOT / "docs/upgrade.md").read_text().split())
     cost = json.loads((ROOT / "benchmarks/results/upgrade_cost.json").read_text())
