@@ -207,6 +207,13 @@ def test_what_it_says_of_larger_rates_was_measured():
         f"{on_cpu['nothing:rs=5.66', 'command']:.1f} %"
     )
     assert words in page
+    alone = "aligned:a_only,rs=5.66"
+    found = re.search(
+        r"SmolLM2-135M, on a CPU .+: ([\d.]+) % of the .+, and ([\d.]+) % of text", page
+    )
+    assert [float(each) for each in found.groups()] == pytest.approx(
+        [on_cpu[alone, "command"], on_cpu[alone, "extract"]], abs=0.051
+    )
 
 
 def test_what_it_says_of_1280_prompts_was_measured():
