@@ -47,6 +47,17 @@ def make(pico_pair, monkeypatch):
     return build
 
 
+@pytest.fixture
+def always_writes(monkeypatch):
+    """Every list is continued by a new prompt, which the adapter is made for."""
+    monkeypatch.setattr(more_prompts, "excess", lambda _, new: np.ones(len(new)))
+    monkeypatch.setattr(
+        more_prompts.Writer,
+        "continued",
+        lambda self, form, count, rng, seed: [f"word {seed} {n} is" for n in range(count)],
+    )
+
+
 def chosen_by(teach, new, out, like, data=DATA):
     out.mkdir()
     starts = {NOTHING: fresh_like(like)}
@@ -71,7 +82,7 @@ def test_conversations_are_taught_as_messages():
 
 
 def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
-    pico_pair, make, tmp_path, monkeypatch
+    pico_pair, make, tmp_path, monkeypatch, always_writes
 ):
     given, written = [], []
     learn = taught_start.learn
@@ -83,12 +94,6 @@ def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
         return done
 
     monkeypatch.setattr(taught_start, "learn", seen)
-    monkeypatch.setattr(more_prompts, "excess", lambda _, new: np.ones(len(new)))
-    monkeypatch.setattr(
-        more_prompts.Writer,
-        "continued",
-        lambda self, form, count, rng, seed: [f"word {seed} {n} is" for n in range(count)],
-    )
     like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
     _, told = chosen_by(make({"m": like}, at_least=12), pico_pair.new, tmp_path / "out", like)
     (parts,) = given
@@ -105,16 +110,10 @@ def test_the_teaching_gets_two_thirds_with_their_answers_and_writes_more(
 
 @pytest.mark.parametrize("meant_for, epochs", [(320, {8}), (3, {2, 3})])
 def test_more_prompts_are_taught_in_as_many_steps(
-    pico_pair, make, tmp_path, monkeypatch, meant_for, epochs
+    pico_pair, make, tmp_path, monkeypatch, always_writes, meant_for, epochs
 ):
     """12 prompts, or the 8 that are answered whole, where the settings are meant for 3."""
     monkeypatch.setattr(taught_start, "MEANT_FOR", meant_for)
-    monkeypatch.setattr(more_prompts, "excess", lambda _, new: np.ones(len(new)))
-    monkeypatch.setattr(
-        more_prompts.Writer,
-        "continued",
-        lambda self, form, count, rng, seed: [f"word {seed} {n} is" for n in range(count)],
-    )
     like = pico.make_adapter(tmp_path / "like", pico_pair.new, seed=4)
     _, told = chosen_by(make({"m": like}, at_least=12), pico_pair.new, tmp_path / "out", like)
     assert len(told["taught"]["lesson"]["taught"]["epochs"]) in epochs
